@@ -1,0 +1,1 @@
+"""Flux instances for pytest: the `flux start` launcher, a pytest plugin and an embedded broker."""
