@@ -1,0 +1,57 @@
+"""Messages on a byte stream (RFC 3, "local connector"), as flux-core frames them.
+
+The RFC lists the magic as FF EE 00 12 and counts the header into the length; flux-core writes the magic in the
+byte order of the host and counts the encoded message alone. The peers here are always on one host.
+"""
+
+from __future__ import annotations
+
+import struct
+
+from pytest_flux.protocol.errors import ProtocolError
+from pytest_flux.protocol.message import Message, decode_message
+
+MAX_MESSAGE = 256 * 1024 * 1024
+"""Longest message that a decoder accepts, in bytes. flux-core sets no bound; a hostile length must meet one."""
+
+_MAGIC = struct.pack("=I", 0xFFEE0012)
+_HEADER = 8
+
+
+def encode_frame(message: Message) -> bytes:
+    """The message with its stream header."""
+    data = message.encode()
+    return _MAGIC + len(data).to_bytes(4, "big") + data
+
+
+class FrameDecoder:
+    """Takes bytes in any slicing, gives messages. After a ProtocolError the stream is beyond repair."""
+
+    __slots__ = ("_buffer", "_limit")
+
+    def __init__(self, limit: int = MAX_MESSAGE) -> None:
+        self._buffer = bytearray()
+        self._limit = limit
+
+    def feed(self, data: bytes) -> list[Message]:
+        """Messages completed by ``data``. Raises ProtocolError: wrong magic, too long, broken message."""
+        buffer = self._buffer
+        buffer += data
+        messages: list[Message] = []
+        start, end = 0, len(buffer)
+        while end - start >= _HEADER:
+            if buffer[start : start + 4] != _MAGIC:
+                raise ProtocolError("stream magic is wrong", bytes(buffer[start : start + 4]).hex())
+            size = int.from_bytes(buffer[start + 4 : start + _HEADER], "big")
+            if size > self._limit:
+                raise ProtocolError(f"message of {size} bytes is over the limit of {self._limit}")
+            if end - start < _HEADER + size:
+                break
+            body = bytes(memoryview(buffer)[start + _HEADER : start + _HEADER + size])
+            messages.append(decode_message(body))
+            start += _HEADER + size
+        if start:
+            del buffer[:start]
+        if len(buffer) >= 4 and not _MAGIC.startswith(bytes(buffer[:4])):
+            raise ProtocolError("stream magic is wrong", bytes(buffer[:4]).hex())
+        return messages

@@ -1,0 +1,119 @@
+"""A connected socket with a buffer towards the peer."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable
+
+from pytest_flux.reactor.reactor import Reactor
+
+MAX_UNSENT = 64 * 1024 * 1024
+"""What a peer may leave unread, in bytes, before it is cut off: it must not make us grow."""
+
+_CHUNK = 65536
+_MAX_WRITE = 1 << 20
+
+
+class Stream:
+    """Calls ``on_data`` with bytes as they come and ``on_close`` once, when the peer is gone or cut off.
+
+    ``on_close`` is not called for a ``close`` of our own.
+    """
+
+    __slots__ = ("_closing", "_limit", "_on_close", "_on_data", "_reactor", "_socket", "_unsent")
+
+    def __init__(
+        self,
+        reactor: Reactor,
+        sock: socket.socket,
+        on_data: Callable[[bytes], None],
+        on_close: Callable[[], None],
+        *,
+        limit: int = MAX_UNSENT,
+    ) -> None:
+        sock.setblocking(False)
+        self._reactor = reactor
+        self._socket: socket.socket | None = sock
+        self._on_data = on_data
+        self._on_close = on_close
+        self._unsent = bytearray()
+        self._limit = limit
+        self._closing = False
+        reactor.on_readable(sock.fileno(), self._read)
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the socket is ours still."""
+        return self._socket is not None
+
+    def write(self, data: bytes) -> None:
+        """Send now what goes, the rest when the peer takes it. Dropped silently after the end."""
+        if self._socket is None or self._closing:
+            return
+        if not self._unsent:
+            try:
+                sent = self._socket.send(data)
+            except (BlockingIOError, InterruptedError):
+                sent = 0
+            except OSError:
+                self._reactor.call_soon(self._lose)
+                return
+            if sent == len(data):
+                return
+            data = data[sent:]
+            self._reactor.on_writable(self._socket.fileno(), self._flush)
+        self._unsent += data
+        if len(self._unsent) > self._limit:
+            self._unsent.clear()
+            self._reactor.call_soon(self._lose)
+
+    def close(self, *, flush: bool = False) -> None:
+        """Close now, or, with ``flush``, when the peer has taken what was written."""
+        if self._socket is None:
+            return
+        if flush and self._unsent:
+            self._closing = True
+            self._reactor.on_readable(self._socket.fileno(), None)
+            return
+        fd = self._socket.fileno()
+        self._reactor.on_readable(fd, None)
+        self._reactor.on_writable(fd, None)
+        self._socket.close()
+        self._socket = None
+        self._unsent.clear()
+
+    def _lose(self) -> None:
+        if self._socket is not None:
+            closing = self._closing
+            self.close()
+            if not closing:
+                self._on_close()
+
+    def _read(self) -> None:
+        assert self._socket is not None
+        try:
+            data = self._socket.recv(_CHUNK)
+        except (BlockingIOError, InterruptedError):
+            return
+        except OSError:
+            data = b""
+        if data:
+            self._on_data(data)
+        else:
+            self._lose()
+
+    def _flush(self) -> None:
+        assert self._socket is not None
+        try:
+            with memoryview(self._unsent) as view:
+                sent = self._socket.send(view[:_MAX_WRITE])
+        except (BlockingIOError, InterruptedError):
+            return
+        except OSError:
+            self._lose()
+            return
+        del self._unsent[:sent]
+        if not self._unsent:
+            self._reactor.on_writable(self._socket.fileno(), None)
+            if self._closing:
+                self.close()

@@ -1,0 +1,166 @@
+"""The server side of Flux's local connector: a listening UNIX socket that speaks RFC 3 frames.
+
+Used by the `start` service of the launcher and by the local socket of the embedded broker.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import socket
+import struct
+import uuid
+from collections.abc import Callable
+
+from pytest_flux.protocol.errors import ProtocolError
+from pytest_flux.protocol.framing import FrameDecoder, encode_frame
+from pytest_flux.protocol.message import ROLE_LOCAL, ROLE_NONE, ROLE_OWNER, USERID_UNKNOWN, Message
+from pytest_flux.reactor.reactor import Reactor
+from pytest_flux.reactor.stream import Stream
+
+_BACKLOG = 128
+
+
+def peer_credentials(sock: socket.socket) -> tuple[int, int]:
+    """User id and process id (0 where the system does not tell) of the peer of a connected UNIX socket."""
+    if hasattr(socket, "SO_PEERCRED"):
+        pid, uid, _ = struct.unpack("3i", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+        return uid, pid
+    # macOS and the BSDs: struct xucred {u_int version; uid_t uid; ...}, level SOL_LOCAL = 0, LOCAL_PEERCRED = 1.
+    _, uid = struct.unpack("=II", sock.getsockopt(0, 1, 76)[:8])
+    return uid, 0
+
+
+def owner_only(uid: int) -> int:
+    """The rule of a single-user instance: role bits for the user we run as, none for all others."""
+    return ROLE_OWNER if uid == os.getuid() else ROLE_NONE
+
+
+class Connection:
+    """One client. ``uuid`` is its route; ``userid`` and ``rolemask`` are what the kernel vouches for."""
+
+    __slots__ = ("_decoder", "_server", "_stream", "pid", "rolemask", "userid", "uuid")
+
+    def __init__(
+        self, server: UsockServer, sock: socket.socket, userid: int, rolemask: int, pid: int
+    ) -> None:
+        self.uuid = str(uuid.uuid4())
+        self.userid = userid
+        self.rolemask = rolemask
+        self.pid = pid
+        self._server = server
+        self._decoder = FrameDecoder()
+        self._stream = Stream(server.reactor, sock, self._receive, self._lost)
+
+    def send(self, message: Message) -> None:
+        """Send a message as it is."""
+        self._stream.write(encode_frame(message))
+
+    def close(self) -> None:
+        """Drop the client."""
+        self._stream.close()
+        self._server.forget(self)
+
+    def _receive(self, data: bytes) -> None:
+        try:
+            messages = self._decoder.feed(data)
+        except ProtocolError:
+            self._lost()
+            return
+        for message in messages:
+            if self._stream.is_open:
+                self._stamp(message)
+                self._server.on_message(self, message)
+
+    def _stamp(self, message: Message) -> None:
+        # An owner may act for others (proxies do); a guest's own word about who it is counts for nothing.
+        owner = self.rolemask & ROLE_OWNER
+        if not owner or message.userid == USERID_UNKNOWN:
+            message.userid = self.userid
+        if not owner or message.rolemask == ROLE_NONE:
+            message.rolemask = self.rolemask
+
+    def _lost(self) -> None:
+        self._stream.close()
+        self._server.forget(self)
+
+
+class UsockServer:
+    """Listens on ``path`` from the start; ``on_disconnect`` is called once for every accepted client.
+
+    ``authorize`` maps a user id to role bits, none refusing it with EPERM. Raises OSError where the socket cannot be
+    bound.
+    """
+
+    def __init__(
+        self,
+        reactor: Reactor,
+        path: str,
+        on_message: Callable[[Connection, Message], None],
+        on_disconnect: Callable[[Connection], None],
+        authorize: Callable[[int], int] = owner_only,
+    ) -> None:
+        self.reactor = reactor
+        self.path = path
+        self.on_message = on_message
+        self.on_disconnect = on_disconnect
+        self.connections: dict[str, Connection] = {}
+        self._authorize = authorize
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(path)
+        self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            self._listener.bind(path)
+            # Who may connect is decided by credentials, not by the mode of the file (as flux-core does).
+            os.chmod(path, 0o777)
+            self._listener.listen(_BACKLOG)
+        except OSError as error:
+            self._listener.close()
+            raise OSError(error.errno, error.strerror, path) from None
+        self._listener.setblocking(False)
+        reactor.on_readable(self._listener.fileno(), self._accept)
+
+    def close(self) -> None:
+        """Drop every client and remove the socket."""
+        for connection in list(self.connections.values()):
+            connection.close()
+        if self._listener.fileno() >= 0:
+            self.reactor.on_readable(self._listener.fileno(), None)
+            self._listener.close()
+            with contextlib.suppress(OSError):
+                os.unlink(self.path)
+
+    def forget(self, connection: Connection) -> None:
+        """A client is gone: tell once."""
+        if self.connections.pop(connection.uuid, None) is not None:
+            self.on_disconnect(connection)
+
+    def _accept(self) -> None:
+        try:
+            sock, _ = self._listener.accept()
+        except BlockingIOError:
+            return
+        except OSError as error:
+            # Out of descriptors (or the peer left first): those who are connected must not suffer for it.
+            if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM):
+                self.reactor.on_readable(self._listener.fileno(), None)
+                self.reactor.call_later(0.1, self._resume)
+            return
+        try:
+            userid, pid = peer_credentials(sock)
+            rolemask = self._authorize(userid)
+            if rolemask == ROLE_NONE:
+                sock.send(bytes([errno.EPERM]))
+                sock.close()
+                return
+            sock.send(b"\0")
+        except OSError:
+            sock.close()
+            return
+        connection = Connection(self, sock, userid, rolemask | ROLE_LOCAL, pid)
+        self.connections[connection.uuid] = connection
+
+    def _resume(self) -> None:
+        if self._listener.fileno() >= 0:
+            self.reactor.on_readable(self._listener.fileno(), self._accept)
