@@ -1,0 +1,225 @@
+"""The `flux-start` command: Flux's `flux start` 0.88, and what its manual promises beyond that."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from pytest_flux.cli.options import Option, OptionExit, OptionParser, Options
+from pytest_flux.launcher.command import announcement, broker_argv, broker_environ
+from pytest_flux.launcher.engine import Engine, find_engine
+from pytest_flux.launcher.spec import LaunchError, LaunchSpec, validate
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+OPTIONS = (
+    Option("setattr", "S", "ATTR=VAL", split=True, usage="Set broker attribute ATTR to VAL"),
+    Option("config-path", "c", "PATH", usage="Read broker configuration from PATH (default: none)"),
+    Option("conf", argument="VALUE", usage="Add VALUE to the broker configuration"),
+    Option(
+        "recovery",
+        "r",
+        "[TARGET]",
+        optional=True,
+        attached=True,
+        usage="Recovery mode: start from a dump file or a statedir (default: those of the system instance)",
+    ),
+    Option("sysconfig", usage="Read the configuration of the system instance"),
+    Option("verbose", "v", "[LEVEL]", optional=True, usage="1: show broker commands, 2: trace PMI as well"),
+    Option("noexec", "X", usage="Do not start anything (useful with -v, --verbose)"),
+    Option("broker-opts", "o", "OPTS", split=True, usage='Broker options separated by commas, e.g. "-o,-v"'),
+    Option("wrap", argument="ARGS,...", split=True, group=1, usage="Run brokers under the command ARGS"),
+    Option("", usage="\nTest mode, brokers are started here:", group=2),
+    Option("test-size", "s", "N", group=2, usage="Start an instance of N brokers"),
+    Option("test-hosts", argument="HOSTLIST", group=2, usage="Pretend to run on these hosts, one per broker"),
+    Option(
+        "test-exit-timeout",
+        argument="FSD",
+        group=2,
+        usage="How long other brokers may outlive the first to exit, before they are killed (default=20s)",
+    ),
+    Option(
+        "test-exit-mode",
+        argument="any|leader",
+        group=2,
+        usage="Whose exit starts that timer and sets the exit code (default=any)",
+    ),
+    Option(
+        "test-start-mode",
+        argument="all|leader",
+        group=2,
+        usage="Start all brokers at once or just the leader (default=all)",
+    ),
+    Option(
+        "test-rundir", argument="DIR", group=2, usage="Use the existing DIR as run directory, and keep it"
+    ),
+    Option("test-rundir-cleanup", group=2, usage="Remove the DIR of --test-rundir at the end"),
+    Option(
+        "test-pmi-clique",
+        argument="single|per-broker|none|TASKMAP",
+        group=2,
+        usage="Set PMI_process_mapping, which brokers share a node (default=single)",
+    ),
+    Option("", usage="\nNot in flux start:", group=3),
+    Option(
+        "rundir",
+        argument="DIR",
+        exact=True,
+        group=3,
+        usage="Use DIR as run directory (test mode); if it is missing, make it now and remove it at the end",
+    ),
+    Option(
+        "caliper-profile",
+        argument="PROFILE",
+        exact=True,
+        group=3,
+        usage="Run brokers with libcaliper.so and this profile",
+    ),
+    Option(
+        "broker",
+        argument="auto|system|embedded|PATH",
+        exact=True,
+        group=3,
+        usage="Which broker to run (default=auto: that of an installed Flux, else the embedded one);"
+        " the path that -v shows tells which it is",
+    ),
+    Option("version", exact=True, group=3, usage="Show the version and exit"),
+    Option("killer-timeout", argument="FSD", hidden=True, usage="Old name of --test-exit-timeout"),
+)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run `flux-start` with these arguments, or the process's own, and return the exit code.
+
+    In normal mode it does not return: the process becomes the broker.
+    """
+    try:
+        # Without one, each program further down would fail in a way of its own.
+        _check_working_directory()
+        parser = OptionParser("flux-start", OPTIONS, "[OPTIONS] command ...", width=32)
+        options = parser.parse(sys.argv[1:] if argv is None else argv)
+        if options.has("version"):
+            return _show_version()
+        spec = _make_spec(options)
+        validate(spec)
+        engine = find_engine(spec.broker, os.environ, rehearsal=spec.noexec)
+        if spec.size is None:
+            return _become_broker(spec, engine)
+        if spec.noexec:
+            return _rehearse_session(spec, engine)
+        from pytest_flux.launcher.session import run_session
+
+        return run_session(spec, engine)
+    except OptionExit as error:
+        _write(error.text)
+        return error.status
+    except LaunchError as error:
+        _write(f"flux-start: {error}\n")
+        return 1
+    except KeyboardInterrupt:
+        return 130
+
+
+def _make_spec(options: Options) -> LaunchSpec:
+    """The options as a spec. Values are read in flux-start's order, which decides what error is reported."""
+    exit_timeout = options.duration("test-exit-timeout", 20.0)
+    if not options.has("test-exit-timeout"):
+        exit_timeout = options.duration("killer-timeout", exit_timeout)
+    verbose = options.integer("verbose", 0)
+    size = options.integer("test-size", -1) if options.has("test-size") else None
+    return LaunchSpec(
+        command=tuple(options.arguments),
+        size=size,
+        setattrs=tuple(options.all("setattr")),
+        broker_opts=tuple(options.all("broker-opts")),
+        config_path=options.get("config-path"),
+        conf=tuple(options.all("conf")),
+        recovery=options.has("recovery"),
+        recovery_target=options.get("recovery"),
+        sysconfig=options.has("sysconfig"),
+        wrap=tuple(options.all("wrap")),
+        hosts=options.get("test-hosts"),
+        exit_timeout=exit_timeout,
+        exit_mode=options.get("test-exit-mode") or "any",
+        start_mode=options.get("test-start-mode") or "all",
+        rundir=_rundir(options),
+        rundir_create=options.has("rundir"),
+        rundir_cleanup=options.has("test-rundir-cleanup"),
+        pmi_clique=options.get("test-pmi-clique", "single") or "",
+        caliper_profile=options.get("caliper-profile"),
+        broker=options.get("broker", "auto") or "",
+        verbose=verbose,
+        noexec=options.has("noexec"),
+        test_options=tuple(
+            option.name
+            for option in OPTIONS
+            if option.name.startswith(("test-", "rundir")) and options.has(option.name)
+        ),
+    )
+
+
+def _rundir(options: Options) -> str | None:
+    if options.has("rundir") and options.has("test-rundir"):
+        raise LaunchError("--rundir and --test-rundir exclude each other")
+    return options.get("rundir") if options.has("rundir") else options.get("test-rundir")
+
+
+def _become_broker(spec: LaunchSpec, engine: Engine) -> int:
+    """Normal mode: execute the broker in place of this program. Returns only with ``--noexec``."""
+    argv = broker_argv(spec, engine, None, "")
+    _write(announcement(spec, argv, None))
+    if spec.noexec:
+        return 0
+    environ = broker_environ(spec, engine, None, "", os.environ)
+    if engine.kind == "embedded" and not spec.wrap:
+        argv = [sys.executable, *argv]
+    import signal
+
+    # Python ignores these, and ignored signals stay ignored through exec.
+    for number in (signal.SIGPIPE, signal.SIGXFSZ):
+        signal.signal(number, signal.SIG_DFL)
+    try:
+        os.execvpe(argv[0], argv, environ)
+    except OSError as error:
+        raise LaunchError(f"error execing broker: {error.strerror}") from None
+
+
+def _rehearse_session(spec: LaunchSpec, engine: Engine) -> int:
+    """Test mode with ``--noexec``: all checks and, with ``-v``, the command lines."""
+    from pytest_flux.launcher.rundir import prepare_rundir
+
+    rundir = prepare_rundir(spec)
+    try:
+        for rank in range(spec.size or 0):
+            _write(announcement(spec, broker_argv(spec, engine, rank, rundir.path), rank))
+    finally:
+        rundir.remove()
+    return 0
+
+
+def _check_working_directory() -> None:
+    try:
+        os.getcwd()
+    except OSError as error:
+        raise LaunchError(f"Unable to get current working directory: {error.strerror}") from None
+
+
+def _show_version() -> int:
+    from pytest_flux import __version__
+
+    print(f"flux-start {__version__}")
+    return 0
+
+
+def _write(text: str) -> None:
+    """Write to stderr the bytes that came in as arguments, whatever their encoding."""
+    if text and sys.stderr is not None:
+        sys.stderr.flush()
+        sys.stderr.buffer.write(os.fsencode(text))
+        sys.stderr.buffer.flush()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

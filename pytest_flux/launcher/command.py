@@ -1,0 +1,147 @@
+"""What a broker is started with: its command line and its environment. Nothing else decides that."""
+
+from __future__ import annotations
+
+import os
+import stat
+
+from pytest_flux.launcher.spec import LaunchError, hostnames
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from pytest_flux.launcher.engine import Engine
+    from pytest_flux.launcher.spec import LaunchSpec
+
+#: What ``--recovery`` recovers when it is not told: the system instance's state.
+SYSTEM_STATEDIR = "/var/lib/flux"
+
+
+def broker_argv(spec: LaunchSpec, engine: Engine, rank: int | None, rundir: str) -> list[str]:
+    """The command line of one broker; ``rank`` is None in normal mode, which has no ``rundir``.
+
+    The order is Flux's (cases vX-order, vX-hosts): a later setting of the same attribute wins, and the
+    initial program, which rank 0 gets, must be last. Raises LaunchError if the recovery target is not usable.
+    """
+    argv = [*spec.wrap, engine.broker]
+    argv += (f"-S{setting}" for setting in spec.setattrs)
+    argv += spec.broker_opts
+    if spec.recovery:
+        argv += _recovery_options(spec, engine)
+    config_path = _config_path(spec, engine)
+    if config_path is not None:
+        argv.append(f"-c{config_path}")
+    argv += (f"--conf={value}" for value in spec.conf)
+    if rank is not None:
+        argv.append(f"--setattr=rundir={rundir}")
+        if spec.hosts is not None:
+            argv.append(f"--setattr=hostname={hostnames(spec.hosts)[rank]}")
+    if not rank:
+        argv += spec.command
+    return argv
+
+
+def broker_environ(
+    spec: LaunchSpec, engine: Engine, rank: int | None, rundir: str, base: Mapping[str, str]
+) -> dict[str, str]:
+    """The environment of one broker, made from ``base``; PMI_FD is left to whoever opens that descriptor."""
+    environ = engine.apply(base)
+    if engine.kind == "embedded":
+        import sys
+
+        # libexec/flux-broker is a script: this tells it which Python has the package.
+        environ["PYTEST_FLUX_PYTHON"] = sys.executable
+    if spec.caliper_profile is not None:
+        preloaded = environ.get("LD_PRELOAD")
+        environ["LD_PRELOAD"] = f"{preloaded} libcaliper.so" if preloaded else "libcaliper.so"
+        environ["CALI_CONFIG_PROFILE"] = spec.caliper_profile
+        environ.setdefault("CALI_LOG_VERBOSITY", "0")
+    if rank is not None:
+        environ["PMI_RANK"] = str(rank)
+        environ["PMI_SIZE"] = str(spec.size)
+        environ["FLUX_START_URI"] = f"local://{rundir}/start"
+        if spec.hosts is not None:
+            environ["FLUX_FAKE_HOSTNAME"] = hostnames(spec.hosts)[rank]
+    return environ
+
+
+def announcement(spec: LaunchSpec, argv: list[str], rank: int | None) -> str:
+    """What goes to stderr before a broker is started with ``argv``: complete lines, maybe none.
+
+    The warning comes once per rank, as Flux's does, verbose or not; the command line is for ``-v``.
+    """
+    lines = ""
+    if spec.config_path is not None and (spec.sysconfig or _recovers_system(spec)):
+        lines = f"flux-start: Warning: overriding recovery/--sysconfig path with {spec.config_path}\n"
+    if spec.verbose >= 1:
+        prefix = "" if rank is None else f"{rank}: "
+        lines += f"flux-start: {prefix}{' '.join(argv)}\n"
+    return lines
+
+
+def _config_path(spec: LaunchSpec, engine: Engine) -> str | None:
+    if spec.config_path is not None:
+        return spec.config_path
+    if spec.sysconfig or _recovers_system(spec):
+        prefix = engine.prefix(os.environ)
+        # Packages with the prefix /usr have their configuration in /etc.
+        return f"{'' if prefix == '/usr' else prefix}/etc/flux/system/conf.d"
+    return None
+
+
+def _recovers_system(spec: LaunchSpec) -> bool:
+    return spec.recovery and spec.recovery_target is None
+
+
+def _recovery_options(spec: LaunchSpec, engine: Engine) -> list[str]:
+    options = [
+        "-Sbroker.recovery-mode=1",
+        "-Sbroker.quorum=1",
+        "-Sbroker.module-nopanic=1",
+        "-Slog-stderr-level=5",
+    ]
+    target = spec.recovery_target
+    if target is None:
+        target = SYSTEM_STATEDIR
+        if _system_instance_runs(engine):
+            raise LaunchError("system instance is already running")
+    try:
+        status = os.stat(target)
+    except OSError as error:
+        raise LaunchError(f"{target}: {error.strerror}") from None
+    if not stat.S_ISDIR(status.st_mode):
+        return [*options, f"-Scontent.restore={target}"]
+    _check_statedir(target, status)
+    return [*options, f"-Sstatedir={target}"]
+
+
+def _check_statedir(path: str, status: os.stat_result) -> None:
+    if status.st_uid != os.getuid():
+        raise LaunchError(f"{path}: not owned by you")
+    if status.st_mode & stat.S_IRWXU != stat.S_IRWXU:
+        raise LaunchError(f"{path}: no access")
+    store = f"{path}/content.sqlite"
+    try:
+        os.stat(store)
+    except OSError as error:
+        raise LaunchError(f"{store}: {error.strerror}") from None
+    if not os.access(store, os.R_OK):
+        raise LaunchError(f"{store}: no read permission")
+    if not os.access(store, os.W_OK):
+        raise LaunchError(f"{store}: no write permission")
+
+
+def _system_instance_runs(engine: Engine) -> bool:
+    """Whether anything listens where a Flux finds its system instance."""
+    import socket
+
+    prefix = engine.prefix(os.environ)
+    for directory in dict.fromkeys((f"{prefix}/var/run", f"{prefix}/run", "/run")):
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+            try:
+                connection.connect(f"{directory}/flux/local")
+            except OSError:
+                continue
+            return True
+    return False

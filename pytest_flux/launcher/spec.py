@@ -1,0 +1,120 @@
+"""What is to be launched: one frozen value, made by every door, checked in one place."""
+
+from __future__ import annotations
+
+from pytest_flux.launcher.record import NamedTuple
+
+EXIT_MODES = ("any", "leader")
+START_MODES = ("all", "leader")
+
+
+class LaunchError(ValueError):
+    """An instance that cannot be launched as asked; the text is what ``flux-start: `` comes before."""
+
+
+class LaunchSpec(NamedTuple):
+    """Everything that a launch depends on, beside the environment. Arguments keep their order.
+
+    ``size`` is the number of brokers to start here, None for normal mode: become one broker of an instance
+    that somebody else starts. ``hosts`` is a hostlist (RFC 29), ``exit_timeout`` seconds. ``recovery``
+    without a ``recovery_target`` (statedir or dump file) is for the system instance.
+
+    ``rundir`` None means a directory of our own. Otherwise it must exist and stays, unless ``rundir_create``,
+    which makes it if need be and then removes what it made, or ``rundir_cleanup``, which always removes it.
+
+    ``test_options`` names options that were given explicitly, in Flux's order, and need a ``size``:
+    flux-start refuses them without one even if they only repeat a default.
+    """
+
+    command: tuple[str, ...] = ()
+    size: int | None = None
+    setattrs: tuple[str, ...] = ()
+    broker_opts: tuple[str, ...] = ()
+    config_path: str | None = None
+    conf: tuple[str, ...] = ()
+    recovery: bool = False
+    recovery_target: str | None = None
+    sysconfig: bool = False
+    wrap: tuple[str, ...] = ()
+    hosts: str | None = None
+    exit_timeout: float = 20.0
+    exit_mode: str = "any"
+    start_mode: str = "all"
+    rundir: str | None = None
+    rundir_create: bool = False
+    rundir_cleanup: bool = False
+    pmi_clique: str = "single"
+    caliper_profile: str | None = None
+    broker: str = "auto"
+    verbose: int = 0
+    noexec: bool = False
+    test_options: tuple[str, ...] = ()
+
+
+def validate(spec: LaunchSpec) -> None:
+    """Raise LaunchError, in Flux's words, for the first thing wrong with a spec; the order is flux-start's.
+
+    What depends on the file system (rundir, recovery target, broker) is checked by those who use it.
+    """
+    # not >= rather than <, which is false for NaN
+    if not spec.exit_timeout >= 0:
+        raise LaunchError(f"Invalid argument for option 'test-exit-timeout': '{spec.exit_timeout}'")
+    if spec.exit_mode not in EXIT_MODES:
+        raise LaunchError(f"unknown --test-exit-mode: {spec.exit_mode}")
+    if spec.start_mode not in START_MODES:
+        raise LaunchError(f"unknown --test-start-mode: {spec.start_mode}")
+    if spec.size is None:
+        needless = next(iter(_test_options(spec)), None)
+        if needless is not None:
+            raise LaunchError(f"--{needless} only works with --test-size")
+        return
+    if spec.size <= 0:
+        raise LaunchError("--test-size argument must be > 0")
+    _check_clique(spec.pmi_clique)
+    if spec.hosts is not None and len(hostnames(spec.hosts)) != spec.size:
+        raise LaunchError("--test-hosts hostlist has incorrect size")
+
+
+def hostnames(hosts: str) -> tuple[str, ...]:
+    """The host of each rank. Raises LaunchError if ``hosts`` is not a hostlist (RFC 29)."""
+    # Asked once per rank: decoding a thousand names a thousand times would take seconds.
+    if hosts not in _decoded:
+        from pytest_flux.protocol.hostlist import decode_hostlist
+
+        _decoded.clear()
+        try:
+            _decoded[hosts] = tuple(decode_hostlist(hosts))
+        except ValueError:
+            raise LaunchError("could not decode --test-hosts hostlist") from None
+    return _decoded[hosts]
+
+
+_decoded: dict[str, tuple[str, ...]] = {}
+
+
+def _test_options(spec: LaunchSpec) -> list[str]:
+    """The options of test mode that a spec uses, whether or not its maker named them."""
+    if spec.test_options:
+        return list(spec.test_options)
+    default = LaunchSpec()
+    fields = {
+        "test-hosts": "hosts",
+        "test-exit-timeout": "exit_timeout",
+        "test-exit-mode": "exit_mode",
+        "test-start-mode": "start_mode",
+        "rundir" if spec.rundir_create else "test-rundir": "rundir",
+        "test-rundir-cleanup": "rundir_cleanup",
+        "test-pmi-clique": "pmi_clique",
+    }
+    return [name for name, field in fields.items() if getattr(spec, field) != getattr(default, field)]
+
+
+def _check_clique(clique: str) -> None:
+    if clique in ("single", "per-broker", "none"):
+        return
+    from pytest_flux.protocol.taskmap import decode_taskmap
+
+    try:
+        decode_taskmap(clique)
+    except ValueError as error:
+        raise LaunchError(f"test-pmi-clique: {error}") from None
