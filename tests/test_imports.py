@@ -38,7 +38,7 @@ MAY_IMPORT_LATE = {
     "launcher": frozenset({"broker.main"}),
     "cli": frozenset({"broker"}),
 }
-"""What may be imported besides, inside a function: a launcher forks embedded brokers, and needs none for real ones."""
+"""What may be imported besides, inside a function: embedded brokers, which real ones make unnecessary."""
 
 MAY_READ_VERSION = frozenset({"broker", "cli", "client", "launcher", "plugin"})
 """Who may import the package itself, for ``__version__``."""
@@ -46,10 +46,11 @@ MAY_READ_VERSION = frozenset({"broker", "cli", "client", "launcher", "plugin"})
 NOWHERE = frozenset({"asyncio"})
 """Its place is taken by `pytest_flux.reactor`."""
 
-UNUSED_AT_START = frozenset(
-    "pytest _pytest pluggy psutil filelock asyncio dataclasses inspect subprocess json argparse logging tempfile "
-    "shutil pathlib pty".split()
-)
+UNUSED_AT_START = {
+    *("pytest", "_pytest", "pluggy", "psutil", "filelock"),
+    *("argparse", "asyncio", "dataclasses", "inspect", "json", "logging"),
+    *("pathlib", "pty", "shutil", "subprocess", "tempfile"),
+}
 
 
 class Import(NamedTuple):
@@ -157,6 +158,5 @@ def modules_after(statement: str) -> set[str]:
     environment = {name: value for name, value in os.environ.items() if not name.startswith("COVERAGE_")}
     program = f"import sys; sys.path.insert(0, sys.argv[1]); {statement}; print(*sys.modules)"
     command = [sys.executable, "-c", program, str(ROOT)]
-    return set(
-        subprocess.run(command, env=environment, check=True, capture_output=True, text=True).stdout.split()
-    )
+    result = subprocess.run(command, env=environment, check=True, capture_output=True, text=True)
+    return set(result.stdout.split())
