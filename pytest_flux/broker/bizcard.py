@@ -1,0 +1,102 @@
+"""Business cards: what brokers tell each other over PMI before they can talk, as JSON of one line.
+
+``{"host":NAME,"uri":[URI...],"pubkey":KEY?}``, in flux-core 0.88 and in the recorded conversations. Brokers
+of this package have no key, but add ``"machine"``: on which one they really run, whatever the host is named.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from typing import Any, NamedTuple
+
+from pytest_flux.protocol.errors import ProtocolError
+
+# PMI servers spoil values on their way: Hydra and Slurm cut them at white space, Hydra of MPICH 5 drops the
+# backslashes, with which JSON escapes. URIs hold paths, hence anything; such characters are written %XX.
+_FRAGILE = re.compile(r"[^!#$&-\[\]-~]")
+_ESCAPED = re.compile(r"(?:%[0-9A-F]{2})+")
+
+
+class Bizcard(NamedTuple):
+    """A broker's host name, the URIs at which it awaits its children, and perhaps its key and its machine."""
+
+    host: str
+    uri: tuple[str, ...] = ()
+    pubkey: str | None = None
+    machine: str | None = None
+
+    def find_uri(self, scheme: str = "") -> str | None:
+        """The first URI that begins with ``scheme`` (such as ``ipc://``), if any."""
+        return next((uri for uri in self.uri if uri.startswith(scheme)), None)
+
+    def encode(self) -> str:
+        """The card as JSON without white space. Raises ProtocolError for a URI without a scheme."""
+        import json
+
+        card: dict[str, Any] = {"host": self.host, "uri": list(self.uri)}
+        if self.pubkey is not None:
+            card["pubkey"] = self.pubkey
+        if self.machine is not None:
+            card["machine"] = self.machine
+            card["uri"] = [_FRAGILE.sub(_escape, uri) for uri in self.uri]
+        _check_uris(card["uri"])
+        return json.dumps(card, separators=(",", ":"))
+
+    @classmethod
+    def decode(cls, text: str) -> Bizcard:
+        """The card that ``text`` stands for; unknown keys are ignored.
+
+        Raises ProtocolError if it is no JSON object, or lacks ``host`` or ``uri``, or one has the wrong type.
+        """
+        import json
+
+        try:
+            card = json.loads(text)
+        except (ValueError, RecursionError) as error:
+            raise ProtocolError("business card is not JSON", str(error)) from None
+        if not isinstance(card, dict):
+            raise ProtocolError("business card is not a JSON object", repr(text[:64]))
+        uris = card.get("uri")
+        if not isinstance(uris, list) or not all(isinstance(uri, str) for uri in uris):
+            raise ProtocolError("business card without an array of URIs", repr(text[:64]))
+        host, pubkey, machine = (_string(card, key) for key in ("host", "pubkey", "machine"))
+        if host is None:
+            raise ProtocolError("business card without a host", repr(text[:64]))
+        _check_uris(uris)
+        if machine is not None:
+            uris = [_ESCAPED.sub(_unescape, uri) for uri in uris]
+        return cls(host, tuple(uris), pubkey, machine)
+
+
+def machine_identity() -> str:
+    """A word that is the same for two processes if they run on one machine, and in one container of it."""
+    # Containers share the boot_id of their machine, but neither a host name nor the directory of the sockets.
+    # Cloned virtual machines may share host name and /etc/machine-id, but not the boot_id.
+    try:
+        with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
+            boot = file.read().strip()
+    except OSError:
+        boot = "-"
+    return f"{boot}@{os.uname().nodename}"
+
+
+def _string(card: dict[str, Any], key: str) -> str | None:
+    value = card.get(key)
+    if value is not None and not isinstance(value, str):
+        raise ProtocolError(f"business card whose {key} is not a string", repr(value)[:64])
+    return value
+
+
+def _check_uris(uris: list[str]) -> None:
+    for uri in uris:
+        if "://" not in uri:
+            raise ProtocolError("business card with a URI without a scheme", repr(uri[:64]))
+
+
+def _escape(match: re.Match[str]) -> str:
+    return "".join(f"%{byte:02X}" for byte in os.fsencode(match[0]))
+
+
+def _unescape(match: re.Match[str]) -> str:
+    return os.fsdecode(bytes.fromhex(match[0].replace("%", "")))
