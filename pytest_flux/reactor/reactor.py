@@ -16,6 +16,8 @@ StatusCallback = Callable[[int], None]
 
 _READ = selectors.EVENT_READ
 _WRITE = selectors.EVENT_WRITE
+# What epoll takes is bounded. A timer that is due later, or never (infinity), has us look in vain once an hour.
+_MAX_TIMEOUT = 3600.0
 
 
 class Timer:
@@ -51,9 +53,6 @@ class Reactor:
         """Call back until ``stop``."""
         self._running = True
         while self._running:
-            self._run_soon()
-            if not self._running:
-                break
             for key, events in self._selector.select(self._timeout()):
                 callbacks = key.data
                 for index, mask in ((0, _READ), (1, _WRITE)):
@@ -61,9 +60,10 @@ class Reactor:
                     if events & mask and callback is not None:
                         callback()
             self._run_timers()
+            self._run_soon()
 
     def stop(self) -> None:
-        """Let ``run`` return after the callback that is running."""
+        """Let ``run`` return at the end of this round."""
         self._running = False
 
     def close(self) -> None:
@@ -86,7 +86,9 @@ class Reactor:
             return 0
         while self._timers and self._timers[0][2].callback is None:
             heapq.heappop(self._timers)
-        return max(0.0, self._timers[0][0] - time.monotonic()) if self._timers else None
+        if not self._timers:
+            return None
+        return min(max(0.0, self._timers[0][0] - time.monotonic()), _MAX_TIMEOUT)
 
     def _run_timers(self) -> None:
         now = time.monotonic()

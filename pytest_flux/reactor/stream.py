@@ -12,6 +12,7 @@ MAX_UNSENT = 64 * 1024 * 1024
 
 _CHUNK = 65536
 _MAX_WRITE = 1 << 20
+_MAX_REST = 1 << 20
 
 
 class Stream:
@@ -39,7 +40,7 @@ class Stream:
         self._unsent = bytearray()
         self._limit = limit
         self._closing = False
-        reactor.on_readable(sock.fileno(), self._read)
+        reactor.on_readable(sock.fileno(), self._readable)
 
     @property
     def is_open(self) -> bool:
@@ -82,6 +83,13 @@ class Stream:
         self._socket = None
         self._unsent.clear()
 
+    def read_rest(self) -> None:
+        """Take at once what the peer has sent before it ended: on_data, and on_close at the end of it."""
+        for _ in range(_MAX_REST // _CHUNK):
+            # Another process may hold the peer's socket, and keep on writing.
+            if self._socket is None or not self._read():
+                return
+
     def _lose(self) -> None:
         if self._socket is not None:
             closing = self._closing
@@ -89,18 +97,23 @@ class Stream:
             if not closing:
                 self._on_close()
 
-    def _read(self) -> None:
+    def _readable(self) -> None:
+        self._read()
+
+    def _read(self) -> bool:
+        """Whether there was something to read."""
         assert self._socket is not None
         try:
             data = self._socket.recv(_CHUNK)
         except (BlockingIOError, InterruptedError):
-            return
+            return False
         except OSError:
             data = b""
         if data:
             self._on_data(data)
         else:
             self._lose()
+        return bool(data)
 
     def _flush(self) -> None:
         assert self._socket is not None

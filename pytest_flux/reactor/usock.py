@@ -10,7 +10,6 @@ import errno
 import os
 import socket
 import struct
-import uuid
 from collections.abc import Callable
 
 from pytest_flux.protocol.errors import ProtocolError
@@ -32,6 +31,12 @@ def peer_credentials(sock: socket.socket) -> tuple[int, int]:
     return uid, 0
 
 
+def _random_uuid() -> str:
+    """A random UUID (RFC 9562, version 4). Importing the module of that name takes longer than a connection."""
+    digits = f"{int.from_bytes(os.urandom(16), 'big') & ~(0xF << 76 | 0xC << 60) | 4 << 76 | 8 << 60:032x}"
+    return "-".join((digits[:8], digits[8:12], digits[12:16], digits[16:20], digits[20:]))
+
+
 def owner_only(uid: int) -> int:
     """The rule of a single-user instance: role bits for the user we run as, none for all others."""
     return ROLE_OWNER if uid == os.getuid() else ROLE_NONE
@@ -42,10 +47,8 @@ class Connection:
 
     __slots__ = ("_decoder", "_server", "_stream", "pid", "rolemask", "userid", "uuid")
 
-    def __init__(
-        self, server: UsockServer, sock: socket.socket, userid: int, rolemask: int, pid: int
-    ) -> None:
-        self.uuid = str(uuid.uuid4())
+    def __init__(self, server: UsockServer, sock: socket.socket, userid: int, rolemask: int, pid: int) -> None:
+        self.uuid = _random_uuid()
         self.userid = userid
         self.rolemask = rolemask
         self.pid = pid
@@ -89,8 +92,8 @@ class Connection:
 class UsockServer:
     """Listens on ``path`` from the start; ``on_disconnect`` is called once for every accepted client.
 
-    ``authorize`` maps a user id to role bits, none refusing it with EPERM. Raises OSError where the socket cannot be
-    bound.
+    ``on_connect``, if given, is called when it is accepted. ``authorize`` maps a user id to role bits, none refusing
+    it with EPERM. Raises OSError where the socket cannot be bound.
     """
 
     def __init__(
@@ -100,11 +103,14 @@ class UsockServer:
         on_message: Callable[[Connection, Message], None],
         on_disconnect: Callable[[Connection], None],
         authorize: Callable[[int], int] = owner_only,
+        *,
+        on_connect: Callable[[Connection], None] | None = None,
     ) -> None:
         self.reactor = reactor
         self.path = path
         self.on_message = on_message
         self.on_disconnect = on_disconnect
+        self._on_connect = on_connect
         self.connections: dict[str, Connection] = {}
         self._authorize = authorize
         with contextlib.suppress(FileNotFoundError):
@@ -160,6 +166,8 @@ class UsockServer:
             return
         connection = Connection(self, sock, userid, rolemask | ROLE_LOCAL, pid)
         self.connections[connection.uuid] = connection
+        if self._on_connect is not None:
+            self._on_connect(connection)
 
     def _resume(self) -> None:
         if self._listener.fileno() >= 0:

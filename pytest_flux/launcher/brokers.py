@@ -1,0 +1,299 @@
+"""The brokers of a session: started, watched, stopped, and what their ends mean for the exit code."""
+
+from __future__ import annotations
+
+import math
+import os
+import signal
+from collections.abc import Callable
+from functools import partial
+
+from pytest_flux.launcher.command import announcement, broker_argv, broker_environ
+from pytest_flux.launcher.control import ControlService
+from pytest_flux.launcher.descendants import signal_descendants
+from pytest_flux.launcher.engine import Engine
+from pytest_flux.launcher.pmi_server import PmiService
+from pytest_flux.launcher.query import STATE, STATEDIR, BrokerQuery, temporary_statedir
+from pytest_flux.launcher.reaper import ExitReaper
+from pytest_flux.launcher.report import report, write_error
+from pytest_flux.launcher.rundir import Rundir
+from pytest_flux.launcher.spawn import Spawner
+from pytest_flux.launcher.spec import LaunchError, LaunchSpec
+from pytest_flux.protocol.idset import encode_idset
+from pytest_flux.reactor.reactor import Reactor, Timer
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from pytest_flux.launcher.query import Requests
+
+_DEFAULT_PATIENCE = 20.0
+# How long brokers may take to end by themselves when their session has failed.
+_FAILURE_GRACE = 2.0
+# How long brokers may take to follow rank 0, when a session is being stopped, before they are told to.
+_FOLLOW_GRACE = 1.0
+# How long a broker that is about to be killed may take to say what else has to go.
+_LAST_WORDS = 0.5
+# How often a broker is asked while it starts up.
+_QUERY_INTERVAL = 0.01
+
+
+class _Broker:
+    __slots__ = ("argv", "exit_code", "pid", "rank")
+
+    def __init__(self, rank: int, argv: list[str]) -> None:
+        self.rank = rank
+        self.argv = argv
+        self.pid = -1
+        self.exit_code = 0
+
+
+class Brokers:
+    """All brokers of one session, in the directory ``rundir`` and the process group ``group``.
+
+    ``ended`` is called when none is left. ``found`` is called with directories outside of ``rundir`` that are the
+    session's to remove. Raises LaunchError if the session cannot be.
+    """
+
+    def __init__(
+        self,
+        reactor: Reactor,
+        spec: LaunchSpec,
+        engine: Engine,
+        rundir: str,
+        group: int,
+        *,
+        ended: Callable[[], None],
+        found: Callable[[Rundir], None],
+    ) -> None:
+        size = spec.size or 0
+        self._reactor = reactor
+        self._spec = spec
+        self._engine = engine
+        self._rundir = rundir
+        self._ended = ended
+        self._found = found
+        self._running: dict[int, _Broker] = {}
+        self._exit_code = 0
+        self._failed = False
+        self._stop_signal = 0
+        self._patience: Timer | None = None
+        self._queries: list[BrokerQuery] = []
+        self._statedir_asked = False
+        self._brokers: list[_Broker] = []
+        for rank in range(size):
+            argv = broker_argv(spec, engine, rank, rundir)
+            self._brokers.append(_Broker(rank, argv))
+            write_error(announcement(spec, argv, rank))
+        self._reaper = ExitReaper(reactor, size, spec.exit_mode, spec.exit_timeout, self._expire)
+        self._pmi = PmiService(
+            reactor, size, spec.pmi_clique, self._abort, self._break_protocol, trace=spec.verbose >= 2
+        )
+        self._spawner = Spawner(engine, size, group, wrap=bool(spec.wrap))
+        self._control = ControlService(reactor, f"{rundir}/start", self, verbose=spec.verbose >= 1)
+
+    @property
+    def exit_code(self) -> int:
+        """What flux-start is to return: as its exit mode says, unless the session failed or was stopped."""
+        if self._stop_signal:
+            return 128 + self._stop_signal
+        return 1 if self._failed else self._exit_code
+
+    def pids(self) -> list[int]:
+        """Process ids in the order of ranks; -1 for those that do not run."""
+        return [broker.pid for broker in self._brokers]
+
+    def pid(self, rank: int) -> int:
+        """Process id of a rank, -1 if it does not run. Raises LookupError if there is no such rank."""
+        return self._broker(rank).pid
+
+    def exit_code_of(self, rank: int) -> int:
+        """Exit code of a rank that has ended, 128 + n if by signal n; 0 before."""
+        return self._broker(rank).exit_code
+
+    def _broker(self, rank: int) -> _Broker:
+        if not 0 <= rank < len(self._brokers):
+            raise LookupError(f"no rank {rank} in an instance of size {len(self._brokers)}")
+        return self._brokers[rank]
+
+    def start_all(self) -> None:
+        """Start the ranks that the start mode wants. If one cannot be executed, the others are ended."""
+        wanted = self._brokers if self._spec.start_mode == "all" else self._brokers[:1]
+        for broker in wanted:
+            try:
+                self.start(broker.rank)
+            except LaunchError as error:
+                self._fail(str(error))
+                self._signal(signal.SIGTERM)
+                break
+
+    def start(self, rank: int) -> None:
+        """Start the broker of a rank that does not run. Raises LaunchError if it cannot be executed."""
+        broker = self._broker(rank)
+        environ = broker_environ(self._spec, self._engine, rank, self._rundir, os.environ)
+        channel = self._pmi.connect(rank)
+        try:
+            broker.pid = self._spawner.spawn(rank, broker.argv, environ, channel)
+        except LaunchError:
+            self._pmi.disconnect(rank)
+            raise
+        finally:
+            os.close(channel)
+        self._running[rank] = broker
+        self._reactor.on_child(broker.pid, partial(self._collect, broker))
+        if rank == 0 and self._engine.kind == "system":
+            self._statedir_asked = True
+            self._query(STATEDIR, self._take_statedir)
+
+    def close(self) -> None:
+        """Give back sockets and timers."""
+        self._cancel_queries()
+        self._reaper.cancel()
+        self._pmi.close()
+        self._control.close()
+
+    # Ends
+
+    def _collect(self, broker: _Broker, status: int) -> None:
+        self._pmi.finish(broker.rank)
+        pid, broker.pid = broker.pid, -1
+        del self._running[broker.rank]
+        code = os.waitstatus_to_exitcode(status)
+        if code and not self._failed:
+            reason = signal.strsignal(-code) if code < 0 else f"exited with rc={code}"
+            report(f"{broker.rank} (pid {pid}) {reason}")
+        broker.exit_code = code if code >= 0 else 128 - code
+        if self._spec.exit_mode == "any":
+            self._exit_code = max(self._exit_code, broker.exit_code)
+        elif broker.rank == 0:
+            self._exit_code = broker.exit_code
+        if broker.rank == 0:
+            self._cancel_queries()
+        self._control.ended(broker.rank)
+        self._reaper.update(self._running)
+        if not self._running:
+            self._ended()
+        elif self._stop_signal:
+            self._be_patient()
+            if broker.rank == 0:
+                # In an orderly shutdown they are about to follow. If rank 0 did not live to order one, they wait
+                # for it in vain.
+                self._reactor.call_later(_FOLLOW_GRACE if code >= 0 else 0, self._forward)
+
+    def _expire(self) -> None:
+        killed = self._signal(signal.SIGKILL)
+        report(f"Exit timeout: killed rank {encode_idset(killed)}")
+
+    def _abort(self, rank: int, message: str) -> None:
+        report(f"{rank}: PMI_Abort(){': ' if message else ''}{message}")
+        self._signal(signal.SIGKILL)
+
+    def _break_protocol(self, what: str) -> None:
+        self._fail(f"channel_cb: {what}")
+
+    def _fail(self, text: str) -> None:
+        """End the session with an error. Brokers find their PMI connections closed and have a moment to say so."""
+        if self._failed:
+            return
+        self._failed = True
+        report(text)
+        # Not now: this may be called while the server is at work.
+        self._reactor.call_soon(self._pmi.close)
+        self._reactor.call_later(_FAILURE_GRACE, self.kill)
+        if not self._running:
+            self._reactor.call_soon(self._ended)
+
+    # Stopping
+
+    def stop(self, signum: int, *, delivered: bool = False) -> None:
+        """Shut the instance down in order, as ``signum`` would; the second time kill everything.
+
+        ``delivered`` says that brokers have got the signal already: a terminal sends it to the whole group.
+        """
+        if self._stop_signal:
+            killed = encode_idset(self._running)
+            report(f"{signal.Signals(signum).name} while stopping: killed rank {killed}")
+            self.kill()
+            return
+        self._stop_signal = signum
+        if not delivered:
+            self._forward()
+        self._be_patient()
+        if self._engine.kind == "system" and 0 in self._running:
+            self._query(STATE, partial(self._repeat, False))
+
+    def kill(self) -> None:
+        """Kill every process of the instance."""
+        self.ask_last_words()
+        signal_descendants(signal.SIGKILL)
+
+    def ask_last_words(self) -> None:
+        """Wait, not for long, for what a broker that has just started has not told yet and others cannot know."""
+        if not self._statedir_asked or 0 not in self._running:
+            return
+        reactor = Reactor()
+
+        def take(payloads: list[dict[str, Any]]) -> None:
+            self._take_statedir(payloads)
+            reactor.stop()
+
+        BrokerQuery(reactor, self._socket(), STATEDIR, take, interval=0)
+        reactor.call_later(_LAST_WORDS, reactor.stop)
+        reactor.run()
+        reactor.close()
+
+    def _forward(self) -> None:
+        """To rank 0, which orders the others' shutdown; to the others if it is no more."""
+        leader = self._brokers[0].pid
+        if leader >= 0:
+            os.kill(leader, self._stop_signal)
+        else:
+            self._signal(self._stop_signal)
+
+    def _repeat(self, early: bool, payloads: list[dict[str, Any]]) -> None:
+        """A real broker ignores signals while its state is the very first one. Repeat it if that was so."""
+        state = payloads[0].get("state") if payloads else None
+        if state == "load-builtins":
+            self._query(STATE, partial(self._repeat, True))
+        elif early:
+            self._forward()
+
+    def _be_patient(self) -> None:
+        if self._patience is not None:
+            self._patience.cancel()
+        timeout = self._spec.exit_timeout
+        self._patience = self._reactor.call_later(
+            timeout if math.isfinite(timeout) else _DEFAULT_PATIENCE, self._lose_patience
+        )
+
+    def _lose_patience(self) -> None:
+        name = signal.Signals(self._stop_signal).name
+        report(f"No broker exited in time after {name}: killed rank {encode_idset(self._running)}")
+        self.kill()
+
+    def _signal(self, signum: int) -> list[int]:
+        """Signal all brokers that run; their ranks."""
+        for broker in self._running.values():
+            os.kill(broker.pid, signum)
+        return sorted(self._running)
+
+    # Questions to rank 0
+
+    def _socket(self) -> str:
+        return f"{self._rundir}/local-0"
+
+    def _query(self, requests: Requests, answered: Callable[[list[dict[str, Any]]], None]) -> None:
+        query = BrokerQuery(self._reactor, self._socket(), requests, answered, interval=_QUERY_INTERVAL)
+        self._queries.append(query)
+
+    def _cancel_queries(self) -> None:
+        for query in self._queries:
+            query.cancel()
+        self._queries.clear()
+
+    def _take_statedir(self, payloads: list[dict[str, Any]]) -> None:
+        self._statedir_asked = False
+        statedir = temporary_statedir(payloads)
+        if statedir is not None:
+            self._found(statedir)

@@ -1,0 +1,96 @@
+"""Every process that an instance has brought forth, found and ended, whatever it did to get away.
+
+A process that daemonises leaves its group, its session and its parent, but not the tree: when its parent dies it
+becomes the child of its nearest ancestor that is a *subreaper* (prctl(2), Linux). Where there is no such thing
+(macOS), only those are found whose ancestors live.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+
+_PR_SET_CHILD_SUBREAPER = 36
+_KILL_LIMIT = 5.0
+_INTERVAL = 0.002
+
+
+def become_subreaper() -> None:
+    """Make orphaned descendants our children, where the system knows how to. Not inherited by children."""
+    if not sys.platform.startswith("linux"):
+        return
+    import ctypes
+
+    ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+
+
+def descendants() -> list[int]:
+    """Process ids of all our descendants, parents before their children."""
+    if not os.path.exists(f"/proc/self/task/{os.getpid()}/children"):
+        import psutil
+
+        return [process.pid for process in psutil.Process().children(recursive=True)]
+    found = _children(os.getpid())
+    for pid in found:
+        found += _children(pid)
+    return found
+
+
+def _children(pid: int) -> list[int]:
+    children: list[int] = []
+    try:
+        for task in os.listdir(f"/proc/{pid}/task"):
+            with open(f"/proc/{pid}/task/{task}/children", "rb") as file:
+                children += map(int, file.read().split())
+    except (FileNotFoundError, ProcessLookupError):
+        pass
+    return children
+
+
+def signal_descendants(signum: int) -> None:
+    """Send a signal to all our descendants, once."""
+    for pid in descendants():
+        try:
+            os.kill(pid, signum)
+        except (ProcessLookupError, PermissionError):
+            continue
+
+
+def reap() -> bool:
+    """Collect the children that have ended; tell whether there are others."""
+    try:
+        while os.waitpid(-1, os.WNOHANG)[0]:
+            pass
+    except ChildProcessError:
+        return False
+    return True
+
+
+def end_descendants(grace: float) -> bool:
+    """Ask all our descendants to end, kill those that have not after ``grace`` seconds; as kill_descendants."""
+    if not reap():
+        return True
+    signal_descendants(signal.SIGTERM)
+    deadline = time.monotonic() + grace
+    while time.monotonic() < deadline:
+        if not reap():
+            return True
+        time.sleep(_INTERVAL)
+    return kill_descendants()
+
+
+def kill_descendants() -> bool:
+    """Kill all our descendants and those that they fork meanwhile; False if some are left after seconds.
+
+    That can be processes of other users (set-uid programs), or such that hang in the kernel.
+    """
+    deadline = time.monotonic() + _KILL_LIMIT
+    while time.monotonic() < deadline:
+        # A process can fork while we look the other way. Its child, orphaned, is ours in the next round.
+        signal_descendants(signal.SIGKILL)
+        if not reap():
+            return True
+        time.sleep(_INTERVAL)
+    return False

@@ -1,0 +1,103 @@
+"""The PMI server of a session: one connection per broker, inherited by it as an open descriptor (RFC 13)."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable
+from functools import partial
+
+from pytest_flux.launcher.report import write_error
+from pytest_flux.protocol.pmi import encode_line
+from pytest_flux.protocol.pmi_server import Abort, ClientError, Event, Finalized, PmiServer, Reply
+from pytest_flux.protocol.taskmap import Taskmap, decode_taskmap
+from pytest_flux.reactor.reactor import Reactor
+from pytest_flux.reactor.stream import Stream
+
+
+def process_mapping(clique: str, size: int) -> str:
+    """The value of PMI_process_mapping for ``--test-pmi-clique``; empty when there is to be none."""
+    if clique == "single":
+        return Taskmap.single(size).encode_pmi()
+    if clique == "per-broker":
+        return Taskmap.per_node(size).encode_pmi()
+    if clique == "none":
+        return ""
+    return decode_taskmap(clique).encode_pmi()
+
+
+class PmiService:
+    """Serves ``size`` ranks. ``on_abort`` gets rank and message, ``on_fault`` the text about a broken protocol."""
+
+    def __init__(
+        self,
+        reactor: Reactor,
+        size: int,
+        clique: str,
+        on_abort: Callable[[int, str], None],
+        on_fault: Callable[[str], None],
+        *,
+        trace: bool = False,
+    ) -> None:
+        mapping = process_mapping(clique, size)
+        self._reactor = reactor
+        self._server = PmiServer(
+            size,
+            kvs={"PMI_process_mapping": mapping} if mapping else None,
+            trace=(lambda line: write_error(f"{line}\n")) if trace else None,
+        )
+        self._on_abort = on_abort
+        self._on_fault = on_fault
+        self._streams: dict[int, Stream] = {}
+
+    def connect(self, rank: int) -> int:
+        """A new connection for a broker about to be started: its descriptor, which the caller closes."""
+        self.disconnect(rank)
+        ours, theirs = socket.socketpair()
+        self._streams[rank] = Stream(self._reactor, ours, partial(self._receive, rank), _ignore_end)
+        return theirs.detach()
+
+    def finish(self, rank: int) -> None:
+        """The broker has ended: serve what it has sent before, then forget its connection."""
+        stream = self._streams.get(rank)
+        if stream is not None:
+            # A client that aborts does not wait for an answer, and its exit may be noticed before its words are.
+            stream.read_rest()
+        self.disconnect(rank)
+
+    def disconnect(self, rank: int) -> None:
+        """Close the connection of a broker, if there is one."""
+        stream = self._streams.pop(rank, None)
+        if stream is not None:
+            stream.close()
+            self._server.disconnect(rank)
+
+    def close(self) -> None:
+        """Close all connections."""
+        for rank in list(self._streams):
+            self.disconnect(rank)
+
+    def _receive(self, rank: int, data: bytes) -> None:
+        try:
+            events = self._server.receive(rank, data)
+        except ClientError as error:
+            self._carry_out(error.events)
+            self._on_fault(error.what)
+            return
+        self._carry_out(events)
+
+    def _carry_out(self, events: list[Event]) -> None:
+        for event in events:
+            if isinstance(event, Reply):
+                stream = self._streams.get(event.rank)
+                if stream is not None:
+                    stream.write(encode_line(event.line))
+            elif isinstance(event, Finalized):
+                stream = self._streams.get(event.rank)
+                if stream is not None:
+                    stream.close(flush=True)
+            elif isinstance(event, Abort):
+                self._on_abort(event.rank, event.message)
+
+
+def _ignore_end() -> None:
+    """A broker may close its end whenever it likes; that it has ended shows elsewhere."""
