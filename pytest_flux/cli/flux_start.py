@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 
 from pytest_flux.cli.options import Option, OptionExit, OptionParser, Options
 from pytest_flux.launcher.command import announcement, broker_argv, broker_environ
 from pytest_flux.launcher.engine import Engine, find_engine
+from pytest_flux.launcher.report import report, write_error
 from pytest_flux.launcher.spec import LaunchError, LaunchSpec, validate
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from typing import NoReturn
 
 OPTIONS = (
     Option("setattr", "S", "ATTR=VAL", split=True, usage="Set broker attribute ATTR to VAL"),
@@ -52,9 +55,7 @@ OPTIONS = (
         group=2,
         usage="Start all brokers at once or just the leader (default=all)",
     ),
-    Option(
-        "test-rundir", argument="DIR", group=2, usage="Use the existing DIR as run directory, and keep it"
-    ),
+    Option("test-rundir", argument="DIR", group=2, usage="Use the existing DIR as run directory, and keep it"),
     Option("test-rundir-cleanup", group=2, usage="Remove the DIR of --test-rundir at the end"),
     Option(
         "test-pmi-clique",
@@ -113,10 +114,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         return run_session(spec, engine)
     except OptionExit as error:
-        _write(error.text)
+        write_error(error.text)
         return error.status
     except LaunchError as error:
-        _write(f"flux-start: {error}\n")
+        report(str(error))
         return 1
     except KeyboardInterrupt:
         return 130
@@ -169,12 +170,20 @@ def _rundir(options: Options) -> str | None:
 def _become_broker(spec: LaunchSpec, engine: Engine) -> int:
     """Normal mode: execute the broker in place of this program. Returns only with ``--noexec``."""
     argv = broker_argv(spec, engine, None, "")
-    _write(announcement(spec, argv, None))
+    write_error(announcement(spec, argv, None))
     if spec.noexec:
         return 0
     environ = broker_environ(spec, engine, None, "", os.environ)
     if engine.kind == "embedded" and not spec.wrap:
         argv = [sys.executable, *argv]
+    try:
+        _execute(argv, environ)
+    except OSError as error:
+        raise LaunchError(f"error execing broker: {error.strerror}") from None
+
+
+def _execute(argv: list[str], environ: dict[str, str]) -> NoReturn:
+    """Do what C's execvp does."""
     import signal
 
     # Python ignores these, and ignored signals stay ignored through exec.
@@ -183,7 +192,9 @@ def _become_broker(spec: LaunchSpec, engine: Engine) -> int:
     try:
         os.execvpe(argv[0], argv, environ)
     except OSError as error:
-        raise LaunchError(f"error execing broker: {error.strerror}") from None
+        if error.errno != errno.ENOEXEC:
+            raise
+        os.execve("/bin/sh", ["/bin/sh", *argv], environ)
 
 
 def _rehearse_session(spec: LaunchSpec, engine: Engine) -> int:
@@ -193,7 +204,7 @@ def _rehearse_session(spec: LaunchSpec, engine: Engine) -> int:
     rundir = prepare_rundir(spec)
     try:
         for rank in range(spec.size or 0):
-            _write(announcement(spec, broker_argv(spec, engine, rank, rundir.path), rank))
+            write_error(announcement(spec, broker_argv(spec, engine, rank, rundir.path), rank))
     finally:
         rundir.remove()
     return 0
@@ -211,14 +222,6 @@ def _show_version() -> int:
 
     print(f"flux-start {__version__}")
     return 0
-
-
-def _write(text: str) -> None:
-    """Write to stderr the bytes that came in as arguments, whatever their encoding."""
-    if text and sys.stderr is not None:
-        sys.stderr.flush()
-        sys.stderr.buffer.write(os.fsencode(text))
-        sys.stderr.buffer.flush()
 
 
 if __name__ == "__main__":

@@ -155,9 +155,7 @@ class OptionParser:
         """The text of ``--help``."""
         from pytest_flux.cli.usage import option_lines
 
-        return (
-            "\n".join([f"Usage: {self.program} {self.usage}", *option_lines(self.table, self.width)]) + "\n"
-        )
+        return "\n".join([f"Usage: {self.program} {self.usage}", *option_lines(self.table, self.width)]) + "\n"
 
     def usage_error(self, text: str) -> OptionExit:
         """An error that shows the whole help text, as for a missing argument."""
@@ -220,8 +218,7 @@ class OptionParser:
     def _unrecognized(self, what: str) -> OptionExit:
         return OptionExit(
             1,
-            f"{self.program}: unrecognized option '{what}'\n"
-            f"Try `{self.program} --help' for more information.\n",
+            f"{self.program}: unrecognized option '{what}'\nTry `{self.program} --help' for more information.\n",
         )
 
 

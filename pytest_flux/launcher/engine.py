@@ -14,9 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
 #: The package's own broker. Its directory is what embedded instances have as FLUX_EXEC_PATH.
-EMBEDDED_BROKER = os.path.join(
-    os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "libexec", "flux-broker"
-)
+EMBEDDED_BROKER = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "libexec", "flux-broker")
 
 #: Where an installed Flux keeps its broker, below its prefix.
 _SYSTEM_DIRECTORY = "/libexec/flux/cmd"
@@ -90,9 +88,7 @@ def _at_path(path: str, environ: Mapping[str, str], rehearsal: bool) -> Engine:
             problem = errno.EACCES
     if problem:
         reason = os.strerror(problem)
-        raise LaunchError(
-            f"--broker={path}: {reason} (auto, system, embedded or the path of a broker is expected)"
-        )
+        raise LaunchError(f"--broker={path}: {reason} (auto, system, embedded or the path of a broker is expected)")
     return _with_broker(path if "/" in path else f"./{path}", environ, rehearsal)
 
 
@@ -118,9 +114,7 @@ def _installed(commands: Iterable[str], environ: Mapping[str, str], rehearsal: b
     for command in commands:
         # Called by name, `flux start` leaves PATH alone; otherwise it sees to it that `flux` means itself.
         name = "flux" if command == first_on_path else command
-        answer = (_guess_environment(command, base) if rehearsal else {}) or ask_environment(
-            command, name, base
-        )
+        answer = (_guess_environment(command, base) if rehearsal else {}) or ask_environment(command, name, base)
         broker = _search(_exec_path(answer), ("system", "embedded"))
         if broker is not None:
             changes: dict[str, str | None] = dict.fromkeys(environ.keys() - answer.keys())
@@ -169,11 +163,7 @@ def _without_embedded(environ: Mapping[str, str]) -> dict[str, str]:
     """The environment without our own directory in Flux's search path, as an installed Flux should see it."""
     cleaned = dict(environ)
     for name in ("FLUX_EXEC_PATH_PREPEND", "FLUX_EXEC_PATH"):
-        kept = [
-            directory
-            for directory in _directories(environ, name)
-            if _search([directory], ("embedded",)) is None
-        ]
+        kept = [directory for directory in _directories(environ, name) if _search([directory], ("embedded",)) is None]
         if name in cleaned:
             cleaned[name] = ":".join(kept)
     return cleaned

@@ -8,7 +8,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-_PATIENCE = 10.0
+#: Seconds after which a `flux` command is taken for something else.
+PATIENCE = 10.0
 _MAX_ANSWER = 2**24
 
 
@@ -59,7 +60,7 @@ def _read_all(reader: int) -> bytes:
 
     poll = select.poll()
     poll.register(reader, select.POLLIN)
-    deadline = time.monotonic() + _PATIENCE
+    deadline = time.monotonic() + PATIENCE
     answer = bytearray()
     while len(answer) <= _MAX_ANSWER and poll.poll(max(0, deadline - time.monotonic()) * 1000):
         piece = os.read(reader, 65536)

@@ -87,7 +87,7 @@ def _make_missing(path: str) -> bool:
     """Make a directory unless something of that name exists; tell whether it was made."""
     _check_length(path)
     try:
-        os.mkdir(path, 0o700)
+        _make(path)
     except FileExistsError:
         return False
     except OSError as error:
@@ -104,13 +104,18 @@ def _make_temporary() -> str:
     for _ in range(_ATTEMPTS):
         path = f"{parent}/flux-" + "".join(_LETTERS[byte % len(_LETTERS)] for byte in os.urandom(6))
         try:
-            os.mkdir(path, 0o700)
+            _make(path)
         except FileExistsError:
             continue
         except OSError as error:
             raise LaunchError(f"mkdtemp {path}: {error.strerror}") from None
         return path
     raise LaunchError(f"mkdtemp {path}: {os.strerror(errno.EEXIST)}")
+
+
+def _make(path: str) -> None:
+    os.mkdir(path, 0o700)
+    os.chmod(path, 0o700)  # The umask may have taken something away.
 
 
 def _check(path: str, status: os.stat_result) -> None:

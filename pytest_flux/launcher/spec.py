@@ -22,8 +22,8 @@ class LaunchSpec(NamedTuple):
     ``rundir`` None means a directory of our own. Otherwise it must exist and stays, unless ``rundir_create``,
     which makes it if need be and then removes what it made, or ``rundir_cleanup``, which always removes it.
 
-    ``test_options`` names options that were given explicitly, in Flux's order, and need a ``size``:
-    flux-start refuses them without one even if they only repeat a default.
+    ``test_options`` names the options given that need a ``size``, in Flux's order: without one they are refused
+    even if they only repeat a default. None if nobody kept count: then those that differ from their default.
     """
 
     command: tuple[str, ...] = ()
@@ -48,7 +48,7 @@ class LaunchSpec(NamedTuple):
     broker: str = "auto"
     verbose: int = 0
     noexec: bool = False
-    test_options: tuple[str, ...] = ()
+    test_options: tuple[str, ...] | None = None
 
 
 def validate(spec: LaunchSpec) -> None:
@@ -93,8 +93,7 @@ _decoded: dict[str, tuple[str, ...]] = {}
 
 
 def _test_options(spec: LaunchSpec) -> list[str]:
-    """The options of test mode that a spec uses, whether or not its maker named them."""
-    if spec.test_options:
+    if spec.test_options is not None:
         return list(spec.test_options)
     default = LaunchSpec()
     fields = {
