@@ -193,23 +193,24 @@ def test_removal_by_another_process(here: Path) -> None:
     assert not os.path.exists(rundir.path)
 
 
-def test_processes_that_are_still_writing(here: Path) -> None:
-    """What appears while we remove is removed in the second round; a writer that never ends is an error."""
+def test_removal_by_several_at_once(here: Path) -> None:
+    """As when a supervisor and whoever watches it both clean up."""
     rundir = prepare_rundir(LaunchSpec(size=1))
-    make_tree(rundir.path)
+    for number in range(20):
+        os.mkdir(f"{rundir.path}/{number}")
+        make_tree(f"{rundir.path}/{number}")
     children = []
-    for number in range(3):
+    for _ in range(3):
         child = os.fork()
         if not child:
             try:
-                for count in range(2000):
-                    Path(rundir.path, f"{number}-{count}").touch()
-            finally:
+                rundir.remove()
                 os._exit(0)
+            finally:
+                os._exit(1)
         children.append(child)
-    for child in children:
-        os.waitpid(child, 0)
     rundir.remove()
+    assert [os.waitpid(child, 0)[1] for child in children] == [0, 0, 0]
     assert not os.path.exists(rundir.path)
 
 
