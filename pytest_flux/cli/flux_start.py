@@ -124,7 +124,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _make_spec(options: Options) -> LaunchSpec:
-    """The options as a spec. Values are read in flux-start's order, which decides what error is reported."""
+    """The options as a spec, yet to be validated."""
     exit_timeout = options.duration("test-exit-timeout", 20.0)
     if not options.has("test-exit-timeout"):
         exit_timeout = options.duration("killer-timeout", exit_timeout)
@@ -143,8 +143,8 @@ def _make_spec(options: Options) -> LaunchSpec:
         wrap=tuple(options.all("wrap")),
         hosts=options.get("test-hosts"),
         exit_timeout=exit_timeout,
-        exit_mode=options.get("test-exit-mode") or "any",
-        start_mode=options.get("test-start-mode") or "all",
+        exit_mode=options.get("test-exit-mode", "any") or "",
+        start_mode=options.get("test-start-mode", "all") or "",
         rundir=_rundir(options),
         rundir_create=options.has("rundir"),
         rundir_cleanup=options.has("test-rundir-cleanup"),

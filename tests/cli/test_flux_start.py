@@ -119,6 +119,8 @@ def test_enough_recordings_are_replayed() -> None:
         ["-vX", "--killer-timeout=3"],
         ["-vX", "--killer-timeout=x"],
         ["-vX", "--test-exit-mode=any"],
+        ["-s1", "-vX", "--test-exit-mode="],
+        ["-s1", "-vX", "--test-start-mode="],
         ["-vX", "--test-rundir=x", "--test-hosts=y"],
         ["-s1", "-vX", "--test-rundir="],
         ["-s1", "-vX", "--test-hosts="],
