@@ -5,28 +5,28 @@ from __future__ import annotations
 import math
 import os
 import signal
-from collections.abc import Callable
+import socket
+from collections.abc import Callable, Iterable
 from functools import partial
 
 from pytest_flux.launcher.command import announcement, broker_argv, broker_environ
-from pytest_flux.launcher.control import ControlService
 from pytest_flux.launcher.descendants import signal_descendants
 from pytest_flux.launcher.engine import Engine
-from pytest_flux.launcher.pmi_server import PmiService
-from pytest_flux.launcher.query import STATE, STATEDIR, BrokerQuery, temporary_statedir
 from pytest_flux.launcher.reaper import ExitReaper
 from pytest_flux.launcher.report import report, write_error
 from pytest_flux.launcher.rundir import Rundir
 from pytest_flux.launcher.spawn import Spawner
 from pytest_flux.launcher.spec import LaunchError, LaunchSpec
-from pytest_flux.protocol.idset import encode_idset
+from pytest_flux.reactor.listener import listen
 from pytest_flux.reactor.reactor import Reactor, Timer
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from pytest_flux.launcher.query import Requests
+    from pytest_flux.launcher.control import ControlService
+    from pytest_flux.launcher.pmi_server import PmiService
+    from pytest_flux.launcher.query import BrokerQuery, Requests
 
 _DEFAULT_PATIENCE = 20.0
 # How long brokers may take to end by themselves when their session has failed.
@@ -80,18 +80,17 @@ class Brokers:
         self._stop_signal = 0
         self._patience: Timer | None = None
         self._queries: list[BrokerQuery] = []
-        self._statedir_asked = False
+        self._connections: dict[int, socket.socket] = {}
+        self._statedir_unknown = False
         self._brokers: list[_Broker] = []
         for rank in range(size):
             argv = broker_argv(spec, engine, rank, rundir)
             self._brokers.append(_Broker(rank, argv))
             write_error(announcement(spec, argv, rank))
         self._reaper = ExitReaper(reactor, size, spec.exit_mode, spec.exit_timeout, self._expire)
-        self._pmi = PmiService(
-            reactor, size, spec.pmi_clique, self._abort, self._break_protocol, trace=spec.verbose >= 2
-        )
         self._spawner = Spawner(engine, size, group, wrap=bool(spec.wrap))
-        self._control = ControlService(reactor, f"{rundir}/start", self, verbose=spec.verbose >= 1)
+        self._pmi: PmiService | None = None
+        self._control: ControlService | None = None
 
     @property
     def exit_code(self) -> int:
@@ -119,6 +118,8 @@ class Brokers:
 
     def start_all(self) -> None:
         """Start the ranks that the start mode wants. If one cannot be executed, the others are ended."""
+        path = f"{self._rundir}/start"
+        listener = listen(path)
         wanted = self._brokers if self._spec.start_mode == "all" else self._brokers[:1]
         for broker in wanted:
             try:
@@ -127,35 +128,58 @@ class Brokers:
                 self._fail(str(error))
                 self._signal(signal.SIGTERM)
                 break
+        # Importing these takes as long as a broker takes to say its first word, so let it run meanwhile.
+        from pytest_flux.launcher.control import ControlService
+        from pytest_flux.launcher.pmi_server import PmiService
+
+        self._control = ControlService(self._reactor, path, listener, self, verbose=self._spec.verbose >= 1)
+        self._pmi = PmiService(
+            self._reactor,
+            len(self._brokers),
+            self._spec.pmi_clique,
+            self._abort,
+            self._break_protocol,
+            trace=self._spec.verbose >= 2,
+        )
+        for rank, connection in self._connections.items():
+            self._pmi.serve(rank, connection)
 
     def start(self, rank: int) -> None:
         """Start the broker of a rank that does not run. Raises LaunchError if it cannot be executed."""
         broker = self._broker(rank)
         environ = broker_environ(self._spec, self._engine, rank, self._rundir, os.environ)
-        channel = self._pmi.connect(rank)
+        ours, theirs = socket.socketpair()
         try:
-            broker.pid = self._spawner.spawn(rank, broker.argv, environ, channel)
+            broker.pid = self._spawner.spawn(rank, broker.argv, environ, theirs.fileno())
         except LaunchError:
-            self._pmi.disconnect(rank)
+            ours.close()
             raise
         finally:
-            os.close(channel)
+            theirs.close()
+        if self._pmi is None:
+            self._connections[rank] = ours
+        else:
+            self._pmi.serve(rank, ours)
         self._running[rank] = broker
         self._reactor.on_child(broker.pid, partial(self._collect, broker))
         if rank == 0 and self._engine.kind == "system":
-            self._statedir_asked = True
-            self._query(STATEDIR, self._take_statedir)
+            self._statedir_unknown = True
+            self._reactor.call_soon(self._ask_statedir)
 
     def close(self) -> None:
         """Give back sockets and timers."""
         self._cancel_queries()
         self._reaper.cancel()
-        self._pmi.close()
-        self._control.close()
+        if self._pmi is not None:
+            self._pmi.close()
+        if self._control is not None:
+            self._control.close()
 
     # Ends
 
     def _collect(self, broker: _Broker, status: int) -> None:
+        assert self._pmi is not None
+        assert self._control is not None
         self._pmi.finish(broker.rank)
         pid, broker.pid = broker.pid, -1
         del self._running[broker.rank]
@@ -183,7 +207,7 @@ class Brokers:
 
     def _expire(self) -> None:
         killed = self._signal(signal.SIGKILL)
-        report(f"Exit timeout: killed rank {encode_idset(killed)}")
+        report(f"Exit timeout: killed rank {_ranks(killed)}")
 
     def _abort(self, rank: int, message: str) -> None:
         report(f"{rank}: PMI_Abort(){': ' if message else ''}{message}")
@@ -199,10 +223,14 @@ class Brokers:
         self._failed = True
         report(text)
         # Not now: this may be called while the server is at work.
-        self._reactor.call_soon(self._pmi.close)
+        self._reactor.call_soon(self._disconnect)
         self._reactor.call_later(_FAILURE_GRACE, self.kill)
         if not self._running:
             self._reactor.call_soon(self._ended)
+
+    def _disconnect(self) -> None:
+        if self._pmi is not None:
+            self._pmi.close()
 
     # Stopping
 
@@ -212,7 +240,7 @@ class Brokers:
         ``delivered`` says that brokers have got the signal already: a terminal sends it to the whole group.
         """
         if self._stop_signal:
-            killed = encode_idset(self._running)
+            killed = _ranks(self._running)
             report(f"{signal.Signals(signum).name} while stopping: killed rank {killed}")
             self.kill()
             return
@@ -221,7 +249,7 @@ class Brokers:
             self._forward()
         self._be_patient()
         if self._engine.kind == "system" and 0 in self._running:
-            self._query(STATE, partial(self._repeat, False))
+            self._ask_state()
 
     def kill(self) -> None:
         """Kill every process of the instance."""
@@ -230,13 +258,15 @@ class Brokers:
 
     def ask_last_words(self) -> None:
         """Wait, not for long, for what a broker that has just started has not told yet and others cannot know."""
-        if not self._statedir_asked or 0 not in self._running:
+        if not self._statedir_unknown or 0 not in self._running:
             return
         reactor = Reactor()
 
         def take(payloads: list[dict[str, Any]]) -> None:
             self._take_statedir(payloads)
             reactor.stop()
+
+        from pytest_flux.launcher.query import STATEDIR, BrokerQuery
 
         BrokerQuery(reactor, self._socket(), STATEDIR, take, interval=0)
         reactor.call_later(_LAST_WORDS, reactor.stop)
@@ -255,7 +285,7 @@ class Brokers:
         """A real broker ignores signals while its state is the very first one. Repeat it if that was so."""
         state = payloads[0].get("state") if payloads else None
         if state == "load-builtins":
-            self._query(STATE, partial(self._repeat, True))
+            self._ask_state(early=True)
         elif early:
             self._forward()
 
@@ -269,7 +299,7 @@ class Brokers:
 
     def _lose_patience(self) -> None:
         name = signal.Signals(self._stop_signal).name
-        report(f"No broker exited in time after {name}: killed rank {encode_idset(self._running)}")
+        report(f"No broker exited in time after {name}: killed rank {_ranks(self._running)}")
         self.kill()
 
     def _signal(self, signum: int) -> list[int]:
@@ -283,7 +313,19 @@ class Brokers:
     def _socket(self) -> str:
         return f"{self._rundir}/local-0"
 
+    def _ask_statedir(self) -> None:
+        from pytest_flux.launcher.query import STATEDIR
+
+        self._query(STATEDIR, self._take_statedir)
+
+    def _ask_state(self, *, early: bool = False) -> None:
+        from pytest_flux.launcher.query import STATE
+
+        self._query(STATE, partial(self._repeat, early))
+
     def _query(self, requests: Requests, answered: Callable[[list[dict[str, Any]]], None]) -> None:
+        from pytest_flux.launcher.query import BrokerQuery
+
         query = BrokerQuery(self._reactor, self._socket(), requests, answered, interval=_QUERY_INTERVAL)
         self._queries.append(query)
 
@@ -293,7 +335,15 @@ class Brokers:
         self._queries.clear()
 
     def _take_statedir(self, payloads: list[dict[str, Any]]) -> None:
-        self._statedir_asked = False
+        self._statedir_unknown = False
+        from pytest_flux.launcher.query import temporary_statedir
+
         statedir = temporary_statedir(payloads)
         if statedir is not None:
             self._found(statedir)
+
+
+def _ranks(ranks: Iterable[int]) -> str:
+    from pytest_flux.protocol.idset import encode_idset
+
+    return encode_idset(ranks)

@@ -17,6 +17,7 @@ from pytest_flux.reactor.usock import Connection, UsockServer
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    import socket
     from collections.abc import Callable
     from typing import Any, Protocol
 
@@ -37,9 +38,11 @@ if TYPE_CHECKING:
 
 
 class ControlService:
-    """Listens from the start, for the same user only. Raises OSError if it cannot."""
+    """Serves clients of the same user, which connect to ``listener`` at ``path``."""
 
-    def __init__(self, reactor: Reactor, path: str, brokers: Brokers, *, verbose: bool) -> None:
+    def __init__(
+        self, reactor: Reactor, path: str, listener: socket.socket, brokers: Brokers, *, verbose: bool
+    ) -> None:
         self._brokers = brokers
         self._verbose = verbose
         self._waiting: dict[int, tuple[Connection, Message]] = {}
@@ -48,7 +51,9 @@ class ControlService:
             "start.kill": self._kill,
             "start.run": self._run,
         }
-        self._server = UsockServer(reactor, path, self._receive, self._disconnected, on_connect=self._connected)
+        self._server = UsockServer(
+            reactor, path, self._receive, self._disconnected, on_connect=self._connected, listener=listener
+        )
 
     def close(self) -> None:
         """Drop all clients, and those that wait with them."""

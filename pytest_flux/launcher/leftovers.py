@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import stat
 from collections.abc import Iterable
@@ -27,7 +26,7 @@ def remove_leftovers(directories: Iterable[Rundir]) -> None:
 
 
 def _remove_sockets(rundir: str) -> None:
-    with contextlib.suppress(OSError):
+    try:
         for name in os.listdir(rundir):
             path = f"{rundir}/{name}"
             if name.startswith(("start", "local-", "tbon-")) and stat.S_ISSOCK(os.lstat(path).st_mode):
@@ -36,3 +35,6 @@ def _remove_sockets(rundir: str) -> None:
         if os.path.islink(f"{rundir}/bin/flux"):
             os.unlink(f"{rundir}/bin/flux")
             os.rmdir(f"{rundir}/bin")
+    except OSError:
+        # It is the user's directory, and may be gone.
+        return

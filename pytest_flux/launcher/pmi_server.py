@@ -49,12 +49,10 @@ class PmiService:
         self._on_fault = on_fault
         self._streams: dict[int, Stream] = {}
 
-    def connect(self, rank: int) -> int:
-        """A new connection for a broker about to be started: its descriptor, which the caller closes."""
+    def serve(self, rank: int, connection: socket.socket) -> None:
+        """Serve the broker at the other end, which has just been started."""
         self.disconnect(rank)
-        ours, theirs = socket.socketpair()
-        self._streams[rank] = Stream(self._reactor, ours, partial(self._receive, rank), _ignore_end)
-        return theirs.detach()
+        self._streams[rank] = Stream(self._reactor, connection, partial(self._receive, rank), _ignore_end)
 
     def finish(self, rank: int) -> None:
         """The broker has ended: serve what it has sent before, then forget its connection."""

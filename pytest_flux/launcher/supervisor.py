@@ -6,7 +6,6 @@ holds one end of a pipe, or is the parent of, the other, and takes everything do
 
 from __future__ import annotations
 
-import contextlib
 import marshal
 import os
 import signal
@@ -104,8 +103,11 @@ class Supervisor:
     def _remember(self, directory: Rundir) -> None:
         """Have a directory removed at the end, whoever lives to see it."""
         self._directories.append(directory)
-        with contextlib.suppress(OSError):
+        try:
             os.write(self._notes, marshal.dumps(tuple(directory)))
+        except BrokenPipeError:
+            # Nobody will: we are about to learn that the front is dead.
+            return
 
     def _take_signal(self, signum: int) -> None:
         self._stop(signum, delivered=False)

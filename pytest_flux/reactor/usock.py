@@ -5,7 +5,6 @@ Used by the `start` service of the launcher and by the local socket of the embed
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import os
 import socket
@@ -15,10 +14,9 @@ from collections.abc import Callable
 from pytest_flux.protocol.errors import ProtocolError
 from pytest_flux.protocol.framing import FrameDecoder, encode_frame
 from pytest_flux.protocol.message import ROLE_LOCAL, ROLE_NONE, ROLE_OWNER, USERID_UNKNOWN, Message
+from pytest_flux.reactor.listener import listen
 from pytest_flux.reactor.reactor import Reactor
 from pytest_flux.reactor.stream import Stream
-
-_BACKLOG = 128
 
 
 def peer_credentials(sock: socket.socket) -> tuple[int, int]:
@@ -93,7 +91,7 @@ class UsockServer:
     """Listens on ``path`` from the start; ``on_disconnect`` is called once for every accepted client.
 
     ``on_connect``, if given, is called when it is accepted. ``authorize`` maps a user id to role bits, none refusing
-    it with EPERM. Raises OSError where the socket cannot be bound.
+    it with EPERM. ``listener`` is what listens at ``path`` already. Raises OSError where the socket cannot be bound.
     """
 
     def __init__(
@@ -105,6 +103,7 @@ class UsockServer:
         authorize: Callable[[int], int] = owner_only,
         *,
         on_connect: Callable[[Connection], None] | None = None,
+        listener: socket.socket | None = None,
     ) -> None:
         self.reactor = reactor
         self.path = path
@@ -113,18 +112,7 @@ class UsockServer:
         self._on_connect = on_connect
         self.connections: dict[str, Connection] = {}
         self._authorize = authorize
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(path)
-        self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        try:
-            self._listener.bind(path)
-            # Who may connect is decided by credentials, not by the mode of the file (as flux-core does).
-            os.chmod(path, 0o777)
-            self._listener.listen(_BACKLOG)
-        except OSError as error:
-            self._listener.close()
-            raise OSError(error.errno, error.strerror, path) from None
-        self._listener.setblocking(False)
+        self._listener = listen(path) if listener is None else listener
         reactor.on_readable(self._listener.fileno(), self._accept)
 
     def close(self) -> None:
@@ -134,8 +122,10 @@ class UsockServer:
         if self._listener.fileno() >= 0:
             self.reactor.on_readable(self._listener.fileno(), None)
             self._listener.close()
-            with contextlib.suppress(OSError):
+            try:
                 os.unlink(self.path)
+            except OSError:
+                pass
 
     def forget(self, connection: Connection) -> None:
         """A client is gone: tell once."""
