@@ -1,0 +1,1 @@
+"""The broker's services, one file each; the names and payloads are flux-core's."""

@@ -1,0 +1,216 @@
+"""One embedded broker: its parts, and how they hold together."""
+
+from __future__ import annotations
+
+import os
+import socket
+import uuid
+from typing import Any
+
+from pytest_flux.broker import defaults
+from pytest_flux.broker.attributes import Attributes
+from pytest_flux.broker.bizcard import Bizcard
+from pytest_flux.broker.boot import Boot, BootError
+from pytest_flux.broker.local import LocalConnector
+from pytest_flux.broker.log import LOG_ERR, LOG_INFO, BrokerLog
+from pytest_flux.broker.overlay import Child, Overlay
+from pytest_flux.broker.router import Router
+from pytest_flux.broker.runat import Runat, program_environ
+from pytest_flux.broker.service import Service
+from pytest_flux.broker.services.attr import AttrService
+from pytest_flux.broker.services.broker import BrokerService, RunatService, ShutdownService
+from pytest_flux.broker.services.config import ConfigService
+from pytest_flux.broker.services.event import EventService
+from pytest_flux.broker.services.groups import GroupsService
+from pytest_flux.broker.services.log import LogService
+from pytest_flux.broker.services.module import ConnectorService, ModuleService
+from pytest_flux.broker.services.overlay import OverlayService
+from pytest_flux.broker.services.rexec import RexecService
+from pytest_flux.broker.services.state_machine import StateMachineService
+from pytest_flux.broker.state_machine import StateMachine
+from pytest_flux.broker.topology import Topology
+from pytest_flux.protocol.errors import FluxError
+from pytest_flux.protocol.duration import parse_duration
+from pytest_flux.protocol.hostlist import decode_hostlist
+from pytest_flux.protocol.idset import encode_idset
+from pytest_flux.reactor.reactor import Reactor
+
+
+class Broker:
+    """A broker that knows its rank. It lives from ``start`` until its state machine stops the reactor."""
+
+    def __init__(
+        self,
+        reactor: Reactor,
+        attributes: Attributes,
+        config: dict[str, Any],
+        log: BrokerLog,
+        boot: Boot,
+    ) -> None:
+        self.reactor = reactor
+        self.attributes = attributes
+        self.config = config
+        self.log = log
+        self.boot = boot
+        self.rank = boot.rank
+        self.size = boot.size
+        self.uuid = str(uuid.uuid4())
+        self.hostname = attributes.get("hostname") or socket.gethostname()
+        self.exit_code = 0
+        self.is_online = False
+        self.is_closing = False
+        self._hosts: list[str] = []
+        self._local: LocalConnector | None = None
+        self.router = Router(self.uuid, self.rank, self._configured_topology())
+        self.runat = Runat(self)
+        self.overlay = Overlay(self)
+        self.groups = GroupsService(self)
+        self._log_service = LogService(self)
+        self._state_service = StateMachineService(self)
+        self._overlay_service = OverlayService(self)
+        self._shutdown = ShutdownService(self)
+        self._rexec = RexecService(self)
+        for service in self._services():
+            self.router.add_service(service.name, service.receive)
+        self.state_machine = StateMachine(self)
+        self.overlay.on_change.append(self._child_changed)
+        log.add_follower(self._logged)
+
+    def _services(self) -> list[Service]:
+        return [
+            self.groups,
+            self._log_service,
+            self._state_service,
+            self._overlay_service,
+            self._shutdown,
+            self._rexec,
+            AttrService(self),
+            BrokerService(self),
+            ConfigService(self),
+            ConnectorService(self),
+            EventService(self),
+            ModuleService(self),
+            RunatService(self),
+        ]
+
+    def _configured_topology(self) -> Topology:
+        topology = Topology(self.attributes.get("tbon.topo") or defaults.TOPOLOGY, self.size)
+        self.attributes.set("tbon.descendants", str(topology.descendant_count(self.rank)))
+        self.attributes.set("tbon.level", str(topology.level(self.rank)))
+        self.attributes.set("tbon.maxlevel", str(topology.maxlevel))
+        return topology
+
+    # -- what the parts ask of the whole
+
+    def duration(self, name: str) -> float:
+        """A time attribute in seconds; negative for "none"."""
+        value = self.attributes.get(name)
+        return -1.0 if value is None or value == "none" else parse_duration(value)
+
+    def host_of(self, rank: int) -> str:
+        """The host name of a rank, "?" while it is not known."""
+        if not self._hosts:
+            hostlist = self.attributes.get("hostlist")
+            self._hosts = decode_hostlist(hostlist) if hostlist else []
+        return self._hosts[rank] if rank < len(self._hosts) else "?"
+
+    def program_environ(self) -> dict[str, str]:
+        """The environment of everything this broker runs."""
+        own = defaults.environ(self.attributes.get("rundir") or "", os.environ.get("PATH", os.defpath))
+        uri = self.attributes.get("local-uri") or ""
+        return program_environ({**os.environ, **own}, uri, self.attributes.get("jobid"))
+
+    def take_config(self, config: dict[str, Any]) -> None:
+        """Replace the configuration."""
+        self.config = config
+
+    # -- life
+
+    def start(self) -> None:
+        """Enter the first state; everything else follows from the reactor."""
+        self.state_machine.start()
+
+    def enter_load_builtins(self) -> None:
+        """Open the sockets, meet the peers, and become a member of the tree."""
+        try:
+            parent_endpoint = self._meet_peers()
+            if self.router.parent is None:
+                self.state_machine.post("builtins-success")
+            else:
+                self.overlay.connect(parent_endpoint, self._joined)
+        except (BootError, FluxError, OSError) as error:
+            self.log.write(LOG_ERR, f"error loading builtins: {error}")
+            self.state_machine.fail("builtins-fail")
+
+    def _meet_peers(self) -> str:
+        attributes, topology = self.attributes, self.router.topology
+        rundir, uri = attributes.get("rundir") or "", attributes.get("local-uri") or ""
+        # Before the conversation with PMI ends, so that its end tells the launcher that clients may come.
+        self._local = LocalConnector(self, uri.removeprefix("local://"))
+        endpoints = []
+        if self.overlay.children:
+            endpoints.append(self.overlay.bind(f"{rundir}/tbon-{self.rank}"))
+            attributes.set("tbon.endpoint", endpoints[0])
+        cards = self.boot.exchange(Bizcard(self.hostname, tuple(endpoints)), topology)
+        if self.router.parent is not None:
+            attributes.set("tbon.parent-endpoint", cards.parent_endpoint)
+        attributes.setdefault("hostlist", cards.hostlist)
+        attributes.setdefault("broker.critical-ranks", encode_idset(topology.internal_ranks()))
+        return cards.parent_endpoint
+
+    def _joined(self) -> None:
+        self.state_machine.post("builtins-success")
+        self.state_machine.monitor_parent()
+
+    def state_changed(self, state: str) -> None:
+        """The state machine has entered a state: tell who wants to know."""
+        self._state_service.changed()
+        if state == "goodbye":
+            self.goodbye_check()
+
+    def goodbye_check(self) -> None:
+        """Rank 0 may leave once the client that asked for shutdown has been told."""
+        if self.rank == 0 and self.state_machine.state == "goodbye" and not self._shutdown.complete():
+            self.state_machine.post("goodbye")
+
+    def unload_builtins(self) -> None:
+        """Close everything that was opened, last thing before the end."""
+        self.is_closing = True
+        self._rexec.destroy()
+        self.runat.destroy()
+        if self._local is not None:
+            self._local.close()
+        self.overlay.close()
+
+    # -- signals
+
+    def deadly_signal(self, signum: int) -> None:
+        """HUP, INT, QUIT, TERM or ALRM: abort what is being done."""
+        self.log.write(LOG_INFO, f"signal {signum}")
+        self.state_machine.kill(signum)
+
+    def user_signal(self, signum: int) -> None:
+        """USR1 or USR2, which rank 0 would hand to the jobs: where there are none, it is deadly."""
+        self.log.write(LOG_INFO, f"signal {signum}")
+        if self.rank == 0:
+            text = f"killall failed, delivering signal {signum} locally instead"
+            self.log.write(LOG_INFO, text)
+        self.state_machine.kill(signum)
+
+    # -- events from the parts
+
+    def _child_changed(self, child: Child) -> None:
+        self._overlay_service.changed(child)
+        if child.connection is None or child.status > 3:
+            ranks = [child.rank, *self.router.topology.descendants(child.rank)]
+            self.groups.lose(encode_idset(sorted(ranks)))
+        self.state_machine.check_children()
+
+    def _logged(self, line: bytes) -> None:
+        self._log_service.appended(line)
+        self._shutdown.appended(line)
+
+    def forward_log(self, line: bytes) -> None:
+        """A grave log line of this rank goes to the parent, too."""
+        if self.overlay.parent is not None:
+            self.router.rpc("log.append", line, upstream=True)

@@ -1,0 +1,47 @@
+"""What an embedded broker is unless told otherwise: attribute values, and the environment of what it runs."""
+
+from __future__ import annotations
+
+import os
+
+TOPOLOGY = "kary:32"
+
+VERSION = "0.88.0"
+"""The flux-core version whose protocols and attributes these are; tools compare it with their own."""
+
+ATTRIBUTES = {
+    "broker.cleanup-timeout": "none",
+    "broker.quorum-warn": "1m",
+    "broker.rc1_path": "",
+    "broker.rc3_path": "",
+    "broker.sd-stop-timeout": "none",
+    "broker.shutdown-timeout": "none",
+    "broker.shutdown-warn": "1m",
+    "broker.unload-builtins-timeout": "1m",
+    "content.hash": "sha1",
+    "tbon.connect_timeout": "30s",
+    "tbon.interface-hint": "default-route",
+    "tbon.prefertcp": "0",
+    "tbon.tcp_user_timeout": "20s",
+    "tbon.topo": TOPOLOGY,
+    "tbon.torpid_max": "30s",
+    "tbon.torpid_min": "5s",
+}
+"""Values of flux-core 0.88, but for rc1 and rc3: the services that flux-core's scripts load are built in here."""
+
+LIBEXEC = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "libexec")
+"""Where our `flux-broker` is, for a `flux-start` inside the instance to find."""
+
+
+def environ(rundir: str, path: str) -> dict[str, str]:
+    """What the programs of an embedded instance find in their environment besides the broker's own.
+
+    flux-core's driver sets the same variables; `flux` on PATH is the one in the rundir.
+    """
+    own = os.path.join(rundir, "bin")
+    return {
+        "FLUX_CONNECTOR_PATH": LIBEXEC,
+        "FLUX_EXEC_PATH": LIBEXEC,
+        "FLUX_MODULE_PATH": LIBEXEC,
+        "PATH": ":".join([own, *(part for part in path.split(":") if part and part != own)]),
+    }

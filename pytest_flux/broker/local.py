@@ -1,0 +1,173 @@
+"""The broker's local socket: clients come in here (flux-core's connector-local)."""
+
+from __future__ import annotations
+
+import errno
+from typing import TYPE_CHECKING
+
+from pytest_flux.broker.service import Request
+from pytest_flux.protocol.errors import FluxError, ProtocolError
+from pytest_flux.protocol.message import (
+    EVENT,
+    FLAG_NORESPONSE,
+    FLAG_PRIVATE,
+    FLAG_UPSTREAM,
+    REQUEST,
+    RESPONSE,
+    ROLE_NONE,
+    ROLE_OWNER,
+    ROLE_USER,
+    Message,
+)
+from pytest_flux.reactor.usock import Connection, UsockServer, owner_only
+
+if TYPE_CHECKING:
+    from pytest_flux.broker.broker import Broker
+
+_BEFORE_INIT = frozenset(("state-machine.wait", "state-machine.get", "attr.get", "log.dmesg"))
+
+
+class Client:
+    """What a connected client has asked for that must be undone when it goes."""
+
+    __slots__ = ("connection", "contacted", "services", "subscriptions")
+
+    def __init__(self, connection: Connection) -> None:
+        self.connection = connection
+        self.subscriptions: dict[str, int] = {}
+        self.services: set[str] = set()
+        self.contacted: set[tuple[str, int, int]] = set()
+
+
+class LocalConnector:
+    """Clients of one broker: authentication, subscriptions, their services, and what follows when they leave."""
+
+    def __init__(self, broker: Broker, path: str) -> None:
+        self._broker = broker
+        self._clients: dict[str, Client] = {}
+        self._intercepted = {
+            "event.subscribe": self._subscribe,
+            "event.unsubscribe": self._unsubscribe,
+            "service.add": self._add_service,
+            "service.remove": self._remove_service,
+        }
+        self._server = UsockServer(broker.reactor, path, self._receive, self._forget, self._authorize)
+        broker.router.on_event.append(self._deliver_event)
+
+    def close(self) -> None:
+        """Drop all clients and remove the socket."""
+        self._server.close()
+
+    def _authorize(self, uid: int) -> int:
+        access = self._broker.config.get("access", {})
+        if uid == 0 and access.get("allow-root-owner") is True:
+            return ROLE_OWNER
+        if (role := owner_only(uid)) != ROLE_NONE:
+            return role
+        return ROLE_USER if access.get("allow-guest-user") is True else ROLE_NONE
+
+    def _client(self, connection: Connection) -> Client:
+        client = self._clients.get(connection.uuid)
+        if client is None:
+            client = self._clients[connection.uuid] = Client(connection)
+            self._broker.router.routes[connection.uuid] = connection.send
+        return client
+
+    def _receive(self, connection: Connection, message: Message) -> None:
+        if message.topic is None:
+            return
+        client = self._client(connection)
+        if message.type == REQUEST:
+            self._request(client, message)
+        elif message.type == RESPONSE:
+            self._broker.router.respond(message)
+        elif message.type == EVENT and message.rolemask & ROLE_OWNER:
+            self._broker.router.send_event(message)
+
+    def _request(self, client: Client, message: Message) -> None:
+        if message.routes is None:
+            message.routes = []
+        message.routes.append(client.connection.uuid)
+        topic = message.topic or ""
+        intercepted = self._intercepted.get(topic)
+        if intercepted is not None:
+            request = Request(message, self._broker.router.respond)
+            try:
+                intercepted(client, request)
+                request.respond()
+            except FluxError as error:
+                request.error(error.errnum, error.text)
+            except ProtocolError as error:
+                request.error(errno.EPROTO, str(error))
+            return
+        if not self._broker.is_online and topic not in _BEFORE_INIT:
+            self._broker.router.refuse(
+                message, errno.EAGAIN, "Upstream Flux broker is offline. Try again later."
+            )
+            return
+        prefix = topic.rpartition(".")[0]
+        client.contacted.add((prefix, message.nodeid, message.flags & FLAG_UPSTREAM))
+        self._broker.router.request(message)
+
+    # -- what the connector answers itself (flux-core's librouter)
+
+    def _subscribe(self, client: Client, request: Request) -> None:
+        topic = request.field("topic", str)
+        client.subscriptions[topic] = client.subscriptions.get(topic, 0) + 1
+
+    def _unsubscribe(self, client: Client, request: Request) -> None:
+        topic = request.field("topic", str)
+        if topic not in client.subscriptions:
+            raise FluxError(errno.ENOENT)
+        client.subscriptions[topic] -= 1
+        if not client.subscriptions[topic]:
+            del client.subscriptions[topic]
+
+    def _add_service(self, client: Client, request: Request) -> None:
+        name = request.field("service", str)
+        userid = client.connection.userid
+        if not client.connection.rolemask & ROLE_OWNER and not name.startswith(f"{userid}-"):
+            raise FluxError(errno.EPERM)
+        if not name or "." in name:
+            raise FluxError(errno.EINVAL)
+        self._broker.router.add_service(name, client.connection.send)
+        client.services.add(name)
+
+    def _remove_service(self, client: Client, request: Request) -> None:
+        name = request.field("service", str)
+        if name not in client.services:
+            raise FluxError(errno.ENOENT)
+        client.services.remove(name)
+        del self._broker.router.services[name]
+
+    def _deliver_event(self, message: Message) -> None:
+        topic = message.topic or ""
+        for client in list(self._clients.values()):
+            connection = client.connection
+            if message.flags & FLAG_PRIVATE and not (
+                connection.rolemask & ROLE_OWNER or connection.userid == message.userid
+            ):
+                continue
+            if any(topic.startswith(prefix) for prefix in client.subscriptions):
+                connection.send(message)
+
+    def _forget(self, connection: Connection) -> None:
+        client = self._clients.pop(connection.uuid, None)
+        if client is None:
+            return
+        router = self._broker.router
+        router.routes.pop(connection.uuid, None)
+        for name in client.services:
+            del router.services[name]
+        for prefix, nodeid, upstream in client.contacted:
+            router.request(
+                Message(
+                    REQUEST,
+                    f"{prefix}.disconnect" if prefix else "disconnect",
+                    flags=FLAG_NORESPONSE | upstream,
+                    userid=connection.userid,
+                    rolemask=connection.rolemask,
+                    aux1=nodeid,
+                    routes=[connection.uuid],
+                )
+            )

@@ -1,0 +1,245 @@
+"""The command line of the embedded broker (`flux broker`), and its start-up in flux-core's order."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import resource
+import signal
+import socket
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any, NoReturn
+
+from pytest_flux.broker import defaults
+from pytest_flux.broker.attributes import Attributes
+from pytest_flux.broker.boot import Boot, BootError, bootstrap, interface_hint, mapping
+from pytest_flux.broker.broker import Broker
+from pytest_flux.broker.config import ConfigError, load_config, update_config
+from pytest_flux.broker.log import LOG_CRIT, LOG_DEBUG, LOG_ERR, LOG_INFO, BrokerLog
+from pytest_flux.broker.runat import initial_program, is_interactive
+from pytest_flux.broker.rundir import create_directory, write_flux_script
+from pytest_flux.cli.options import Option, OptionExit, OptionParser, Options
+from pytest_flux.protocol.errors import FluxError
+from pytest_flux.reactor.reactor import Reactor
+
+PARSER = OptionParser(
+    "flux-broker",
+    (
+        Option("verbose", "v", "[LEVEL]", optional=True, usage="Be annoyingly informative by degrees"),
+        Option("setattr", "S", "ATTR=VAL", usage="Set broker attribute"),
+        Option("config-path", "c", "PATH", usage="Set broker config from PATH (default: none)"),
+        Option("conf", argument="VALUE", usage="Update broker config from VALUE"),
+        Option("version", "V", usage="Show the version and exit"),
+    ),
+)
+
+_DEADLY = (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM, signal.SIGALRM)
+_SOCKET_PATH_MAX = 107
+
+
+class StartError(Exception):
+    """The broker cannot start: the text says why."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one broker to its end. Returns its exit code."""
+    try:
+        options = PARSER.parse(sys.argv[1:] if argv is None else argv)
+        verbose = options.integer("verbose", 0)
+    except OptionExit as stop:
+        sys.stderr.write(stop.text)
+        return stop.status
+    if options.has("version"):
+        print(f"flux-broker {defaults.VERSION} (embedded, pytest-flux)")
+        return 0
+    attributes = Attributes()
+    try:
+        _take_settings(attributes, options)
+    except StartError as error:
+        print(f"flux-broker: {error}", file=sys.stderr)
+        return 1
+    log = BrokerLog(attributes)
+    with contextlib.ExitStack() as cleanup:
+        try:
+            with _dying_at_once():
+                broker = _create(attributes, options, log, cleanup)
+        except (StartError, BootError, ConfigError) as error:
+            log.write(LOG_CRIT, str(error))
+            return 1
+        return _run(broker, verbose)
+
+
+def _take_settings(attributes: Attributes, options: Options) -> None:
+    attributes.set("broker.pid", str(os.getpid()))
+    attributes.set("version", defaults.VERSION)
+    attributes.set("security.owner", str(os.getuid()))
+    for setting in options.all("setattr"):
+        name, equals, value = setting.partition("=")
+        try:
+            attributes.set_command_line(name, value if equals else None)
+        except FluxError as error:
+            raise StartError(f"{name}: {error.strerror}") from None
+    verbose = options.integer("verbose", 0)
+    if "hostname" not in attributes:
+        attributes.set("hostname", socket.gethostname())
+    if verbose and "log-stderr-mode" not in attributes:
+        attributes.set("log-stderr-mode", "local")
+    if "log-stderr-level" not in attributes:
+        attributes.set("log-stderr-level", str({0: LOG_ERR, 1: LOG_INFO}.get(verbose, LOG_DEBUG)))
+
+
+@contextlib.contextmanager
+def _dying_at_once() -> Iterator[None]:
+    """While booting, which blocks, a deadly signal ends the broker; what was created is removed on the way."""
+
+    def die(signum: int, _: object) -> NoReturn:
+        raise SystemExit(128 + signum)
+
+    previous = {signum: signal.signal(signum, die) for signum in _DEADLY}
+    try:
+        yield
+    finally:
+        for signum, handler in previous.items():
+            signal.signal(signum, handler)
+
+
+def _create(
+    attributes: Attributes, options: Options, log: BrokerLog, cleanup: contextlib.ExitStack
+) -> Broker:
+    config = _configure(attributes, options)
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    attributes.set("broker.starttime", f"{time.time():.2f}")
+    boot = bootstrap(
+        os.environ, config, attributes.get("hostname") or "", method=attributes.get("broker.boot-method")
+    )
+    cleanup.callback(boot.close)
+    log.write(LOG_INFO, f"boot: rank={boot.rank} size={boot.size}")
+    _describe(attributes, boot)
+    _inherit(attributes)
+    reactor = Reactor()
+    cleanup.callback(reactor.close)
+    for name, value in defaults.ATTRIBUTES.items():
+        attributes.setdefault(name, value)
+    broker: Broker
+
+    def forward(line: bytes) -> None:
+        broker.forward_log(line)
+
+    try:
+        log.initialize(boot.rank, forward)
+        _create_directories(attributes, boot.rank, cleanup)
+        broker = Broker(reactor, attributes, config, log, boot)
+    except FluxError as error:
+        raise StartError(str(error.text or error.strerror)) from None
+    except ValueError as error:
+        raise StartError(str(error)) from None
+    _define_phases(broker, options.arguments)
+    return broker
+
+
+def _configure(attributes: Attributes, options: Options) -> dict[str, Any]:
+    path = options.get("config-path") or os.environ.get("FLUX_CONF_DIR")
+    config: dict[str, Any] = {}
+    if path:
+        try:
+            config = load_config(path)
+        except ConfigError as error:
+            raise StartError(f"Config file error: {error}") from None
+        attributes.set("config.path", path)
+    for value in options.all("conf"):
+        try:
+            update_config(config, value)
+        except ConfigError as error:
+            raise StartError(f"--conf: {error}") from None
+    return config
+
+
+def _describe(attributes: Attributes, boot: Boot) -> None:
+    """What booting has told, as attributes."""
+    attributes.set("rank", str(boot.rank))
+    attributes.set("size", str(boot.size))
+    attributes.setdefault("broker.boot-method", boot.method)
+    attributes.set("instance-level", boot.instance_level or "0")
+    if boot.under_flux:
+        attributes.set("jobid", boot.name)
+    if (hint := interface_hint(boot)) is not None:
+        attributes.setdefault("tbon.interface-hint", hint)
+    attributes.set("broker.mapping", mapping(boot))
+
+
+def _inherit(attributes: Attributes) -> None:
+    """What the enclosing instance left in the environment; only a job of it may believe that."""
+    is_job = "jobid" in attributes
+    uri, namespace, path = (
+        os.environ.pop(name, None) for name in ("FLUX_URI", "FLUX_KVS_NAMESPACE", "FLUX_JOB_ID_PATH")
+    )
+    os.environ.pop("FLUX_PROXY_REMOTE", None)
+    attributes.set("parent-uri", uri if is_job else None)
+    if is_job:
+        attributes.set("parent-kvs-namespace", namespace)
+    attributes.set("jobid-path", path if is_job and path else "/")
+
+
+def _create_directories(attributes: Attributes, rank: int, cleanup: contextlib.ExitStack) -> None:
+    tmpdir = os.environ.get("TMPDIR")
+    made = [create_directory(attributes, "rundir", tmpdir or "/tmp")]
+    if rank == 0:
+        made.append(create_directory(attributes, "statedir", tmpdir or "/var/tmp"))
+    elif "statedir" in attributes:
+        attributes.delete("statedir")
+    for directory in made:
+        if directory is not None:
+            cleanup.callback(directory.remove)
+    rundir = attributes.get("rundir") or ""
+    uri = attributes.get("local-uri")
+    if uri is None:
+        attributes.set("local-uri", f"local://{rundir}/local-{rank}")
+    elif not uri.startswith("local://"):
+        raise StartError("local-uri is malformed")
+    elif len(os.fsencode(uri)) - len("local://") > _SOCKET_PATH_MAX:
+        length = len(os.fsencode(uri)) - len("local://")
+        raise StartError(
+            f"local-uri length of {length} bytes exceeds max {_SOCKET_PATH_MAX} AF_UNIX socket path length"
+        )
+    write_flux_script(rundir, sys.executable)
+
+
+def _define_phases(broker: Broker, command: list[str]) -> None:
+    attributes = broker.attributes
+    for phase in ("rc1", "rc3"):
+        path = attributes.get(f"broker.{phase}_path")
+        if path:
+            broker.runat.push_shell(phase, path, logged=True)
+    if broker.rank == 0 and "broker.rc2_none" not in attributes:
+        if is_interactive(command) and not os.isatty(0):
+            raise StartError("stdin is not a tty - can't run interactive shell")
+        broker.runat.push("rc2", initial_program(command), logged=False)
+
+
+def _run(broker: Broker, verbose: int) -> int:
+    for signum in _DEADLY:
+        broker.reactor.on_signal(signum, broker.deadly_signal)
+    for signum in (signal.SIGUSR1, signal.SIGUSR2):
+        broker.reactor.on_signal(signum, broker.user_signal)
+    broker.start()
+    if verbose > 1:
+        broker.log.write(LOG_INFO, "entering event loop")
+    try:
+        broker.reactor.run()
+    except BaseException:
+        broker.unload_builtins()
+        raise
+    if verbose > 1:
+        broker.log.write(LOG_INFO, "exited event loop")
+    if os.getpgrp() == os.getpid():
+        # What rc2 left in the background shares the group of a broker that leads one (see Runat).
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        os.kill(0, signal.SIGHUP)
+    return broker.exit_code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

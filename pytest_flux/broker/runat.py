@@ -1,0 +1,261 @@
+"""What a broker runs in its life: rc1, the initial program (rc2), cleanup and rc3 (flux-core's runat.c)."""
+
+from __future__ import annotations
+
+import errno
+import fnmatch
+import os
+import signal
+import stat
+import sys
+import termios
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from pytest_flux.reactor.process import Process
+
+if TYPE_CHECKING:
+    from pytest_flux.broker.broker import Broker
+
+ABORT_SIGNAL = signal.SIGHUP
+
+_BLOCKED = (
+    "FLUX_JOB_ID",
+    "FLUX_ENCLOSING_ID",
+    "FLUX_JOB_SIZE",
+    "FLUX_JOB_NNODES",
+    "FLUX_JOB_TMPDIR",
+    "FLUX_TASK_RANK",
+    "FLUX_TASK_LOCAL_ID",
+    "FLUX_URI",
+    "FLUX_KVS_NAMESPACE",
+    "FLUX_PROXY_REMOTE",
+    "PMI_*",
+    "PMIX_*",
+    "FLUX_PMI_LIBRARY_PATH",
+    "I_MPI_PMI_LIBRARY",
+    "SLURM_*",
+    "NOTIFY_SOCKET",
+    "PALS_*",
+)
+
+_ERR, _INFO = 3, 6
+
+
+def shell() -> str:
+    """The shell that command strings are given to."""
+    return os.environ.get("SHELL") or "/bin/bash"
+
+
+def program_environ(environ: Mapping[str, str], local_uri: str, jobid: str | None) -> dict[str, str]:
+    """What the programs of an instance inherit: nothing that belongs to the job or instance around it."""
+    result = {
+        name: value
+        for name, value in environ.items()
+        if not any(fnmatch.fnmatchcase(name, pattern) for pattern in _BLOCKED)
+    }
+    result["FLUX_URI"] = local_uri
+    if jobid is not None:
+        result["FLUX_ENCLOSING_ID"] = jobid
+    return result
+
+
+def _user_shells() -> set[str]:
+    try:
+        with open("/etc/shells", encoding="utf-8", errors="replace") as file:
+            lines = [line.partition("#")[0].strip() for line in file]
+    except OSError:
+        lines = ["/bin/sh", "/bin/csh"]
+    paths = {
+        line for line in lines if line.startswith("/") and os.path.basename(line) not in ("true", "false")
+    }
+    return paths | {os.path.basename(path) for path in paths}
+
+
+def is_interactive(command: Sequence[str]) -> bool:
+    """Whether the initial program is a shell for a person: none given, or the plain name of a login shell."""
+    return not command or (len(command) == 1 and command[0] in _user_shells())
+
+
+def _is_program_file(word: str) -> bool:
+    if any(character.isspace() for character in word):
+        return False
+    try:
+        return stat.S_ISREG(os.stat(word).st_mode) and os.access(word, os.X_OK | os.R_OK)
+    except OSError:
+        return False
+
+
+def initial_program(command: Sequence[str]) -> list[str]:
+    """The argv of the initial program: shells and programs as they are, one word that is neither through a shell."""
+    if not command:
+        return [shell()]
+    if len(command) > 1 or is_interactive(command) or _is_program_file(command[0]):
+        return list(command)
+    return [shell(), "-c", command[0]]
+
+
+class _Phase:
+    """The commands of one phase and how far they are."""
+
+    __slots__ = ("aborted", "code", "commands", "count", "done", "logged", "process")
+
+    def __init__(self, *, logged: bool) -> None:
+        self.commands: list[list[str]] = []
+        self.count = 0
+        self.logged = logged
+        self.code = 0
+        self.aborted = False
+        self.process: Process | None = None
+        self.done: Callable[[int], None] = lambda _: None
+
+
+class Runat:
+    """Runs the phases' commands one after another; all of them run even if one fails, the first failure counts."""
+
+    def __init__(self, broker: Broker) -> None:
+        self._broker = broker
+        self._phases: dict[str, _Phase] = {}
+        self._terminal: list[Any] | None = None
+
+    def push(self, name: str, argv: list[str], *, logged: bool) -> None:
+        """Put a command in front of the phase's others. ``logged`` sends its output to the log."""
+        phase = self._phases.setdefault(name, _Phase(logged=logged))
+        phase.commands.insert(0, argv)
+        phase.count += 1
+
+    def push_shell(self, name: str, command: str, *, logged: bool) -> None:
+        """The same for a command line that a shell reads."""
+        self.push(name, [shell(), "-c", command], logged=logged)
+
+    def start(self, name: str, done: Callable[[int], None]) -> bool:
+        """Start a phase; ``done`` gets its exit code. False when there is nothing to run."""
+        phase = self._phases.get(name)
+        if phase is None:
+            return False
+        phase.done = done
+        self._next(name, phase)
+        return True
+
+    def abort(self, name: str) -> bool:
+        """Hang up a phase: its running command gets SIGHUP, the others do not run. False when undefined."""
+        phase = self._phases.get(name)
+        if phase is None:
+            return False
+        phase.aborted = True
+        self._kill(phase, ABORT_SIGNAL)
+        return True
+
+    def destroy(self) -> None:
+        """Kill what still runs."""
+        for phase in self._phases.values():
+            if phase.process is not None:
+                phase.process.destroy()
+
+    def _kill(self, phase: _Phase, signum: int) -> None:
+        if phase.process is not None:
+            try:
+                phase.process.kill(signum)
+            except ProcessLookupError:
+                pass
+
+    def _next(self, name: str, phase: _Phase) -> None:
+        if phase.aborted:
+            phase.commands.clear()
+        if not phase.commands:
+            self._broker.reactor.call_soon(lambda: phase.done(phase.code))
+            return
+        argv = phase.commands[0]
+        index = phase.count - len(phase.commands)
+        started = time.monotonic()
+
+        def ended(status: int) -> None:
+            phase.process = None
+            code, how = self._outcome(phase, status)
+            self._log(name, index, argv, code, how, time.monotonic() - started)
+            self._restore_foreground()
+            self._settle(name, phase, code)
+
+        try:
+            phase.process = self._spawn(name, phase, index, argv, ended)
+        except OSError as error:
+            code = 127 if error.errno == errno.ENOENT else 126
+            how = f"error launching process: {os.strerror(error.errno or 0)}"
+            self._log(name, index, argv, code, how, 0.0)
+            self._settle(name, phase, code)
+
+    def _settle(self, name: str, phase: _Phase, code: int) -> None:
+        if code and not phase.code:
+            phase.code = code
+        phase.commands.pop(0)
+        self._next(name, phase)
+
+    def _spawn(
+        self, name: str, phase: _Phase, index: int, argv: list[str], ended: Callable[[int], None]
+    ) -> Process:
+        sys.stdout.flush()
+        leads_group = os.getpgrp() == os.getpid() and "broker.rc2_pgrp" not in self._broker.attributes
+        return Process(
+            self._broker.reactor,
+            argv,
+            ended=ended,
+            stopped=lambda _: self._to_foreground(phase),
+            environ=self._broker.program_environ(),
+            on_stdout=self._logger(name, index, _INFO) if phase.logged else None,
+            on_stderr=self._logger(name, index, _ERR) if phase.logged else None,
+            # A broker that leads its group signals the group when it exits, to end what rc2 left in the background.
+            group=not (name == "rc2" and leads_group),
+        )
+
+    def _logger(self, name: str, index: int, severity: int) -> Callable[[bytes], None]:
+        unfinished = b""
+
+        def log(data: bytes) -> None:
+            nonlocal unfinished
+            *lines, unfinished = (unfinished + data).split(b"\n")
+            if not data and unfinished:
+                lines, unfinished = [*lines, unfinished], b""
+            for line in lines:
+                self._broker.log.write(severity, f"{name}.{index}: {line.decode(errors='replace')}")
+
+        return log
+
+    @staticmethod
+    def _outcome(phase: _Phase, status: int) -> tuple[int, str]:
+        if os.WIFSIGNALED(status):
+            signum = os.WTERMSIG(status)
+            return 128 + signum, signal.strsignal(signum) or f"Unknown signal {signum}"
+        code = os.WEXITSTATUS(status)
+        if code == 0 and phase.aborted:
+            return 1, "aborted after exit with rc=0"
+        return code, "Exited"
+
+    def _log(self, name: str, index: int, argv: list[str], code: int, how: str, spent: float) -> None:
+        shown = argv[2:] if len(argv) > 2 and argv[:2] == [shell(), "-c"] else argv
+        text = f"{name}.{index}: {' '.join(shown)} {how} (rc={code}) {spent:.1f}s"
+        self._broker.log.write(_ERR if code else _INFO, text)
+
+    # A program in a group of its own is stopped when it reads from the terminal; it then gets the terminal, if the
+    # broker has it to give, and the broker takes it back when the program ends.
+
+    def _to_foreground(self, phase: _Phase) -> None:
+        if phase.process is None or not os.isatty(0) or os.tcgetpgrp(0) != os.getpgrp():
+            return
+        if self._terminal is None:
+            self._terminal = termios.tcgetattr(0)
+        os.tcsetpgrp(0, phase.process.pid)
+        self._kill(phase, signal.SIGCONT)
+
+    def _restore_foreground(self) -> None:
+        if self._terminal is None:
+            return
+        previous = signal.signal(signal.SIGTTOU, signal.SIG_IGN)
+        try:
+            os.tcsetpgrp(0, os.getpgrp())
+            termios.tcsetattr(0, termios.TCSAFLUSH, self._terminal)
+        except OSError as error:
+            self._broker.log.write(_ERR, f"failed to reset foreground process group: {error.strerror}")
+        finally:
+            signal.signal(signal.SIGTTOU, previous)
+            self._terminal = None

@@ -1,0 +1,262 @@
+"""What a service is: a name, methods, and requests that it may answer now, later, or many times."""
+
+from __future__ import annotations
+
+import errno
+import os
+import resource
+import traceback
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any, TypeVar, overload
+
+from pytest_flux.protocol.errors import FluxError, ProtocolError
+from pytest_flux.protocol.message import (
+    REQUEST,
+    ROLE_LOCAL,
+    ROLE_OWNER,
+    ROLE_USER,
+    Message,
+    encode_json,
+)
+
+if TYPE_CHECKING:
+    from pytest_flux.broker.broker import Broker
+
+T = TypeVar("T")
+ALL = ROLE_OWNER | ROLE_USER
+OWNER = ROLE_OWNER
+Answer = dict[str, Any] | None
+
+
+class _Later:
+    """Type of LATER."""
+
+
+LATER = _Later()
+"""A handler returns this when it keeps the request and answers it in its own time."""
+
+_REQUIRED: Any = object()
+
+
+class Request:
+    """A request on its way to an answer."""
+
+    __slots__ = ("_json", "_respond", "message")
+
+    def __init__(self, message: Message, respond: Callable[[Message], None]) -> None:
+        self.message = message
+        self._respond = respond
+        self._json: dict[str, Any] | None = None
+
+    @property
+    def topic(self) -> str:
+        """Service and method, with a dot between them."""
+        return self.message.topic or ""
+
+    @property
+    def sender(self) -> str:
+        """Identifies the client that asked: the first hop, across ranks too."""
+        return self.message.routes[0] if self.message.routes else ""
+
+    @property
+    def is_owner(self) -> bool:
+        """Whether the instance owner asks."""
+        return bool(self.message.rolemask & ROLE_OWNER)
+
+    def json(self) -> dict[str, Any]:
+        """The payload. ProtocolError where it is missing or no JSON object."""
+        if self._json is None:
+            self._json = self.message.json()
+        return self._json
+
+    @overload
+    def field(self, name: str, kind: type[T]) -> T: ...
+    @overload
+    def field(self, name: str, kind: type[T], default: None) -> T | None: ...
+    @overload
+    def field(self, name: str, kind: type[T], default: T) -> T: ...
+    def field(self, name: str, kind: type[T], default: Any = _REQUIRED) -> Any:
+        """A member of the payload, checked for its JSON type; ProtocolError where it is wrong or missing."""
+        if default is not _REQUIRED and not self.message.payload:
+            return default
+        value = self.json().get(name, _REQUIRED)
+        if value is _REQUIRED:
+            if default is _REQUIRED:
+                raise ProtocolError(f"'{name}' is missing", self.topic)
+            return default
+        if kind is float and isinstance(value, int) and not isinstance(value, bool):
+            return float(value)
+        if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
+            raise ProtocolError(f"'{name}' is not of type {kind.__name__}", self.topic)
+        return value
+
+    def respond(self, payload: dict[str, Any] | bytes | None = None) -> None:
+        """Answer with success; more than once where the request is streaming."""
+        self._send(encode_json(payload) if isinstance(payload, dict) else payload, 0)
+
+    def error(self, errnum: int, text: str | None = None) -> None:
+        """Answer with an error (RFC 6), which ends a streaming request."""
+        self._send(text.encode() + b"\0" if text else None, errnum)
+
+    def finish(self) -> None:
+        """The normal end of a streaming request."""
+        self.error(errno.ENODATA)
+
+    def _send(self, payload: bytes | None, errnum: int) -> None:
+        if self.message.wants_response:
+            response = self.message.response(payload, errnum)
+            response.userid, response.rolemask = os.getuid(), ROLE_OWNER | ROLE_LOCAL
+            self._respond(response)
+
+
+Handler = Callable[[Any, Request], Answer | bytes | _Later]
+H = TypeVar("H", bound=Handler)
+
+
+def method(name: str, *, roles: int = OWNER) -> Callable[[H], H]:
+    """Marks a handler of ``<service>.<name>``, open to ``roles``.
+
+    It returns the answer's payload (None for an empty one) or LATER, or raises FluxError.
+    """
+
+    def mark(handler: H) -> H:
+        handler._method = (name, roles)  # type: ignore[attr-defined]
+        return handler
+
+    return mark
+
+
+class Service:
+    """Base of all services of the broker; ``name`` is the word before the dot of its topics."""
+
+    name = ""
+
+    def __init__(self, broker: Broker) -> None:
+        self.broker = broker
+        self.held: list[Request] = []
+        self._methods: dict[str, tuple[Callable[[Request], Answer | bytes | _Later], int]] = {}
+        for attribute in dir(type(self)):
+            marked = getattr(getattr(type(self), attribute), "_method", None)
+            if marked is not None:
+                self._methods[marked[0]] = (getattr(self, attribute), marked[1])
+
+    def receive(self, message: Message) -> None:
+        """Handle one request for this service."""
+        request = Request(message, self.broker.router.respond)
+        try:
+            handler, roles = self._find(request)
+            if not request.message.rolemask & roles:
+                raise FluxError(errno.EPERM, f"{request.topic} requires owner credentials")
+            answer = handler(request)
+            if not isinstance(answer, _Later):
+                request.respond(answer)
+        except FluxError as error:
+            request.error(error.errnum, error.text)
+        except ProtocolError as error:
+            request.error(errno.EPROTO, str(error))
+        except Exception:  # noqa: BLE001
+            # A fault of ours in one answer must not take the instance down; whoever asked learns of it.
+            self.broker.log.write(3, f"{request.topic}: {traceback.format_exc()}", self.name)
+            request.error(errno.EIO, "internal error, see the broker's log")
+
+    def _find(self, request: Request) -> tuple[Callable[[Request], Answer | bytes | _Later], int]:
+        _, _, wanted = request.topic.partition(".")
+        try:
+            return self._methods[wanted]
+        except KeyError:
+            raise FluxError(errno.ENOSYS, f"Unknown service method '{request.topic}'") from None
+
+    def hold(self, request: Request) -> _Later:
+        """Keep a request that will be answered, or answered again, later."""
+        self.held.append(request)
+        return LATER
+
+    def held_for(self, topic: str) -> Iterator[Request]:
+        """The kept requests of one topic, safe to release while iterating."""
+        return iter([request for request in self.held if request.topic == topic])
+
+    def release(self, request: Request) -> None:
+        """Stop keeping a request."""
+        if request in self.held:
+            self.held.remove(request)
+
+    def abandoned(self, request: Request) -> None:
+        """Called when the client of a kept request is gone or has cancelled it. To be overridden."""
+
+    @method("disconnect", roles=ALL)
+    def disconnect(self, request: Request) -> Answer:
+        """A client is gone: its kept requests go too."""
+        for kept in [kept for kept in self.held if kept.sender == request.sender]:
+            self.release(kept)
+            self.abandoned(kept)
+        return None
+
+    @method("cancel", roles=ALL)
+    def cancel(self, request: Request) -> Answer:
+        """End the kept request with the given matchtag of the same client (RFC 6 says ENODATA)."""
+        matchtag = request.field("matchtag", int)
+        for kept in [k for k in self.held if k.sender == request.sender and k.message.matchtag == matchtag]:
+            self.release(kept)
+            self.abandoned(kept)
+            kept.finish()
+        return None
+
+    @method("ping", roles=ALL)
+    def ping(self, request: Request) -> Answer:
+        """The payload back, with the way it came (as flux-core's libflux/method.c)."""
+        message = request.message
+        hops = [route[:8] for route in message.routes or ()] + [self.broker.uuid[:8]]
+        return {
+            **request.json(),
+            "route": "!".join(hops),
+            "userid": message.userid,
+            "rolemask": message.rolemask,
+            "rank": self.broker.rank,
+        }
+
+    @method("rusage")
+    def rusage(self, request: Request) -> Answer:
+        """getrusage(2) of the broker or its children."""
+        who = request.field("who", str, "self")
+        known = {"self": resource.RUSAGE_SELF, "children": resource.RUSAGE_CHILDREN}
+        if who not in known:
+            raise FluxError(errno.EINVAL, f"unknown target '{who}'")
+        usage = resource.getrusage(known[who])
+        return {
+            key[3:]: value for key in dir(usage) if key.startswith("ru_") for value in (getattr(usage, key),)
+        }
+
+    @method("stats-get", roles=ALL)
+    def stats_get(self, request: Request) -> Answer:
+        """Statistics of this service; none unless it overrides this."""
+        return {}
+
+    @method("stats-clear")
+    def stats_clear(self, request: Request) -> Answer:
+        """Forget statistics."""
+        return None
+
+    @method("config-reload")
+    def config_reload(self, request: Request) -> Answer:
+        """Take over a changed configuration; services that use it override this."""
+        return None
+
+    @method("debug")
+    def debug(self, request: Request) -> Answer:
+        """Debug flags: kept and given back, without effect here."""
+        operations: dict[str, Callable[[int, int], int]] = {
+            "setbit": lambda old, new: old | new,
+            "clrbit": lambda old, new: old & ~new,
+            "set": lambda old, new: new,
+            "clr": lambda old, new: 0,
+        }
+        operation = operations.get(request.field("op", str))
+        if operation is None:
+            raise ProtocolError("unknown 'op'", request.topic)
+        self._debug_flags = operation(getattr(self, "_debug_flags", 0), request.field("flags", int))
+        return {"flags": self._debug_flags}
+
+
+def is_request(message: Message) -> bool:
+    """Whether a message asks something of a service."""
+    return message.type == REQUEST and message.topic is not None

@@ -1,0 +1,40 @@
+"""`event`: publishing by request; subscribing is answered where the client is connected."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import errno
+
+from pytest_flux.broker.service import ALL, Answer, Request, Service, method
+from pytest_flux.protocol.errors import FluxError, ProtocolError
+from pytest_flux.protocol.message import EVENT, FLAG_PRIVATE, Message
+
+
+class EventService(Service):
+    """Publishes on rank 0, where events get their numbers."""
+
+    name = "event"
+
+    @method("publish", roles=ALL)
+    def publish(self, request: Request) -> Answer:
+        """``{topic, flags, payload?: base64}`` → ``{seq}``."""
+        topic, flags = request.field("topic", str), request.field("flags", int)
+        encoded = request.field("payload", str, None)
+        if self.broker.rank > 0:
+            raise FluxError(errno.EPROTO, "this service is only available on rank 0")
+        if flags & ~FLAG_PRIVATE:
+            raise FluxError(errno.EPROTO)
+        try:
+            payload = None if encoded is None else base64.b64decode(encoded, validate=True)
+        except (binascii.Error, ValueError):
+            raise ProtocolError("'payload' is not base64", request.topic) from None
+        event = Message(
+            EVENT,
+            topic,
+            payload,
+            flags=flags,
+            userid=request.message.userid,
+            rolemask=request.message.rolemask,
+        )
+        return {"seq": self.broker.router.send_event(event)}

@@ -1,0 +1,80 @@
+"""`state-machine`: what state the broker is in, and waiting for it to change."""
+
+from __future__ import annotations
+
+import errno
+import time
+
+from pytest_flux.broker.service import ALL, LATER, Answer, Request, Service, _Later, method
+from pytest_flux.broker.state_machine import NUMBER
+from pytest_flux.protocol.errors import FluxError
+
+
+class StateMachineService(Service):
+    """Answers from the state machine of this broker."""
+
+    name = "state-machine"
+
+    @method("get", roles=ALL)
+    def get(self, request: Request) -> Answer:
+        """→ ``{state, duration}``."""
+        machine = self.broker.state_machine
+        return {"state": machine.state, "duration": time.monotonic() - machine.since}
+
+    @method("wait", roles=ALL)
+    def wait(self, request: Request) -> Answer | _Later:
+        """→ empty once the state is run; ENOENT once it is past that."""
+        return LATER if self._answer_wait(request) else self.hold(request)
+
+    def _answer_wait(self, request: Request) -> bool:
+        number = NUMBER[self.broker.state_machine.state]
+        if number == NUMBER["run"]:
+            request.respond()
+        elif number > NUMBER["run"]:
+            request.error(errno.ENOENT, "broker has surpassed RUN state")
+        return number >= NUMBER["run"]
+
+    @method("monitor")
+    def monitor(self, request: Request) -> Answer | _Later:
+        """``{final?}`` → ``{state: number}`` now and at each change, until ``final`` has been sent."""
+        return LATER if self._answer_monitor(request) else self.hold(request)
+
+    def _answer_monitor(self, request: Request) -> bool:
+        number = NUMBER[self.broker.state_machine.state]
+        final = request.field("final", int, NUMBER["exit"])
+        if number <= final:
+            request.respond({"state": number})
+            if not request.message.is_streaming:
+                return True
+            if number < final:
+                return False
+        request.finish()
+        return True
+
+    @method("post")
+    def post(self, request: Request) -> Answer:
+        """``{event, error?}``: post an event; never answered."""
+        if request.message.wants_response:
+            raise FluxError(errno.EPROTO)
+        event = request.field("event", str)
+        if request.field("error", bool, False):
+            self.broker.state_machine.fail(event)
+        else:
+            self.broker.state_machine.post(event)
+        return None
+
+    @method("sd-notify")
+    def sd_notify(self, request: Request) -> Answer:
+        """systemd is never told: an embedded broker is no system service."""
+        return None
+
+    def changed(self) -> None:
+        """The state has changed: tell those who wait."""
+        for request in list(self.held):
+            done = (
+                self._answer_wait(request)
+                if request.topic.endswith("wait")
+                else self._answer_monitor(request)
+            )
+            if done:
+                self.release(request)

@@ -1,0 +1,53 @@
+"""RFC 24 data objects: a piece of a task's standard stream, as JSON."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from typing import Any, NamedTuple
+
+from pytest_flux.protocol.errors import ProtocolError
+
+
+class StreamData(NamedTuple):
+    """Bytes of one stream, and whether it ends after them. ``rank`` is an idset, or "all"."""
+
+    stream: str
+    rank: str
+    data: bytes
+    eof: bool
+
+
+def encode_io(stream: str, rank: str, data: bytes = b"", *, eof: bool = False) -> dict[str, Any]:
+    """The object; base64 where the bytes are no UTF-8."""
+    value: dict[str, Any] = {"stream": stream, "rank": rank}
+    if data:
+        try:
+            value["data"] = data.decode()
+        except UnicodeDecodeError:
+            value["encoding"] = "base64"
+            value["data"] = base64.b64encode(data).decode()
+    if eof:
+        value["eof"] = True
+    return value
+
+
+def decode_io(value: object) -> StreamData:
+    """The stream data in an object. Raises ProtocolError where RFC 24 is broken."""
+    if not isinstance(value, dict):
+        raise ProtocolError("io is not an object")
+    stream, rank, text, eof = (value.get(key) for key in ("stream", "rank", "data", "eof"))
+    if not isinstance(stream, str) or not isinstance(rank, str):
+        raise ProtocolError("io lacks 'stream' or 'rank'")
+    if not isinstance(text, (str, type(None))) or not isinstance(eof, (bool, type(None))):
+        raise ProtocolError("io has 'data' or 'eof' of the wrong type")
+    if text is None and not eof:
+        raise ProtocolError("io has neither 'data' nor 'eof'")
+    encoding = value.get("encoding")
+    if encoding not in (None, "base64", "UTF-8"):
+        raise ProtocolError("io has an unknown encoding", str(encoding))
+    try:
+        data = base64.b64decode(text or "", validate=True) if encoding == "base64" else (text or "").encode()
+    except (binascii.Error, ValueError):
+        raise ProtocolError("io data is not what its encoding says") from None
+    return StreamData(stream, rank, data, bool(eof))

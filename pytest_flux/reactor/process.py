@@ -1,0 +1,199 @@
+"""Child processes on the reactor: standard streams, stops and ends, as callbacks."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from typing import IO, Any
+
+from pytest_flux.reactor.reactor import Reactor
+
+_CHUNK = 65536
+
+
+class PipeReader:
+    """Calls back with what comes out of a pipe; with b"" once, at its end."""
+
+    __slots__ = ("_callback", "_fd", "_reactor")
+
+    def __init__(self, reactor: Reactor, fd: int, callback: Callable[[bytes], None]) -> None:
+        os.set_blocking(fd, False)
+        self._reactor = reactor
+        self._fd = fd
+        self._callback = callback
+        reactor.on_readable(fd, self._read)
+
+    def close(self) -> None:
+        """Stop reading. Harmless when done."""
+        if self._fd >= 0:
+            self._reactor.on_readable(self._fd, None)
+            os.close(self._fd)
+            self._fd = -1
+
+    def _read(self) -> None:
+        try:
+            data = os.read(self._fd, _CHUNK)
+        except BlockingIOError:
+            return
+        except OSError:
+            data = b""
+        if not data:
+            self.close()
+        self._callback(data)
+
+
+class PipeWriter:
+    """Buffers towards a pipe; ``taken`` is called with the number of bytes each time the reader takes some."""
+
+    __slots__ = ("_eof", "_fd", "_reactor", "_taken", "_unsent")
+
+    def __init__(self, reactor: Reactor, fd: int, taken: Callable[[int], None] | None = None) -> None:
+        os.set_blocking(fd, False)
+        self._reactor = reactor
+        self._fd = fd
+        self._taken = taken
+        self._unsent = bytearray()
+        self._eof = False
+
+    def write(self, data: bytes) -> None:
+        """Send; dropped when the reader is gone or the end was said."""
+        if self._fd >= 0 and not self._eof and data:
+            self._unsent += data
+            self._reactor.on_writable(self._fd, self._flush)
+
+    def end(self) -> None:
+        """Close when all is sent."""
+        self._eof = True
+        if not self._unsent:
+            self.close()
+
+    def close(self) -> None:
+        """Close now."""
+        if self._fd >= 0:
+            self._reactor.on_writable(self._fd, None)
+            os.close(self._fd)
+            self._fd = -1
+
+    def _flush(self) -> None:
+        try:
+            with memoryview(self._unsent) as view:
+                sent = os.write(self._fd, view[:_CHUNK])
+        except BlockingIOError:
+            return
+        except OSError:
+            sent = len(self._unsent)
+            self.close()
+        del self._unsent[:sent]
+        if self._taken is not None and sent:
+            self._taken(sent)
+        if not self._unsent and self._fd >= 0:
+            self._reactor.on_writable(self._fd, None)
+            if self._eof:
+                self.close()
+
+
+class Process:
+    """A running child.
+
+    Its streams pass through unless a callback is given for them (``on_stdin`` for the writer's progress). ``ended``
+    is called with the wait status once the child has ended and every read stream is at its end. ``group`` puts it
+    into a process group of its own, to which ``kill`` then goes. Raises OSError when the program cannot be executed.
+    """
+
+    def __init__(
+        self,
+        reactor: Reactor,
+        argv: Sequence[str],
+        *,
+        ended: Callable[[int], None],
+        stopped: Callable[[int], None] | None = None,
+        environ: Mapping[str, str] | None = None,
+        cwd: str | None = None,
+        on_stdin: Callable[[int], None] | None = None,
+        on_stdout: Callable[[bytes], None] | None = None,
+        on_stderr: Callable[[bytes], None] | None = None,
+        group: bool = True,
+    ) -> None:
+        self._ended = ended
+        self._group = group
+        self._streams = 0
+        self._status: int | None = None
+        self._readers: list[PipeReader] = []
+        options: dict[str, Any] = {}
+        if group:
+            options = {"process_group": 0} if sys.version_info >= (3, 11) else {"preexec_fn": os.setpgrp}
+        child = subprocess.Popen(
+            list(argv),
+            env=environ,
+            cwd=cwd,
+            bufsize=0,
+            stdin=subprocess.PIPE if on_stdin else None,
+            stdout=subprocess.PIPE if on_stdout else None,
+            stderr=subprocess.PIPE if on_stderr else None,
+            **options,
+        )
+        self.pid = child.pid
+        reactor.on_child(child.pid, self._exited, stopped)
+        # The reactor reaps it; Popen must neither wait nor warn.
+        child.returncode = 0
+        self.stdin: PipeWriter | None = None
+        if child.stdin is not None:
+            self.stdin = PipeWriter(reactor, _take(child.stdin), on_stdin)
+        for stream, callback in ((child.stdout, on_stdout), (child.stderr, on_stderr)):
+            if stream is not None and callback is not None:
+                self._streams += 1
+                self._readers.append(PipeReader(reactor, _take(stream), self._relay(callback)))
+
+    @property
+    def is_running(self) -> bool:
+        """Whether the child has not ended."""
+        return self._status is None
+
+    def kill(self, signum: int) -> None:
+        """Signal the child, and its group if it has one. ProcessLookupError when nothing is there any more."""
+        if self._group:
+            os.killpg(self.pid, signum)
+        elif self.is_running:
+            os.kill(self.pid, signum)
+        else:
+            raise ProcessLookupError(self.pid)
+
+    def destroy(self) -> None:
+        """Kill the child and its group, and close the streams; nothing is called back for what follows."""
+        self._ended = lambda _: None
+        with contextlib.suppress(ProcessLookupError):
+            self.kill(signal.SIGKILL)
+        for reader in self._readers:
+            reader.close()
+        if self.stdin is not None:
+            self.stdin.close()
+
+    def _relay(self, callback: Callable[[bytes], None]) -> Callable[[bytes], None]:
+        def relay(data: bytes) -> None:
+            callback(data)
+            if not data:
+                self._streams -= 1
+                self._finish()
+
+        return relay
+
+    def _exited(self, status: int) -> None:
+        self._status = status
+        if self.stdin is not None:
+            self.stdin.close()
+        self._finish()
+
+    def _finish(self) -> None:
+        if self._status is not None and not self._streams:
+            self._ended(self._status)
+
+
+def _take(stream: IO[bytes]) -> int:
+    """The descriptor of a file object, to be ours alone."""
+    fd = os.dup(stream.fileno())
+    stream.close()
+    return fd
