@@ -1,0 +1,98 @@
+"""Sets of small integers (ranks, task ids, cores) as text: RFC 22.
+
+``"0,2-5"`` is the set {0, 2, 3, 4, 5}; the empty string is the empty set.
+
+Where flux-core 0.88 and RFC 22 disagree, flux-core is followed: empty elements are skipped, so ``"1,,2,"`` is
+``"1-2"``, and a range of one id, ``"1-1"``, is refused. It is not followed where it lets an id wrap around at
+2**32: ``"4294967297"`` is refused here, as every other id past :data:`MAX_ID`.
+
+Text may come from anybody and ``"0-2147483647"`` is twelve bytes, so ranges are kept as ranges
+(:func:`decode_ranges`) until somebody asks for the ids, and then no more than ``limit`` of them are made.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+from pytest_flux.protocol.errors import ProtocolError
+
+#: The largest id that flux-core's sets hold.
+MAX_ID = 2**31 - 1
+
+# Patterns are not compiled here: re does it at first use, and most launchers never use them.
+#
+# Twenty digits are the most an unsigned long can have. What is longer never reaches int(), which is slow on
+# it and, from 4,300 digits on, raises an error outside our family.
+_ID = r"(0|[1-9][0-9]{0,19})"
+_ELEMENT = f"{_ID}(?:-{_ID})?"
+
+
+def decode_ranges(text: str) -> list[tuple[int, int]]:
+    """The ranges, first and last id each, that ``text`` stands for: ascending, with a gap between any two.
+
+    One pair of square brackets around the whole is allowed (RFC 22). Raises ProtocolError, in the words of
+    flux-core, which show on its command lines: ``error parsing range 'x'``, ``range '1' is out of order``,
+    ``mismatched or nested brackets``.
+    """
+    if text.startswith("[") and text.endswith("]"):
+        text = text[1:-1]
+    if "[" in text or "]" in text:
+        raise ProtocolError("mismatched or nested brackets")
+    ranges: list[tuple[int, int]] = []
+    for element in text.split(","):
+        if not element:
+            continue
+        first, last = _decode_element(element)
+        if ranges and first <= ranges[-1][1]:
+            raise ProtocolError(f"range '{element}' is out of order")
+        if ranges and first == ranges[-1][1] + 1:
+            ranges[-1] = (ranges[-1][0], last)
+        else:
+            ranges.append((first, last))
+    return ranges
+
+
+def _decode_element(element: str) -> tuple[int, int]:
+    match = re.fullmatch(_ELEMENT, element)
+    if match is None:
+        raise ProtocolError(f"error parsing range '{element[:80]}'")
+    first = int(match[1])
+    last = first if match[2] is None else int(match[2])
+    if match[2] is not None and last <= first:
+        raise ProtocolError(f"error parsing range '{element}'")
+    if last > MAX_ID:
+        raise ProtocolError(f"error appending '{element}': set universe size would exceed maximum")
+    return first, last
+
+
+def encode_ranges(ranges: Iterable[tuple[int, int]]) -> str:
+    """The text for ranges in the shape :func:`decode_ranges` returns them."""
+    return ",".join(str(first) if first == last else f"{first}-{last}" for first, last in ranges)
+
+
+def decode_idset(text: str, *, limit: int = 2**20) -> list[int]:
+    """The ids that ``text`` stands for, ascending and unique, in a list.
+
+    Raises ProtocolError as :func:`decode_ranges` does, and for a set of more than ``limit`` ids.
+    """
+    ranges = decode_ranges(text)
+    if sum(last - first + 1 for first, last in ranges) > limit:
+        raise ProtocolError(f"set of more than {limit} ids", text[:80])
+    return [number for first, last in ranges for number in range(first, last + 1)]
+
+
+def encode_idset(ids: Iterable[int]) -> str:
+    """The shortest text for a set of ids, given in any order, repeated or not: ranges, without brackets.
+
+    Raises ProtocolError if an id is negative or larger than :data:`MAX_ID`.
+    """
+    ranges: list[tuple[int, int]] = []
+    for number in sorted(set(ids)):
+        if not 0 <= number <= MAX_ID:
+            raise ProtocolError("id out of range", str(number))
+        if ranges and number == ranges[-1][1] + 1:
+            ranges[-1] = (ranges[-1][0], number)
+        else:
+            ranges.append((number, number))
+    return encode_ranges(ranges)
