@@ -1,0 +1,69 @@
+"""The commands of `flux`: this table is the list of them, and each has a module of its own.
+
+A module has ``COMMAND``, a :class:`~pytest_flux.cli.commands.command.Command`: its options, its help, what it
+does. To add a command, write the module and one line here.
+"""
+
+from __future__ import annotations
+
+from pytest_flux.launcher.record import NamedTuple
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from pytest_flux.cli.commands.command import Command
+
+INSTANCE = "look at the instance"
+CONTROL = "change things, run things"
+OTHER = "other commands"
+"""Sections of ``flux help``, in this order."""
+
+
+class Entry(NamedTuple):
+    """One command: what it is called, where ``flux help`` lists it, what it does."""
+
+    name: str
+    section: str
+    summary: str
+
+    def load(self) -> Command:
+        """Import the command."""
+        module = __import__(f"{__name__}.{self.name}", fromlist=["COMMAND"])
+        command: Command = module.COMMAND
+        return command
+
+
+TABLE = (
+    Entry("getattr", INSTANCE, "print a broker attribute"),
+    Entry("lsattr", INSTANCE, "list broker attributes"),
+    Entry("uptime", INSTANCE, "tell how long the instance has been running"),
+    Entry("overlay", INSTANCE, "show the tree of brokers and its health"),
+    Entry("dmesg", INSTANCE, "print or clear the broker's log"),
+    Entry("ping", INSTANCE, "measure the way to a broker or service"),
+    Entry("module", INSTANCE, "list the broker's modules"),
+    Entry("config", INSTANCE, "print the broker's configuration"),
+    Entry("setattr", CONTROL, "set a broker attribute"),
+    Entry("exec", CONTROL, "run a program next to each broker"),
+    Entry("event", CONTROL, "publish events, or watch them"),
+    Entry("logger", CONTROL, "write to the broker's log"),
+    Entry("shutdown", CONTROL, "stop the instance"),
+    Entry("start", OTHER, "start an instance"),
+    Entry("broker", OTHER, "be a broker (start does this for you)"),
+    Entry("pmi", OTHER, "try out the process management interface"),
+    Entry("env", OTHER, "print the environment of commands, or run one in it"),
+    Entry("version", OTHER, "print versions"),
+    Entry("help", OTHER, "print this text, or that of a command"),
+)
+
+# Commands of flux-core 0.88 that are not here (those that its own commands call are not listed).
+LACKING = frozenset(
+    (
+        "admin alloc archive batch bulksubmit cancel cgroup content cron dump fortune fsck gc heaptrace hostlist "
+        "housekeeping job jobs jobtap keygen kvs lptest modprobe multi-prog pgrep pkill post-job-event proxy pstree "
+        "python queue R relay resource restore run sproc startlog submit terminus top update uri watch"
+    ).split()
+)
+
+
+def find_entry(name: str) -> Entry | None:
+    """The entry of that name, if there is one."""
+    return next((entry for entry in TABLE if entry.name == name), None)

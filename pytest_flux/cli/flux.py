@@ -1,0 +1,182 @@
+"""The `flux` command of embedded instances. It talks to real ones as well."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from pytest_flux.cli.commands import LACKING, TABLE, find_entry
+from pytest_flux.cli.options import Option, OptionExit, OptionParser
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from pytest_flux.cli.options import Options
+
+OPTIONS = (
+    Option("verbose", "v", usage="Show the environment of the command, and how it is found"),
+    Option("version", "V", usage="Show versions of commands and broker"),
+    Option("parent", "p", usage="Act on the instance that this one runs in; may be repeated"),
+    Option("root", "r", usage="Act on the outermost instance"),
+)
+
+# What decides which instance a command acts on, and what it finds there.
+_VARIABLES = ("PATH", "FLUX_URI", "FLUX_KVS_NAMESPACE", "FLUX_EXEC_PATH")
+
+_SIMILAR_AT_MOST = 3
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; the result is its exit code. Without ``argv``, be the program: then ^C simply ends it."""
+    if argv is None:
+        argv = sys.argv[1:]
+        _behave_as_program()
+    try:
+        options = _parser().parse(argv)
+    except OptionExit as end:
+        sys.stderr.write(end.text)
+        return end.status
+    if options.has("version"):
+        return _run("version", [], verbose=False)
+    if not options.arguments:
+        sys.stderr.write(help_text())
+        return 1
+    status = _enter_instance(options)
+    if status:
+        return status
+    if options.has("verbose"):
+        sys.stdout.writelines(f"{name}={os.environ[name]}\n" for name in _VARIABLES if name in os.environ)
+        sys.stdout.flush()
+    return _run(options.arguments[0], options.arguments[1:], verbose=options.has("verbose"))
+
+
+def help_text() -> str:
+    """The text of ``flux --help``: options, and the commands by section."""
+    return _parser().help()
+
+
+class _DriverParser(OptionParser):
+    def help(self) -> str:
+        lines = []
+        for section in dict.fromkeys(entry.section for entry in TABLE):
+            lines += ["", section]
+            lines += [f"   {entry.name:<18} {entry.summary}" for entry in TABLE if entry.section == section]
+        lines += ["", "'flux help COMMAND' tells more about a command."]
+        return super().help() + "\n".join(lines) + "\n"
+
+
+def _parser() -> OptionParser:
+    return _DriverParser("flux", OPTIONS, "[OPTIONS] COMMAND ARGS")
+
+
+def _behave_as_program() -> None:
+    """What a C program does: end by SIGINT and SIGPIPE, write UTF-8; and be found by the programs it starts."""
+    import io
+    import signal
+
+    # A standard descriptor that is closed would become our connection to the broker.
+    while (spare := os.open(os.devnull, os.O_RDWR)) <= 2:
+        pass
+    os.close(spare)
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(encoding="utf-8", errors="surrogateescape")
+        elif stream is None:
+            setattr(sys, name, io.TextIOWrapper(io.FileIO(os.devnull, "w")))
+    if os.path.basename(sys.argv[0]) == "flux":
+        os.environ["PATH"] = path_with(os.environ.get("PATH", os.defpath), os.path.dirname(sys.argv[0]))
+
+
+def path_with(path: str, directory: str) -> str:
+    """``path`` such that the `flux` that is found in it is the one in ``directory``."""
+    places = path.split(os.pathsep)
+    directory = os.path.realpath(directory)
+    for index, place in enumerate(places):
+        if os.path.realpath(place) == directory:
+            return path
+        if os.access(os.path.join(place, "flux"), os.X_OK):
+            return os.pathsep.join((*places[:index], directory, *places[index:]))
+    return os.pathsep.join((*places, directory))
+
+
+def _enter_instance(options: Options) -> int:
+    """Follow --parent and --root by way of FLUX_URI; an exit code, if that fails."""
+    levels = options.count("parent")
+    if not levels and not options.has("root"):
+        return 0
+    from pytest_flux.cli.commands.command import Command, run_command
+    from pytest_flux.cli.commands.enter import enter_parent, enter_root
+
+    step = enter_root if options.has("root") else enter_parent
+    for _ in range(1 if options.has("root") else levels):
+        status = run_command(Command("flux", step), [])
+        if status:
+            return status
+    return 0
+
+
+def _run(name: str, arguments: Sequence[str], *, verbose: bool) -> int:
+    entry = find_entry(name)
+    if entry is not None:
+        from pytest_flux.cli.commands.command import run_command
+
+        return run_command(entry.load(), arguments)
+    if "/" in name:
+        return _complain(f"{name}: {_execute(name, [name, *arguments], verbose)}")
+    if name in LACKING:
+        return _complain(
+            f"`{name}' is a command of flux-core, which embedded instances do not have yet.",
+            "Start the instance with a real broker (flux-start --broker=system) where flux-core is installed.",
+        )
+    for directory in _search_path():
+        path = os.path.join(directory, f"flux-{name}")
+        if os.access(path, os.X_OK):
+            _execute(path, [name, *arguments], verbose)
+    return _complain(f"`{name}' is not a flux command.  See 'flux --help'", *_suggestions(name))
+
+
+def _execute(path: str, words: list[str], verbose: bool) -> str:
+    """Become another program; why not, if that fails."""
+    if verbose:
+        sys.stderr.write(f"flux: trying to exec {path}\n")
+    sys.stdout.flush()
+    try:
+        os.execv(path, words)
+    except OSError as error:
+        return str(error.strerror)
+
+
+def _search_path() -> list[str]:
+    """Where programs called flux-NAME are commands too."""
+    variables = ("FLUX_EXEC_PATH_PREPEND", "FLUX_EXEC_PATH", "PATH")
+    return [place for name in variables for place in os.environ.get(name, "").split(":") if place]
+
+
+def _suggestions(name: str) -> list[str]:
+    """Commands that may have been meant, as Flux finds them: up to three of the least distance."""
+    from pytest_flux.cli.commands.help import edit_distance
+
+    ranked: dict[int, list[str]] = {}
+    for candidate in (entry.name for entry in TABLE):
+        distance = edit_distance(candidate, name)
+        if candidate.startswith(name):
+            distance = 0 if len(name) >= 5 else distance - 1
+        ranked.setdefault(distance, []).append(candidate)
+    nearest = min(ranked)
+    if nearest > _SIMILAR_AT_MOST:
+        return []
+    verb = "s are" if len(ranked[nearest]) > 1 else " is"
+    return [f"The most similar command{verb}", *(f"\t{candidate}" for candidate in ranked[nearest][:3])]
+
+
+def _complain(*lines: str) -> int:
+    sys.stderr.writelines(f"flux: {line}\n" for line in lines)
+    return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,176 @@
+"""A blocking connection to one broker: requests, and waiting for what they bring."""
+
+from __future__ import annotations
+
+import errno
+import os
+import select
+import time
+from collections import deque
+
+from pytest_flux.client.connector import connect, default_uri
+from pytest_flux.client.core import NODEID_UPSTREAM, ClientCore
+from pytest_flux.client.rpc import Rpc
+from pytest_flux.protocol.message import (
+    FLAG_NORESPONSE,
+    NODEID_ANY,
+    ROLE_NONE,
+    USERID_UNKNOWN,
+    encode_json,
+)
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+    from typing_extensions import Self
+
+    Payload = dict[str, Any] | bytes | None
+
+_CHUNK = 1 << 16
+_MAX_WRITE = 1 << 20
+
+
+class Connection:
+    """What :class:`~pytest_flux.client.handle.Flux` is without the services that every broker has."""
+
+    def __init__(self, uri: str | None = None) -> None:
+        self.uri = uri or default_uri()
+        self._answered: deque[Rpc] = deque()
+        self._core = ClientCore(
+            userid=int(os.environ.get("FLUX_HANDLE_USERID", USERID_UNKNOWN)),
+            rolemask=int(os.environ.get("FLUX_HANDLE_ROLEMASK", str(ROLE_NONE)), 0),
+        )
+        self._socket = connect(self.uri)
+        self._poll = select.poll()
+        self._poll.register(self._socket, select.POLLIN)
+        try:
+            self.wait_for(lambda: self._core.ready, None, "no greeting")
+        except BaseException:
+            self.close()
+            raise
+        self._socket.setblocking(False)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Hang up. Nothing can be asked afterwards."""
+        self._socket.close()
+
+    def fileno(self) -> int:
+        """The descriptor to wait on in a loop of one's own; when it is readable, call :meth:`dispatch`."""
+        return self._socket.fileno()
+
+    def rpc(
+        self,
+        topic: str,
+        payload: Payload = None,
+        *,
+        nodeid: int = NODEID_ANY,
+        streaming: bool = False,
+        timeout: float | None = None,
+    ) -> Rpc:
+        """Send a request; the result gives access to its responses.
+
+        A ``payload`` that is a dict travels as JSON, bytes as they are. ``nodeid`` is the rank of the broker to ask,
+        NODEID_ANY for the first on the way to rank 0 that has the service, NODEID_UPSTREAM for the parent.
+        ``timeout`` bounds, in seconds, each wait for a response.
+        """
+        rpc = Rpc(self, topic, nodeid, streaming=streaming, timeout=timeout)
+        self._core.begin(rpc, encode_payload(payload), self._rank_if_upstream(nodeid))
+        self._exchange(0)
+        return rpc
+
+    def post(
+        self, topic: str, payload: Payload = None, nodeid: int = NODEID_ANY, flags: int = FLAG_NORESPONSE
+    ) -> None:
+        """Send a request that wants no response, and see it off."""
+        self._core.post(topic, encode_payload(payload), nodeid, self._rank_if_upstream(nodeid), flags)
+        self.flush()
+
+    def abandon(self, rpc: Rpc) -> None:
+        """Drop the responses of ``rpc``, also those that still come."""
+        self._core.abandon(rpc)
+
+    def dispatch(self, timeout: float | None = 0) -> None:
+        """Send and receive what can be, then call back those who asked for it with ``Rpc.then``.
+
+        Waits up to ``timeout`` seconds (None: for ever) if there is nothing to do yet. Raises ConnectionError if the
+        broker is gone.
+        """
+        self._exchange(0 if self._answered else timeout)
+        while self._answered:
+            rpc = self._answered.popleft()
+            if rpc.callback is not None and rpc.is_ready():
+                rpc.callback(rpc)
+
+    def announce(self, rpc: Rpc) -> None:
+        """Have the next :meth:`dispatch` call back for responses that are here already."""
+        self._answered.append(rpc)
+
+    def flush(self) -> None:
+        """Wait until everything is sent; what comes meanwhile is kept."""
+        while self._core.output:
+            self._exchange(None)
+
+    def wait_for(self, is_done: Callable[[], bool], timeout: float | None, complaint: str) -> None:
+        """Send and receive until ``is_done``. Raises TimeoutError, which begins with ``complaint``."""
+        deadline = None if timeout is None else time.monotonic() + timeout
+        while not is_done():
+            left = None if deadline is None else deadline - time.monotonic()
+            if left is not None and left <= 0:
+                raise TimeoutError(f"{complaint} within {timeout:g} s ({self.uri})")
+            self._exchange(left)
+
+    def _exchange(self, timeout: float | None) -> None:
+        """Send and receive what can be, at least something within ``timeout`` seconds if possible."""
+        flags = select.POLLIN | (select.POLLOUT if self._core.output and self._core.ready else 0)
+        self._poll.modify(self._socket, flags)
+        for _, ready in self._poll.poll(None if timeout is None else max(timeout, 0) * 1000):
+            if ready & select.POLLOUT:
+                self._write()
+            if ready & ~select.POLLOUT:
+                self._read()
+
+    def _write(self) -> None:
+        output = self._core.output
+        try:
+            with memoryview(output) as view:
+                sent = self._socket.send(view[:_MAX_WRITE])
+        except BlockingIOError:
+            return
+        except OSError as error:
+            raise OSError(error.errno or errno.EPIPE, error.strerror, self.uri) from None
+        del output[:sent]
+
+    def _read(self) -> None:
+        try:
+            data = self._socket.recv(_CHUNK)
+        except BlockingIOError:
+            return
+        except OSError as error:
+            raise OSError(error.errno or errno.ECONNRESET, error.strerror, self.uri) from None
+        if not data:
+            raise ConnectionResetError(errno.ECONNRESET, "the broker has hung up", self.uri)
+        try:
+            calls = self._core.feed(data)
+        except OSError as error:
+            raise OSError(error.errno or errno.EPERM, error.strerror, self.uri) from None
+        # Only those with a callback: nobody takes the others out of here.
+        self._answered.extend(call for call in calls if isinstance(call, Rpc) and call.callback is not None)
+
+    def _rank_if_upstream(self, nodeid: int) -> int:
+        """Where the way upstream begins, which has to be asked for."""
+        if nodeid != NODEID_UPSTREAM:
+            return 0
+        return int(self.rpc("attr.get", {"name": "rank"}).get()["value"])
+
+
+def encode_payload(payload: Payload) -> bytes | None:
+    """What a payload is on the wire: JSON for a dict."""
+    return encode_json(payload) if isinstance(payload, dict) else payload
