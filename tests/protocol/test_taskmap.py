@@ -213,6 +213,10 @@ def test_wrapped() -> None:
     assert decode_taskmap(text) == Taskmap.per_node(2)
 
 
+def test_raw_ranges_that_touch_are_one() -> None:
+    assert decode_taskmap("[[0,1,2,3],[0,2,1,1]]").encode_raw() == "0-6;7"
+
+
 def test_a_node_without_tasks_has_no_raw_form() -> None:
     with pytest.raises(ProtocolError, match="empty node"):
         decode_taskmap("[[1,1,1,1]]").encode_raw()
