@@ -106,12 +106,10 @@ class Boot:
         self.barrier()
         parent = topology.parent(self.rank)
         peers = topology.children(self.rank) if parent is None else [parent, *topology.children(self.rank)]
-        cards = {rank: self._whois(rank) for rank in peers}
+        cards = self._whois(peers)
         # flux-core's brokers must know whom to let in before anybody connects.
         self.barrier()
-        for rank in range(self.size):
-            if rank not in cards:
-                cards[rank] = self._whois(rank)
+        cards.update(self._whois([rank for rank in range(self.size) if rank not in cards]))
         self.finalize()
         ordered = [cards[rank] for rank in range(self.size)]
         _require_one_machine(ordered, self.method)
@@ -120,14 +118,23 @@ class Boot:
             raise BootError(f"{self.method}: the business card of rank {parent} has no URI to connect to")
         return PeerCards(ordered, encode_hostlist(card.host for card in ordered), endpoint)
 
-    def _whois(self, rank: int) -> Bizcard:
+    def _whois(self, ranks: Sequence[int]) -> dict[int, Bizcard]:
+        keys = [str(rank) for rank in ranks]
         try:
-            return Bizcard.decode(self._lookup(str(rank)))
-        except Refused as error:
-            what = f"error fetching bizcard for rank {rank}: {self.method}: get {rank}: {error}"
-        except ProtocolError as error:
-            what = f"error decoding rank {rank} business card: {error}"
-        raise BootError(what)
+            values = self._store.get_many(keys)
+        except BootError as error:
+            self._fail("get business cards", error)
+        cards: dict[int, Bizcard] = {}
+        for rank, value in zip(ranks, values, strict=True):
+            if value is None:
+                self._note(f"get key={rank}: key not found")
+                raise BootError(f"error fetching bizcard for rank {rank}: {self.method}: get {rank}: key not found")
+            self._note(f"get key={rank} value={value}: success")
+            try:
+                cards[rank] = Bizcard.decode(value)
+            except ProtocolError as error:
+                raise BootError(f"error decoding rank {rank} business card: {error}") from None
+        return cards
 
     def abort(self, message: str, code: int = 1) -> NoReturn:
         """Ask that all brokers be killed, and exit with ``code`` (SystemExit)."""
@@ -167,7 +174,7 @@ class PeerCards(NamedTuple):
 
 def bootstrap(
     environ: Mapping[str, str],
-    config: Mapping[str, Any],
+    config: dict[str, Any],
     hostname: str,
     *,
     method: str | None = None,
@@ -214,7 +221,7 @@ def mapping(boot: Boot) -> str | None:
     return None
 
 
-def _choose(environ: Mapping[str, str], config: Mapping[str, Any], hostname: str, trace: Trace) -> Store:
+def _choose(environ: Mapping[str, str], config: dict[str, Any], hostname: str, trace: Trace) -> Store:
     failure = BootError("FLUX_PMI_CLIENT_METHODS names no method")
     for method in environ.get("FLUX_PMI_CLIENT_METHODS", DEFAULT_METHODS).split():
         trace(f"bootstrap: flux-pmi-client: trying '{method}'")

@@ -133,6 +133,23 @@ def test_every_rank_learns_the_endpoint_of_its_own_parent() -> None:
     assert {peer.hostlist for peer in peers} == {"fake[0-5]"}
 
 
+@pytest.mark.parametrize("kvsname", ["-", "kvs_1_0"])
+def test_many_cards(kvsname: str) -> None:
+    # More than are asked for at once, of a server that can bear it.
+    topology = Topology("kary:0", 70)
+
+    def broker(rank: int) -> PeerCards:
+        boot = bootstrap(launcher.environ(rank), {}, f"fake{rank}")
+        return boot.exchange(Bizcard(f"fake{rank}", (f"ipc:///tmp/tbon-{rank}",)), topology)
+
+    with launched(70, kvsname=kvsname) as launcher:
+        peers = every_rank(launcher, broker)
+    assert {peer.hostlist for peer in peers} == {"fake[0-69]"}
+    conversations = [[line[line.index(" ") + 1 :] for line in launcher.conversation(rank)] for rank in (1, 69)]
+    assert len(conversations[0]) == len(conversations[1]) == 2 * (4 + 4 + 69 + 1)
+    assert all(line.startswith(said) for line, said in zip(conversations[0], ["C: ", "S: "] * 100, strict=False))
+
+
 def test_what_flux_tells_the_instances_it_starts() -> None:
     kvs = {
         "flux.instance-level": "1",
@@ -462,8 +479,8 @@ def test_servers_that_misbehave(answers: tuple[bytes, ...], text: str) -> None:
 @pytest.mark.parametrize(
     ("answer", "text"),
     [
-        (b"cmd=get_result rc=4\n", "error fetching bizcard for rank 1: simple: get 1: invalid key argument"),
-        (b"cmd=get_result rc=0\n", "error fetching bizcard for rank 1: simple: get 1: invalid key argument"),
+        (b"cmd=get_result rc=4\n", "error fetching bizcard for rank 1: simple: get 1: key not found"),
+        (b"cmd=get_result rc=0\n", "error fetching bizcard for rank 1: simple: get 1: key not found"),
         (b"cmd=get_result rc=0 value={}\n", "error decoding rank 1 business card: business card"),
     ],
 )
