@@ -13,11 +13,13 @@ from pytest_flux.protocol.idset import decode_idset
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from typing import Protocol
+    from typing import Protocol, TypeVar
 
     from pytest_flux.cli.options import Options
 
-    class Store(Protocol):
+    Result = TypeVar("Result")
+
+    class _Store(Protocol):
         """What is needed of a method of the embedded broker's boot, which has them all."""
 
         @property
@@ -55,39 +57,41 @@ EXCHANGE_OPTIONS = (Option("count", argument="N", usage="Do it N times (default 
 class Client:
     """A store that is open, whose operations are traced and whose errors are ours."""
 
-    def __init__(self, store: Store, *, trace: bool) -> None:
+    def __init__(self, store: _Store, *, trace: bool) -> None:
         self.store = store
         self._trace = trace
-        place = f"rank={store.rank} size={store.size} name={{0.name}}"
-        self._do(store.initialize, f"initialize: {place}", "initialize", "")
+        self._attempt("initialize", store.initialize, "")
+        self._say(f"initialize: rank={store.rank} size={store.size} name={store.name}: success")
 
     def get(self, key: str) -> str:
         """The value of a key."""
-        return self._do(lambda: self.store.get(key), f"get key={key} value={{1}}", f"get key={key}", f"get {key}")
+        value = self._attempt(f"get key={key}", lambda: self.store.get(key), f"get {key}: ")
+        self._say(f"get key={key} value={value}: success")
+        return value
 
     def put(self, key: str, value: str) -> None:
         """Set a key."""
-        trace = f"put key={key} value={value}"
-        self._do(lambda: self.store.put(key, value), trace, f"put key={key}", f"put {key}")
+        self._attempt(f"put key={key}", lambda: self.store.put(key, value), f"put {key}: ")
+        self._say(f"put key={key} value={value}: success")
 
     def barrier(self) -> None:
         """Wait for the others."""
-        self._do(self.store.barrier, "barrier", "barrier", "barrier")
+        self._attempt("barrier", self.store.barrier, "barrier: ")
+        self._say("barrier: success")
 
     def finalize(self) -> None:
         """End the conversation."""
-        self._do(self.store.finalize, "finalize", "finalize", "finalize")
+        self._attempt("finalize", self.store.finalize, "finalize: ")
+        self._say("finalize: success")
 
-    def _do(self, operation: Callable[[], str | None], success: str, failure: str, complaint: str) -> str:
+    def _attempt(self, trace: str, operation: Callable[[], Result], complaint: str) -> Result:
         from pytest_flux.broker.boot_methods import BootError, Refused
 
         try:
-            result = operation() or ""
+            return operation()
         except (BootError, Refused) as error:
-            self._say(f"{failure}: {error}")
-            raise CommandError(f"{complaint}: {error}" if complaint else str(error)) from None
-        self._say(f"{success.format(self.store, result)}: success")
-        return result
+            self._say(f"{trace}: {error}")
+            raise CommandError(f"{complaint}{error}") from None
 
     def _say(self, text: str) -> None:
         if self._trace:
@@ -122,7 +126,7 @@ def open_client(general: Options, context: Context) -> Client:
     raise CommandError(complaint)
 
 
-def _open_store(method: str) -> Store:
+def _open_store(method: str) -> _Store:
     from pytest_flux.broker.boot_methods import BootError, open_store
 
     try:
