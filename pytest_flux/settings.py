@@ -31,7 +31,7 @@ class Settings:
     timeout: float = 60.0
 
     def __post_init__(self) -> None:
-        if not isinstance(self.size, int) or isinstance(self.size, bool) or self.size < 1:
+        if type(self.size) is not int or self.size < 1:
             raise pytest.UsageError(f"flux: size={self.size!r}: a number of brokers, at least 1, is expected")
         for name in ("attrs", "conf"):
             if not isinstance(getattr(self, name), Mapping):

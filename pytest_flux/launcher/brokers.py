@@ -53,7 +53,8 @@ class Brokers:
     """All brokers of one session, in the directory ``rundir`` and the process group ``group``.
 
     ``ended`` is called when none is left. ``found`` is called with directories outside of ``rundir`` that are the
-    session's to remove. Raises LaunchError if the session cannot be.
+    session's to remove, ``booted`` with each rank that has ended its conversation with the PMI server: from then on
+    its local socket takes clients. Raises LaunchError if the session cannot be.
     """
 
     def __init__(
@@ -66,6 +67,7 @@ class Brokers:
         *,
         ended: Callable[[], None],
         found: Callable[[Rundir], None],
+        booted: Callable[[int], None],
     ) -> None:
         size = spec.size or 0
         self._reactor = reactor
@@ -74,6 +76,7 @@ class Brokers:
         self._rundir = rundir
         self._ended = ended
         self._found = found
+        self._booted = booted
         self._running: dict[int, _Broker] = {}
         self._exit_code = 0
         self._failed = False
@@ -139,6 +142,7 @@ class Brokers:
             self._spec.pmi_clique,
             self._abort,
             self._break_protocol,
+            self._booted,
             trace=self._spec.verbose >= 2,
         )
         for rank, connection in self._connections.items():

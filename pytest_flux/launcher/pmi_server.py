@@ -35,6 +35,7 @@ class PmiService:
         clique: str,
         on_abort: Callable[[int, str], None],
         on_fault: Callable[[str], None],
+        on_finalized: Callable[[int], None],
         *,
         trace: bool = False,
     ) -> None:
@@ -47,6 +48,7 @@ class PmiService:
         )
         self._on_abort = on_abort
         self._on_fault = on_fault
+        self._on_finalized = on_finalized
         self._streams: dict[int, Stream] = {}
 
     def serve(self, rank: int, connection: socket.socket) -> None:
@@ -93,6 +95,7 @@ class PmiService:
                 stream = self._streams.get(event.rank)
                 if stream is not None:
                     stream.close(flush=True)
+                self._on_finalized(event.rank)
             elif isinstance(event, Abort):
                 self._on_abort(event.rank, event.message)
 

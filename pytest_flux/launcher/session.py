@@ -33,13 +33,16 @@ _SI_KERNEL = 0x80
 _MAX_ORDERS = 3
 
 
-def run_session(spec: LaunchSpec, engine: Engine, *, lifeline: int | None = None) -> int:
+def run_session(
+    spec: LaunchSpec, engine: Engine, *, lifeline: int | None = None, status: int | None = None
+) -> int:
     """Bring up ``spec.size`` brokers, wait until all have ended, leave nothing behind; the exit code.
 
     That is the one the exit mode makes of the brokers'; 1 if the session fails; 128 + n if a signal stops it.
     SIGTERM, SIGINT and SIGHUP shut the instance down in order; the second one, or ``spec.exit_timeout`` seconds (20
     if infinite) in which no broker exits, kills it. If this process is killed, or ``lifeline``, a descriptor of the
-    caller's, comes to its end, everything is killed at once.
+    caller's, comes to its end, everything is killed at once. ``status``, another one, is told how far things are (see
+    Supervisor).
 
     Must be called in the main thread, and the process must have no other threads or children.
     """
@@ -60,7 +63,7 @@ def run_session(spec: LaunchSpec, engine: Engine, *, lifeline: int | None = None
     if pid == 0:
         os.close(give_orders)
         os.close(take_notes)
-        _supervise(spec, engine, orders, notes, group, terminal, lifeline)
+        _supervise(spec, engine, orders, notes, group, terminal, lifeline, status)
     os.close(orders)
     os.close(notes)
     try:
@@ -77,23 +80,31 @@ def _supervise(
     group: int,
     terminal: Terminal | None,
     lifeline: int | None,
+    status: int | None,
 ) -> None:
-    status = 1
+    code = 1
     try:
         # Not before the fork: the front needs none of it, and brokers start no later for it.
         from pytest_flux.launcher.supervisor import Supervisor
 
         supervisor = Supervisor(
-            spec, engine, orders=orders, notes=notes, group=group, terminal=terminal, lifeline=lifeline
+            spec,
+            engine,
+            orders=orders,
+            notes=notes,
+            group=group,
+            terminal=terminal,
+            lifeline=lifeline,
+            status=status,
         )
-        status = supervisor.run()
+        code = supervisor.run()
     except BaseException:  # noqa: BLE001 - the frames above are the front's
         import traceback
 
         traceback.print_exc()
         sys.stderr.flush()
     finally:
-        os._exit(status)
+        os._exit(code)
 
 
 class _Front:

@@ -30,7 +30,8 @@ class Supervisor:
     """Runs the session of a spec.
 
     ``orders`` is a descriptor to read orders to stop from, and the lifeline: when it ends, all ends. So it is with
-    ``lifeline``, if given. To ``notes`` goes what would have to be removed in the supervisor's stead.
+    ``lifeline``, if given. To ``notes`` goes what would have to be removed in the supervisor's stead. To ``status``,
+    if given, goes a line for what others may wait for: ``rundir PATH``, ``booted RANK``.
     """
 
     def __init__(
@@ -43,6 +44,7 @@ class Supervisor:
         group: int,
         terminal: Terminal | None,
         lifeline: int | None,
+        status: int | None,
     ) -> None:
         self._spec = spec
         self._engine = engine
@@ -51,6 +53,7 @@ class Supervisor:
         self._group = group
         self._terminal = terminal
         self._lifeline = lifeline
+        self._status = status
         self._debounce = Debounce()
         self._reactor = Reactor()
         self._directories: list[Rundir] = []
@@ -64,6 +67,7 @@ class Supervisor:
             if self._stopped:
                 return 128 + self._stopped
             self._remember(prepare_rundir(self._spec))
+            self._tell(f"rundir {self._directories[0].path}")
             brokers = self._brokers = Brokers(
                 self._reactor,
                 self._spec,
@@ -72,6 +76,7 @@ class Supervisor:
                 self._group,
                 ended=self._reactor.stop,
                 found=self._remember,
+                booted=lambda rank: self._tell(f"booted {rank}"),
             )
             brokers.start_all()
             self._reactor.run()
@@ -108,6 +113,13 @@ class Supervisor:
         except BrokenPipeError:
             # Nobody will: we are about to learn that the front is dead.
             return
+
+    def _tell(self, line: str) -> None:
+        if self._status is not None:
+            try:
+                os.write(self._status, os.fsencode(line) + b"\n")
+            except OSError:
+                return
 
     def _take_signal(self, signum: int) -> None:
         self._stop(signum, delivered=False)
