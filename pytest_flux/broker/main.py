@@ -105,9 +105,7 @@ def _dying_at_once() -> Iterator[None]:
             signal.signal(signum, handler)
 
 
-def _create(
-    attributes: Attributes, options: Options, log: BrokerLog, cleanup: contextlib.ExitStack
-) -> Broker:
+def _create(attributes: Attributes, options: Options, log: BrokerLog, cleanup: contextlib.ExitStack) -> Broker:
     config = _configure(attributes, options)
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
@@ -184,16 +182,19 @@ def _inherit(attributes: Attributes) -> None:
 
 
 def _create_directories(attributes: Attributes, rank: int, cleanup: contextlib.ExitStack) -> None:
-    tmpdir = os.environ.get("TMPDIR")
-    made = [create_directory(attributes, "rundir", tmpdir or "/tmp")]
+    made = [create_directory(attributes, "rundir", os.environ.get("TMPDIR") or "/tmp")]
+    rundir = attributes.get("rundir") or ""
+    made.append(write_flux_script(rundir, sys.executable))
     if rank == 0:
-        made.append(create_directory(attributes, "statedir", tmpdir or "/var/tmp"))
+        # In the rundir, where flux-core takes another temporary directory: what removes the rundir of a killed
+        # broker then removes this as well.
+        attributes.setdefault("statedir", f"{rundir}/.state")
+        made.append(create_directory(attributes, "statedir", rundir))
     elif "statedir" in attributes:
         attributes.delete("statedir")
     for directory in made:
         if directory is not None:
             cleanup.callback(directory.remove)
-    rundir = attributes.get("rundir") or ""
     uri = attributes.get("local-uri")
     if uri is None:
         attributes.set("local-uri", f"local://{rundir}/local-{rank}")
@@ -204,7 +205,6 @@ def _create_directories(attributes: Attributes, rank: int, cleanup: contextlib.E
         raise StartError(
             f"local-uri length of {length} bytes exceeds max {_SOCKET_PATH_MAX} AF_UNIX socket path length"
         )
-    write_flux_script(rundir, sys.executable)
 
 
 def _define_phases(broker: Broker, command: list[str]) -> None:
