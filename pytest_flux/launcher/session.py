@@ -33,9 +33,7 @@ _SI_KERNEL = 0x80
 _MAX_ORDERS = 3
 
 
-def run_session(
-    spec: LaunchSpec, engine: Engine, *, lifeline: int | None = None, status: int | None = None
-) -> int:
+def run_session(spec: LaunchSpec, engine: Engine, *, lifeline: int | None = None, status: int | None = None) -> int:
     """Bring up ``spec.size`` brokers, wait until all have ended, leave nothing behind; the exit code.
 
     That is the one the exit mode makes of the brokers'; 1 if the session fails; 128 + n if a signal stops it.
