@@ -78,12 +78,14 @@ class FluxInstance:
             return
         session, self._session = self._session, None
         self._close_client()
-        ended_before = session.exit_code
         code = session.stop(self.settings.timeout)
+        failed = {rank: code for rank, code in session.exit_codes.items() if code}
         tail = self.log_tail()
         self._output.close()
-        if ended_before is not None or code not in (0, _STOPPED_BY_US):
-            raise InstanceError(f"instance of {self.size} brokers: ended with exit code {code}\n{tail}")
+        if failed or code not in (0, _STOPPED_BY_US):
+            ranks = ", ".join(f"rank {rank} with exit code {failed[rank]}" for rank in sorted(failed))
+            reason = f"ended: {ranks}" if failed else f"ended with exit code {code}"
+            raise InstanceError(f"instance of {self.size} brokers {reason}\n{tail}")
 
     def _close_client(self) -> None:
         if self._client is not None:

@@ -103,7 +103,7 @@ def test_instance_that_dies_is_an_error_of_its_test(pytester: pytest.Pytester) -
     )
     result = pytester.runpytest_subprocess("--flux-broker=embedded")
     result.assert_outcomes(passed=1, errors=1)
-    result.stdout.fnmatch_lines(["*ended with exit code 137*"])
+    result.stdout.fnmatch_lines(["*InstanceError: instance of 1 brokers ended: rank 0 with exit code 137"])
 
 
 @pytest.mark.system_flux

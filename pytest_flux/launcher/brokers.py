@@ -53,8 +53,9 @@ class Brokers:
     """All brokers of one session, in the directory ``rundir`` and the process group ``group``.
 
     ``ended`` is called when none is left. ``found`` is called with directories outside of ``rundir`` that are the
-    session's to remove, ``booted`` with each rank that has ended its conversation with the PMI server: from then on
-    its local socket takes clients. Raises LaunchError if the session cannot be.
+    session's to remove, ``tell`` with ``booted RANK`` when a rank has ended its conversation with the PMI server
+    (from then on its local socket takes clients), and with ``ended RANK CODE``. Raises LaunchError if the session
+    cannot be.
     """
 
     def __init__(
@@ -67,7 +68,7 @@ class Brokers:
         *,
         ended: Callable[[], None],
         found: Callable[[Rundir], None],
-        booted: Callable[[int], None],
+        tell: Callable[[str], None],
     ) -> None:
         size = spec.size or 0
         self._reactor = reactor
@@ -76,7 +77,7 @@ class Brokers:
         self._rundir = rundir
         self._ended = ended
         self._found = found
-        self._booted = booted
+        self._tell = tell
         self._running: dict[int, _Broker] = {}
         self._exit_code = 0
         self._failed = False
@@ -142,7 +143,7 @@ class Brokers:
             self._spec.pmi_clique,
             self._abort,
             self._break_protocol,
-            self._booted,
+            lambda rank: self._tell(f"booted {rank}"),
             trace=self._spec.verbose >= 2,
         )
         for rank, connection in self._connections.items():
@@ -199,6 +200,7 @@ class Brokers:
         if broker.rank == 0:
             self._cancel_queries()
         self._control.ended(broker.rank)
+        self._tell(f"ended {broker.rank} {broker.exit_code}")
         self._reaper.update(self._running)
         if not self._running:
             self._ended()

@@ -25,11 +25,12 @@ _PROGRAM = "import sys; sys.path[:] = {path!r}; from pytest_flux.launcher.detach
 class DetachedSession:
     """Started on creation. What brokers print, and what the launcher has to say, goes to ``output``.
 
-    ``environ`` is the environment that the brokers get.
+    ``environ`` is the environment that the brokers get. ``rundir`` and ``exit_codes``, by rank, are known once told.
     """
 
     def __init__(self, spec: LaunchSpec, environ: Mapping[str, str], output: IO[bytes]) -> None:
         self.rundir: str | None = None
+        self.exit_codes: dict[int, int] = {}
         self._booted: set[int] = set()
         self._unread = b""
         theirs, self._lifeline = os.pipe()
@@ -77,6 +78,8 @@ class DetachedSession:
         except subprocess.TimeoutExpired:
             return self.kill()
         finally:
+            while self._status >= 0 and self._read_status(timeout):
+                pass
             self._close()
 
     def kill(self) -> int:
@@ -97,6 +100,9 @@ class DetachedSession:
                 self.rundir = value
             elif what == "booted":
                 self._booted.add(int(value))
+            elif what == "ended":
+                rank, code = map(int, value.split())
+                self.exit_codes[rank] = code
         return bool(data)
 
     def _close(self) -> None:

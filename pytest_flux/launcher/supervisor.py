@@ -31,7 +31,7 @@ class Supervisor:
 
     ``orders`` is a descriptor to read orders to stop from, and the lifeline: when it ends, all ends. So it is with
     ``lifeline``, if given. To ``notes`` goes what would have to be removed in the supervisor's stead. To ``status``,
-    if given, goes a line for what others may wait for: ``rundir PATH``, ``booted RANK``.
+    if given, goes a line for what others may wait for: ``rundir PATH``, ``booted RANK``, ``ended RANK CODE``.
     """
 
     def __init__(
@@ -76,7 +76,7 @@ class Supervisor:
                 self._group,
                 ended=self._reactor.stop,
                 found=self._remember,
-                booted=lambda rank: self._tell(f"booted {rank}"),
+                tell=self._tell,
             )
             brokers.start_all()
             self._reactor.run()
