@@ -49,7 +49,8 @@ class Broker:
         self.attributes.set("hostname", "vm")
         for name, value in settings.items():
             self.attributes.set_command_line(name.replace("_", "-"), value)
-        stderr = tempfile.TemporaryFile("w+", encoding="utf-8", errors="surrogateescape")  # noqa: SIM115 - by close_files
+        # Closed by close_files.
+        stderr = tempfile.TemporaryFile("w+", encoding="utf-8", errors="surrogateescape")  # noqa: SIM115
         self.opened.append(stderr)
         self.stderr = stderr
         self.forwarded: list[bytes] = []
