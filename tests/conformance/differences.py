@@ -16,7 +16,8 @@ DIFFERENCES = {
     "bad-broker": Difference(
         "Flux says only `flux_exec: No such file or directory`; we name the path and what is missing.",
         {
-            "stderr": "flux-start: ./flux-broker: cannot execute its interpreter /badinterp: No such file or directory\n"
+            "stderr": "flux-start: ./flux-broker: cannot execute its interpreter /badinterp: "
+            "No such file or directory\n"
         },
     ),
 }

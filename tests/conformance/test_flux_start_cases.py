@@ -43,7 +43,8 @@ def in_any_order(text: str) -> list[str]:
     """Lines, those about ends of brokers that follow each other sorted: several may end at one moment."""
     result: list[str] = []
     for is_end, lines in itertools.groupby(text.splitlines(), key=_is_end):
-        result.extend(sorted(lines) if is_end else lines)
+        block = list(lines)
+        result += sorted(block) if is_end else block
     return result
 
 
