@@ -11,6 +11,7 @@ from pytest_flux.cli.options import Option, OptionExit, OptionParser
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from typing import NoReturn
 
     from pytest_flux.cli.options import Options
 
@@ -29,9 +30,18 @@ _SIMILAR_AT_MOST = 3
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; the result is its exit code. Without ``argv``, be the program: then ^C simply ends it."""
-    if argv is None:
-        argv = sys.argv[1:]
-        _behave_as_program()
+    if argv is not None:
+        return _dispatch(argv)
+    _behave_as_program()
+    try:
+        status = _dispatch(sys.argv[1:])
+        sys.stdout.flush()
+    except BrokenPipeError:
+        _end_by_broken_pipe()
+    return status
+
+
+def _dispatch(argv: Sequence[str]) -> int:
     try:
         options = _parser().parse(argv)
     except OptionExit as end:
@@ -71,7 +81,7 @@ def _parser() -> OptionParser:
 
 
 def _behave_as_program() -> None:
-    """What a C program does: end by SIGINT and SIGPIPE, write UTF-8; and be found by the programs it starts."""
+    """What a C program does: end by SIGINT, write UTF-8; and be found by the programs that are started."""
     import io
     import signal
 
@@ -80,7 +90,6 @@ def _behave_as_program() -> None:
         pass
     os.close(spare)
     signal.signal(signal.SIGINT, signal.SIG_DFL)
-    signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
         if isinstance(stream, io.TextIOWrapper):
@@ -89,6 +98,18 @@ def _behave_as_program() -> None:
             setattr(sys, name, io.TextIOWrapper(io.FileIO(os.devnull, "w")))
     if os.path.basename(sys.argv[0]) == "flux":
         os.environ["PATH"] = path_with(os.environ.get("PATH", os.defpath), os.path.dirname(sys.argv[0]))
+
+
+def _end_by_broken_pipe() -> NoReturn:
+    """Nobody reads on: end as the signal would have ended us, had it not been turned off.
+
+    It must be, as it would also end us when the broker hangs up on us.
+    """
+    import signal
+
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+    os.kill(os.getpid(), signal.SIGPIPE)
+    os._exit(1)
 
 
 def path_with(path: str, directory: str) -> str:
@@ -141,13 +162,11 @@ def _run(name: str, arguments: Sequence[str], *, verbose: bool) -> int:
 
 def _execute(path: str, words: list[str], verbose: bool) -> str:
     """Become another program; why not, if that fails."""
+    from pytest_flux.cli.commands.env import become
+
     if verbose:
         sys.stderr.write(f"flux: trying to exec {path}\n")
-    sys.stdout.flush()
-    try:
-        os.execv(path, words)
-    except OSError as error:
-        return str(error.strerror)
+    return become(path, words)
 
 
 def _search_path() -> list[str]:

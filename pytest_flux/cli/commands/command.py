@@ -163,6 +163,8 @@ def run_command(command: Command, argv: Sequence[str], parent: Options | None = 
     except FluxError as error:
         context.log(reason(error))
     except OSError as error:
+        if isinstance(error, BrokenPipeError) and error.filename is None:
+            raise  # who reads our output went away
         # The broker went away while we talked to it.
         context.log(": ".join(str(part) for part in (error.filename, error.strerror or error) if part))
     return 1

@@ -19,12 +19,22 @@ def run(options: Options, context: Context) -> int:
         names = sorted(name for name in os.environ if name == "PATH" or name.startswith("FLUX_"))
         sys.stdout.writelines(f'export {name}="{os.environ[name]}"\n' for name in names)
         return 0
-    sys.stdout.flush()
     program = options.arguments[0]
+    raise CommandError(f"execvp ({program}): {become(program, options.arguments)}")
+
+
+def become(program: str, words: list[str]) -> str:
+    """Be another program, found by way of PATH if its name has no slash; why not, if that fails."""
+    import signal
+
+    sys.stdout.flush()
+    # Python ignores it, and what is ignored stays so in the other program.
+    previous = signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     try:
-        os.execvp(program, options.arguments)
+        os.execvp(program, words)
     except OSError as error:
-        raise CommandError(f"execvp ({program}): {error.strerror}") from None
+        signal.signal(signal.SIGPIPE, previous)
+        return str(error.strerror)
 
 
 COMMAND = Command(
