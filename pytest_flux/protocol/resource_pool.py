@@ -1,0 +1,218 @@
+"""Choosing resources for jobs: worst fit, as flux-core's sched-simple does it by default.
+
+Ranks wait in buckets, by how much of them is free, so that a choice costs what it takes, not what there is.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left, insort
+from collections.abc import Callable, Iterable, Iterator
+from typing import NamedTuple
+
+from pytest_flux.protocol.resource_set import Node, ResourceSet, lowest
+
+Wanted = Callable[[int], bool]
+"""Whether a rank fulfils a job's constraints."""
+
+
+class Infeasible(Exception):
+    """What is asked for can never be had; the text says why, in flux-core's words."""
+
+
+class Need(NamedTuple):
+    """What a job asks for (RFC 14). ``nnodes`` is 0 where any nodes will do; ``nslots`` counts those of all nodes."""
+
+    nnodes: int
+    nslots: int
+    cores_per_slot: int
+    gpus_per_slot: int = 0
+    exclusive: bool = False
+
+    def settled(self) -> Need:
+        """With nodes where slots alone are exclusive: then each is a node."""
+        return self._replace(nnodes=self.nslots) if self.exclusive and not self.nnodes else self
+
+
+class ResourcePool:
+    """What an instance has, what of it is free, and which ranks are up. All are up at first."""
+
+    def __init__(self, resources: ResourceSet) -> None:
+        self.resources = resources
+        self._free: dict[int, tuple[int, int]] = {
+            rank: (node.cores, node.gpus) for rank, node in resources.nodes.items()
+        }
+        self._down: set[int] = set()
+        self._buckets: dict[tuple[int, int], list[int]] = {}
+        for rank in self._free:
+            self._enter(rank)
+
+    def copy(self) -> ResourcePool:
+        """An independent pool in the same state, to try things out."""
+        copied = ResourcePool.__new__(ResourcePool)
+        copied.resources = self.resources
+        copied._free, copied._down = dict(self._free), set(self._down)
+        copied._buckets = {key: list(ranks) for key, ranks in self._buckets.items()}
+        return copied
+
+    # -- state
+
+    def mark_up(self, ranks: Iterable[int]) -> None:
+        """These may be chosen from now on. Unknown ranks are ignored."""
+        for rank in ranks:
+            if rank in self._down:
+                self._down.remove(rank)
+                self._enter(rank)
+
+    def mark_down(self, ranks: Iterable[int]) -> None:
+        """These may not be chosen any more."""
+        for rank in ranks:
+            if rank in self._free and rank not in self._down:
+                self._leave(rank)
+                self._down.add(rank)
+
+    def down(self) -> ResourceSet:
+        """All that the ranks have that are not up."""
+        return self.resources.select(self._down)
+
+    def allocated(self) -> ResourceSet:
+        """What is not free."""
+        nodes = {}
+        for rank, (cores, gpus) in self._free.items():
+            node = self.resources.nodes[rank]
+            if cores != node.cores or gpus != node.gpus:
+                nodes[rank] = Node(node.hostname, node.cores & ~cores, node.gpus & ~gpus)
+        return ResourceSet(nodes, self.resources.properties)
+
+    def take(self, chosen: ResourceSet) -> None:
+        """What a job has got is not free any more."""
+        for rank, node in chosen.nodes.items():
+            if rank in self._free:
+                cores, gpus = self._free[rank]
+                self._set(rank, cores & ~node.cores, gpus & ~node.gpus)
+
+    def give_back(self, chosen: ResourceSet) -> None:
+        """What a job had is free again."""
+        for rank, node in chosen.nodes.items():
+            if rank in self._free:
+                cores, gpus = self._free[rank]
+                everything = self.resources.nodes[rank]
+                self._set(rank, cores | node.cores & everything.cores, gpus | node.gpus & everything.gpus)
+
+    def _set(self, rank: int, cores: int, gpus: int) -> None:
+        if rank not in self._down:
+            self._leave(rank)
+        self._free[rank] = (cores, gpus)
+        if rank not in self._down:
+            self._enter(rank)
+
+    def _key(self, rank: int) -> tuple[int, int]:
+        cores, gpus = self._free[rank]
+        return cores.bit_count(), gpus.bit_count()
+
+    def _enter(self, rank: int) -> None:
+        insort(self._buckets.setdefault(self._key(rank), []), rank)
+
+    def _leave(self, rank: int) -> None:
+        key = self._key(rank)
+        bucket = self._buckets[key]
+        if len(bucket) == 1:
+            del self._buckets[key]
+        else:
+            del bucket[bisect_left(bucket, rank)]
+
+    # -- choosing
+
+    def find(self, need: Need, wanted: Wanted | None = None) -> ResourceSet | None:
+        """Resources that fulfil a need, or None while they are not free. They are not taken yet: see :meth:`take`.
+
+        Raises Infeasible where even an idle instance with all ranks up has not enough.
+        """
+        need = need.settled()
+        chosen = self._find_nodes(need, wanted) if need.nnodes else self._find_slots(need, wanted)
+        if chosen is None:
+            self.check(need, wanted)
+            return None
+        return ResourceSet(
+            chosen, self.resources.properties, nslots=need.nslots, scheduling=self.resources.scheduling
+        )
+
+    def _candidates(self, cores: int, gpus: int, wanted: Wanted | None) -> Iterator[tuple[int, int, int]]:
+        """Ranks with so much free, those with the most first, lower ranks before higher: rank, cores, gpus."""
+        for key in sorted(self._buckets, reverse=True):
+            if key[0] < cores:
+                return
+            if key[1] >= gpus:
+                for rank in self._buckets[key]:
+                    if wanted is None or wanted(rank):
+                        yield rank, *self._free[rank]
+
+    def _find_nodes(self, need: Need, wanted: Wanted | None) -> dict[int, Node] | None:
+        slots = need.nslots // need.nnodes
+        cores, gpus = slots * need.cores_per_slot, slots * need.gpus_per_slot
+        nodes = self.resources.nodes
+        chosen: dict[int, Node] = {}
+        for rank, free_cores, free_gpus in self._candidates(cores, gpus, wanted):
+            node = nodes[rank]
+            if need.exclusive:
+                if (free_cores, free_gpus) != (node.cores, node.gpus):
+                    continue
+                chosen[rank] = node
+            else:
+                chosen[rank] = Node(node.hostname, lowest(free_cores, cores), lowest(free_gpus, gpus))
+            if len(chosen) == need.nnodes:
+                return chosen
+        return None
+
+    def _find_slots(self, need: Need, wanted: Wanted | None) -> dict[int, Node] | None:
+        chosen: dict[int, Node] = {}
+        left = need.nslots
+        for rank, free_cores, free_gpus in self._candidates(need.cores_per_slot, need.gpus_per_slot, wanted):
+            count = min(left, _slots_in(free_cores, free_gpus, need))
+            chosen[rank] = Node(
+                self.resources.nodes[rank].hostname,
+                lowest(free_cores, count * need.cores_per_slot),
+                lowest(free_gpus, count * need.gpus_per_slot),
+            )
+            left -= count
+            if not left:
+                return chosen
+        return None
+
+    def check(self, need: Need, wanted: Wanted | None = None) -> None:
+        """Raise Infeasible for what can never be had, in flux-core's words."""
+        need = need.settled()
+        nodes = [node for rank, node in self.resources.nodes.items() if wanted is None or wanted(rank)]
+        slots = need.nslots // need.nnodes if need.nnodes else 1
+        cores, gpus = slots * need.cores_per_slot, slots * need.gpus_per_slot
+        fitting = [node for node in nodes if node.cores.bit_count() >= cores and node.gpus.bit_count() >= gpus]
+        if need.exclusive and len(fitting) < need.nnodes:
+            raise Infeasible(
+                f"unsatisfiable request: need {need.nnodes} exclusive node(s), only {len(fitting)} eligible"
+            )
+        if need.nnodes:
+            if len(fitting) < need.nnodes:
+                with_gpus = f" and {gpus} GPUs" if gpus else ""
+                raise Infeasible(
+                    f"unsatisfiable request: need {need.nnodes} node(s) with {cores} cores{with_gpus} each, "
+                    f"only {len(fitting)} eligible"
+                )
+            return
+        by_cores = sum(node.cores.bit_count() // need.cores_per_slot for node in nodes)
+        if by_cores < need.nslots:
+            total = sum(node.cores.bit_count() for node in nodes)
+            raise Infeasible(
+                f"unsatisfiable request: need {need.nslots} slot(s) of {need.cores_per_slot} core(s), "
+                f"only {by_cores} such slot(s) available (total cores: {total})"
+            )
+        both = sum(_slots_in(node.cores, node.gpus, need) for node in nodes)
+        if both < need.nslots:
+            total = sum(node.gpus.bit_count() for node in nodes)
+            raise Infeasible(
+                f"unsatisfiable request: need {need.nslots} slot(s) with {need.gpus_per_slot} GPU(s) each, "
+                f"only {both} available (total GPUs: {total})"
+            )
+
+
+def _slots_in(cores: int, gpus: int, need: Need) -> int:
+    count = cores.bit_count() // need.cores_per_slot
+    return min(count, gpus.bit_count() // need.gpus_per_slot) if need.gpus_per_slot else count
