@@ -63,6 +63,8 @@ class ExecSession:
             self._name = f"label {target}"
         elif target is not None:
             self._name = f"pid {target}"
+        elif command is not None:
+            self._name = command["cmdline"][0]
         self._tell(f"Starting {self._name} on {_bracketed(ranks)}")
         for rank in ranks:
             if target is not None:
