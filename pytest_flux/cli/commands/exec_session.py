@@ -41,7 +41,6 @@ class ExecSession:
         self._verbose = options.has("verbose")
         self._quiet = options.has("quiet")
         self._label_output = options.has("label-io")
-        self._kill_as_imp = options.has("with-imp") or os.path.basename(options.arguments[0]) == "flux-imp"
         self._reactor = Reactor()
         self._processes: dict[int, RemoteProcess] = {}
         self._hanging: set[int] = set()
@@ -170,8 +169,7 @@ class ExecSession:
         if self._verbose:
             sys.stderr.write(f"sending signal {int(signum)} to {len(running)} running processes\n")
         for process in running:
-            # RFC 15: the IMP takes SIGUSR1 for SIGKILL.
-            process.kill(signal.SIGUSR1 if self._kill_as_imp and signum == signal.SIGKILL else signum).abandon()
+            process.kill(signum).abandon()
         if signum == signal.SIGINT:
             if self._interrupts:
                 sys.stderr.write(f"interrupt (Ctrl+C) one more time within {INTERRUPT_WINDOW:.2f} sec to exit\n")

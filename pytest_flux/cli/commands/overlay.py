@@ -130,7 +130,12 @@ COMMAND = Command(
     "flux overlay",
     summary="Look at the network of brokers",
     subcommands=(
-        Command("flux overlay trace", trace, summary="Not in embedded instances: watch messages"),
+        Command(
+            "flux overlay trace",
+            trace,
+            usage="[OPTIONS] [topic-glob]",
+            summary="Watch messages (not in embedded instances)",
+        ),
         Command(
             "flux overlay errors",
             errors,
