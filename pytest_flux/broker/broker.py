@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 import uuid
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pytest_flux.broker import defaults
 from pytest_flux.broker.attributes import Attributes
@@ -22,6 +23,7 @@ from pytest_flux.broker.services.broker import BrokerService, RunatService, Shut
 from pytest_flux.broker.services.config import ConfigService
 from pytest_flux.broker.services.event import EventService
 from pytest_flux.broker.services.groups import GroupsService
+from pytest_flux.broker.services.lazy import LazyService
 from pytest_flux.broker.services.log import LogService
 from pytest_flux.broker.services.module import ConnectorService, ModuleService
 from pytest_flux.broker.services.overlay import OverlayService
@@ -29,11 +31,16 @@ from pytest_flux.broker.services.rexec import RexecService
 from pytest_flux.broker.services.state_machine import StateMachineService
 from pytest_flux.broker.state_machine import StateMachine
 from pytest_flux.broker.topology import Topology
+from pytest_flux.protocol.blobref import DIGEST_SIZES
 from pytest_flux.protocol.errors import FluxError
 from pytest_flux.protocol.duration import parse_duration
 from pytest_flux.protocol.hostlist import decode_hostlist
 from pytest_flux.protocol.idset import encode_idset
 from pytest_flux.reactor.reactor import Reactor
+
+if TYPE_CHECKING:
+    from pytest_flux.broker.content.store import ContentStore
+    from pytest_flux.broker.kvs import Kvs
 
 
 class Broker:
@@ -59,6 +66,9 @@ class Broker:
         self.exit_code = 0
         self.is_online = False
         self.is_closing = False
+        self.parts: dict[type[Any], Any] = {}
+        self._content: ContentStore | None = None
+        self._kvs: Kvs | None = None
         self._hosts: list[str] = []
         self._local: LocalConnector | None = None
         self.router = Router(self.uuid, self.rank, self._configured_topology())
@@ -75,8 +85,9 @@ class Broker:
         self.state_machine = StateMachine(self)
         self.overlay.on_change.append(self._child_changed)
         log.add_follower(self._logged)
+        self._find_state()
 
-    def _services(self) -> list[Service]:
+    def _services(self) -> list[Service | LazyService]:
         return [
             self.groups,
             self._log_service,
@@ -91,6 +102,7 @@ class Broker:
             EventService(self),
             ModuleService(self),
             RunatService(self),
+            *(LazyService(self, name, path) for name, path in defaults.services(self.rank).items()),
         ]
 
     def _configured_topology(self) -> Topology:
@@ -123,6 +135,40 @@ class Broker:
     def take_config(self, config: dict[str, Any]) -> None:
         """Replace the configuration."""
         self.config = config
+
+    # -- state that outlives the broker, on rank 0
+
+    @property
+    def content(self) -> ContentStore:
+        """The blobs of the instance."""
+        if self._content is None:
+            from pytest_flux.broker.content.store import open_store
+
+            self._content = open_store(self)
+        return self._content
+
+    @property
+    def kvs(self) -> Kvs:
+        """The key-value store of the instance."""
+        if self._kvs is None:
+            from pytest_flux.broker.kvs import open_kvs
+
+            self._kvs = open_kvs(self)
+        return self._kvs
+
+    def _find_state(self) -> None:
+        """Whoever restarts an instance wants to hear at once that its state cannot be read."""
+        if self.attributes.get("content.hash") not in DIGEST_SIZES:
+            raise FluxError(errno.EINVAL, f"unknown content.hash: {self.attributes.get('content.hash')}")
+        path = f"{self.attributes.get('statedir') or ''}/content.sqlite"
+        if self.rank == 0 and os.path.exists(path):
+            self.kvs.namespaces()
+
+    def _close_state(self) -> None:
+        if self._kvs is not None:
+            self._kvs.close()
+        if self._content is not None:
+            self._content.close()
 
     # -- life
 
@@ -178,6 +224,7 @@ class Broker:
         self.is_closing = True
         self._rexec.destroy()
         self.runat.destroy()
+        self._close_state()
         if self._local is not None:
             self._local.close()
         self.overlay.close()

@@ -32,6 +32,25 @@ ATTRIBUTES = {
 LIBEXEC = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "libexec")
 """Where our `flux-broker` is, for a `flux-start` inside the instance to find."""
 
+# What is imported when it is first asked for: by name, the class.
+_STORES = {
+    "content": "pytest_flux.broker.services.content:ContentService",
+    "content-backing": "pytest_flux.broker.services.content_backing:ContentBackingService",
+    "content-sqlite": "pytest_flux.broker.services.content_backing:ContentSqliteService",
+    "kvs": "pytest_flux.broker.services.kvs:KvsService",
+    "kvs-watch": "pytest_flux.broker.services.kvs_watch:KvsWatchService",
+}
+_RELAYS = {
+    "content": "pytest_flux.broker.services.content:RemoteContentService",
+    "kvs": "pytest_flux.broker.services.kvs_relay:KvsRelayService",
+    "kvs-watch": "pytest_flux.broker.services.kvs_relay:KvsWatchRelayService",
+}
+
+
+def services(rank: int) -> dict[str, str]:
+    """The services of a rank that cost nothing until they are used, by name: ``package.module:Class``."""
+    return _STORES if rank == 0 else _RELAYS
+
 
 def environ(rundir: str, path: str) -> dict[str, str]:
     """What the programs of an embedded instance find in their environment besides the broker's own.

@@ -1,0 +1,218 @@
+"""Flux's `content.sqlite`: blobs and checkpoints on disk, in the schema of flux-core's content-sqlite module."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import sqlite3
+from typing import Any
+
+import lz4.block  # type: ignore[import-untyped]
+
+from pytest_flux.protocol.errors import FluxError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+MAX_CHECKPOINTS = 5
+"""So many checkpoints are kept."""
+
+_COMPRESSED_FROM = 256
+_NOT_COMPRESSED = -1
+# Another broker on the same statedir is a mistake; one that is just closing is worth a moment.
+_LOCK_TIMEOUT = 2.0
+
+# Hashes are bound as text although they are bytes (sqlite3_bind_text), and SQLite keeps text and blobs apart.
+_STORE = (
+    "INSERT INTO objects (hash, size, object, epoch) VALUES (CAST(? AS TEXT), ?, ?, ?) "
+    "ON CONFLICT (hash) DO UPDATE SET epoch = excluded.epoch"
+)
+_LOAD = "SELECT object, size FROM objects WHERE hash = CAST(? AS TEXT)"
+_SCHEMA = (
+    "CREATE TABLE IF NOT EXISTS objects (hash BLOB PRIMARY KEY, size INT, object BLOB, epoch INT DEFAULT 0)",
+    "CREATE TABLE IF NOT EXISTS checkpt_v2 (id INTEGER PRIMARY KEY AUTOINCREMENT NOT NULL, value TEXT)",
+)
+_PRUNE = "DELETE FROM checkpt_v2 WHERE id NOT IN (SELECT id FROM checkpt_v2 ORDER BY id DESC LIMIT ?)"
+_MARK = "UPDATE objects SET epoch = MAX(epoch, ?1) WHERE hash = CAST(?2 AS TEXT) AND epoch < ?1"
+
+
+class SqliteBacking:
+    """The open file. Every method raises FluxError with the errno that flux-core gives for what SQLite says.
+
+    ``volatile`` is for a statedir that goes with the broker: then nothing is done for the case of a crash.
+    """
+
+    def __init__(self, path: str, *, volatile: bool, max_checkpoints: int = MAX_CHECKPOINTS) -> None:
+        self.path = path
+        self.journal_mode, self.synchronous = ("OFF", "OFF") if volatile else ("WAL", "NORMAL")
+        self._max_checkpoints = max_checkpoints
+        try:
+            self._db = sqlite3.connect(path, timeout=_LOCK_TIMEOUT, isolation_level=None)
+        except sqlite3.Error as error:
+            raise _translated(error) from None
+        try:
+            self._prepare()
+            found = self._query("SELECT MAX(id) FROM checkpt_v2")
+        except FluxError:
+            self._db.close()
+            raise
+        self.epoch: int = found[0][0] or 0
+
+    def _prepare(self) -> None:
+        self._query("PRAGMA locking_mode=EXCLUSIVE")
+        self._query(f"PRAGMA journal_mode={self.journal_mode}")
+        self._query(f"PRAGMA synchronous={self.synchronous}")
+        if [tuple(row) for row in self._query("PRAGMA quick_check(1)")] != [("ok",)]:
+            raise FluxError(errno.EINVAL, f"{self.path} is damaged")
+        for statement in _SCHEMA:
+            self._query(statement)
+        if "epoch" not in [row[1] for row in self._query("PRAGMA table_info(objects)")]:
+            self._query("ALTER TABLE objects ADD COLUMN epoch INT DEFAULT 0")
+        if self._query("SELECT 1 FROM sqlite_master WHERE type = 'table' AND tbl_name = 'checkpt'"):
+            # Before there was a list of checkpoints, there was one, by name.
+            for row in self._query("SELECT value FROM checkpt WHERE key = 'kvs-primary'"):
+                self._query("INSERT INTO checkpt_v2 (value) VALUES (?)", row)
+            self._query("DROP TABLE checkpt")
+
+    def _query(self, statement: str, values: tuple[Any, ...] = ()) -> list[Any]:
+        try:
+            return self._db.execute(statement, values).fetchall()
+        except sqlite3.Error as error:
+            raise _translated(error) from None
+
+    def close(self) -> None:
+        """Give the file back."""
+        self._db.close()
+
+    def load(self, digest: bytes) -> bytes:
+        """A blob. ENOENT where there is none, EINVAL where the row is not as flux-core writes it."""
+        rows = self._query(_LOAD, (digest,))
+        if not rows:
+            raise FluxError(errno.ENOENT)
+        data, size = rows[0]
+        if not isinstance(size, int) or not isinstance(data, (bytes, type(None))):
+            raise FluxError(errno.EINVAL)
+        if size == _NOT_COMPRESSED:
+            return data or b""
+        try:
+            blob = lz4.block.decompress(data, uncompressed_size=size)
+        except (lz4.block.LZ4BlockError, ValueError, OverflowError, MemoryError):
+            raise FluxError(errno.EINVAL) from None
+        if len(blob) != size:
+            raise FluxError(errno.EINVAL)
+        return bytes(blob)
+
+    def store(self, blobs: Iterable[tuple[bytes, bytes]]) -> None:
+        """Store blobs, pairs of digest and bytes, all or none."""
+        rows = [self._row(digest, blob) for digest, blob in blobs]
+        try:
+            self._db.execute("BEGIN")
+            try:
+                self._db.executemany(_STORE, rows)
+                self._db.execute("COMMIT")
+            except sqlite3.Error:
+                if self._db.in_transaction:
+                    self._db.execute("ROLLBACK")
+                raise
+        except sqlite3.Error as error:
+            raise _translated(error) from None
+
+    def _row(self, digest: bytes, blob: bytes) -> tuple[bytes, int, bytes, int]:
+        if len(blob) < _COMPRESSED_FROM:
+            return digest, _NOT_COMPRESSED, blob, self.epoch
+        return digest, len(blob), lz4.block.compress(blob, store_size=False), self.epoch
+
+    def validate(self, digest: bytes) -> None:
+        """ENOENT unless there is such a blob."""
+        if not self._query("SELECT 1 FROM objects WHERE hash = CAST(? AS TEXT)", (digest,)):
+            raise FluxError(errno.ENOENT)
+
+    def checkpoints(self) -> list[Any]:
+        """All checkpoints, newest first, as the JSON values that were put."""
+        found = []
+        for (text,) in self._query("SELECT value FROM checkpt_v2 ORDER BY id DESC"):
+            try:
+                found.append(json.loads(text))
+            except (ValueError, TypeError):
+                continue
+        return found
+
+    def put_checkpoint(self, value: object) -> None:
+        """Add a checkpoint and drop the oldest; when this returns, it and everything stored before is on disk."""
+        durable = self.synchronous != "OFF"
+        if durable:
+            self._query("PRAGMA synchronous=FULL")
+        try:
+            self._query("BEGIN")
+            try:
+                self._query("INSERT INTO checkpt_v2 (value) VALUES (?)", (json.dumps(value, separators=(",", ":")),))
+                self._query(_PRUNE, (self._max_checkpoints,))
+            finally:
+                self._query("COMMIT")
+            self.epoch = self._query("SELECT MAX(id) FROM checkpt_v2")[0][0]
+        finally:
+            if durable:
+                self._query(f"PRAGMA synchronous={self.synchronous}")
+
+    def mark(self, epoch: int, digests: list[bytes]) -> int:
+        """Raise the epoch of blobs that are still needed; how many had a lower one."""
+        self._query("BEGIN")
+        try:
+            before = self._db.total_changes
+            for digest in digests:
+                self._query(_MARK, (epoch, digest))
+            return self._db.total_changes - before
+        finally:
+            self._query("COMMIT")
+
+    def sweep(self, epoch: int, first: int, last: int, limit: int) -> tuple[int, int]:
+        """Delete at most ``limit`` blobs of a lower epoch among the rows after ``first`` up to ``last``.
+
+        How many were deleted, and the row up to which all is settled.
+        """
+        query = "SELECT rowid FROM objects WHERE epoch < ? AND rowid > ? AND rowid <= ? ORDER BY rowid LIMIT ?"
+        rows = self._query(query, (epoch, first, last, limit))
+        self._query("BEGIN")
+        try:
+            for row in rows:
+                self._query("DELETE FROM objects WHERE rowid = ?", tuple(row))
+        finally:
+            self._query("COMMIT")
+        return len(rows), rows[-1][0] if len(rows) == limit else last
+
+    def count(self, below_epoch: int | None = None) -> int:
+        """The number of blobs, or of those with an epoch below the given one."""
+        if below_epoch is None:
+            return int(self._query("SELECT COUNT(*) FROM objects")[0][0])
+        return int(self._query("SELECT COUNT(*) FROM objects WHERE epoch < ?", (below_epoch,))[0][0])
+
+    def last_row(self) -> int:
+        """The highest row number among the blobs."""
+        return int(self._query("SELECT MAX(rowid) FROM objects")[0][0] or 0)
+
+    def numbered_checkpoints(self) -> list[dict[str, Any]]:
+        """Checkpoints with their row numbers, newest first: ``{id, value}``."""
+        rows = self._query("SELECT id, value FROM checkpt_v2 ORDER BY id DESC")
+        return [{"id": row[0], "value": json.loads(row[1])} for row in rows]
+
+    def sizes(self) -> tuple[int, int]:
+        """Bytes of the file, and bytes free in its file system."""
+        space = os.statvfs(self.path)
+        return os.stat(self.path).st_size, space.f_bsize * space.f_bavail
+
+
+def _translated(error: sqlite3.Error) -> FluxError:
+    text = str(error)
+    for words, errnum in (
+        ("disk I/O", errno.EIO),
+        ("readonly", errno.EPERM),
+        ("unable to open", errno.EPERM),
+        ("too big", errno.EFBIG),
+        ("full", errno.ENOSPC),
+        ("locked", errno.EBUSY),
+    ):
+        if words in text:
+            return FluxError(errnum, text)
+    return FluxError(errno.EINVAL, text)

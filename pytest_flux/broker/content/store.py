@@ -1,0 +1,197 @@
+"""Blobs in memory in front of those on disk. New ones are written in the background, many in one transaction."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections import OrderedDict
+from typing import TYPE_CHECKING, Any
+
+from pytest_flux.broker.log import LOG_ERR
+from pytest_flux.protocol.blobref import DIGEST_SIZES, hasher
+from pytest_flux.protocol.errors import FluxError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from pytest_flux.broker.broker import Broker
+    from pytest_flux.broker.content.backing import SqliteBacking
+    from pytest_flux.reactor.reactor import Reactor, Timer
+
+_FLUSH_DELAY = 1.0
+_DIRTY_BYTES = 8 << 20
+_CLEAN_BYTES = 16 << 20
+_MAX_BLOB = (1 << 31) - 1
+
+
+class BlobCache:
+    """Blobs that are also somewhere else, those used last, up to a number of bytes."""
+
+    def __init__(self, capacity: int = _CLEAN_BYTES) -> None:
+        self._capacity = capacity
+        self._blobs: OrderedDict[bytes, bytes] = OrderedDict()
+        self.size = 0
+
+    def __len__(self) -> int:
+        return len(self._blobs)
+
+    def get(self, digest: bytes) -> bytes | None:
+        """A blob, if it is here."""
+        blob = self._blobs.get(digest)
+        if blob is not None:
+            self._blobs.move_to_end(digest)
+        return blob
+
+    def add(self, digest: bytes, blob: bytes) -> None:
+        """Keep a blob, for as long as there is room."""
+        if digest not in self._blobs:
+            self._blobs[digest] = blob
+            self.size += len(blob)
+            while self.size > self._capacity:
+                self.size -= len(self._blobs.popitem(last=False)[1])
+
+    def clear(self) -> None:
+        """Drop all."""
+        self._blobs.clear()
+        self.size = 0
+
+
+class ContentStore:
+    """The blobs of an instance.
+
+    Neither SQLite nor LZ4 is imported, and no file made, before something has to be written or is not here:
+    short-lived instances never do. ``volatile`` says that the statedir goes with the broker.
+    """
+
+    def __init__(
+        self,
+        reactor: Reactor,
+        statedir: str,
+        hash_name: str,
+        *,
+        volatile: bool,
+        complain: Callable[[str], None],
+    ) -> None:
+        self.hash_name = hash_name
+        self.digest_size = DIGEST_SIZES[hash_name]
+        self.path = os.path.join(statedir, "content.sqlite")
+        self.volatile = volatile
+        self.clean = BlobCache()
+        self.dirty: dict[bytes, bytes] = {}
+        self.dirty_bytes = 0
+        self._hash: Callable[[bytes], bytes] | None = None
+        self._reactor = reactor
+        self._complain = complain
+        self._backing: SqliteBacking | None = None
+        self._timer: Timer | None = None
+        self._closed = False
+
+    @property
+    def backing(self) -> SqliteBacking:
+        """The file, opened at the first use. Raises FluxError."""
+        if self._backing is None:
+            from pytest_flux.broker.content.backing import SqliteBacking
+
+            if self._closed:
+                raise FluxError(errno.ENOSYS, "the content store is closed")
+            self._backing = SqliteBacking(self.path, volatile=self.volatile)
+        return self._backing
+
+    @property
+    def has_file(self) -> bool:
+        """Whether anything has ever been written."""
+        return self._backing is not None or os.path.exists(self.path)
+
+    def hash(self, data: bytes) -> bytes:
+        """The digest of a blob."""
+        if self._hash is None:
+            self._hash = hasher(self.hash_name)
+        return self._hash(data)
+
+    def store(self, data: bytes) -> bytes:
+        """Keep a blob; its digest. It is on disk after ``flush``, or a moment later."""
+        if len(data) > _MAX_BLOB:
+            raise FluxError(errno.EFBIG)
+        digest = self.hash(data)
+        if digest not in self.dirty:
+            # Even if it is on disk: storing again says that it is in use, which protects it from collection.
+            self.dirty[digest] = data
+            self.dirty_bytes += len(data)
+            if self.dirty_bytes > _DIRTY_BYTES:
+                self._flush_in_background()
+            elif self._timer is None and not self._closed:
+                self._timer = self._reactor.call_later(_FLUSH_DELAY, self._flush_in_background)
+        return digest
+
+    def load(self, digest: bytes) -> bytes:
+        """A blob. FluxError ENOENT where there is none of that name, EPROTO where it cannot be one."""
+        if len(digest) != self.digest_size:
+            raise FluxError(errno.EPROTO)
+        blob = self.dirty.get(digest)
+        if blob is None:
+            blob = self.clean.get(digest)
+        if blob is None:
+            if not self.has_file:
+                raise FluxError(errno.ENOENT)
+            blob = self.backing.load(digest)
+            self.clean.add(digest, blob)
+        return blob
+
+    def flush(self) -> None:
+        """Write what is not yet on disk. Raises FluxError; then it is kept, and tried again."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if not self.dirty:
+            return
+        self.backing.store(self.dirty.items())
+        for digest, blob in self.dirty.items():
+            self.clean.add(digest, blob)
+        self.dirty, self.dirty_bytes = {}, 0
+
+    def _flush_in_background(self) -> None:
+        try:
+            self.flush()
+        except FluxError as error:
+            self._complain(f"content store: {error.text or error.strerror}")
+            self._timer = self._reactor.call_later(_FLUSH_DELAY, self._flush_in_background)
+
+    def checkpoints(self) -> list[Any]:
+        """What was checkpointed, newest first."""
+        return self.backing.checkpoints() if self.has_file else []
+
+    def put_checkpoint(self, value: object) -> None:
+        """Write everything, and a checkpoint, and see that it is on disk."""
+        self.flush()
+        self.backing.put_checkpoint(value)
+
+    def close(self) -> None:
+        """Write what is left, unless the file is about to be removed, and close it."""
+        if self._closed:
+            return
+        if self._timer is not None:
+            self._timer.cancel()
+        try:
+            if not self.volatile:
+                self.flush()
+        except FluxError as error:
+            self._complain(f"content store: {len(self.dirty)} blobs are lost: {error.text or error.strerror}")
+        self._closed = True
+        if self._backing is not None:
+            self._backing.close()
+            self._backing = None
+
+
+def open_store(broker: Broker) -> ContentStore:
+    """The store of an instance, on its rank 0. FluxError EINVAL for a ``content.hash`` that Flux does not know."""
+    attributes = broker.attributes
+    hash_name = attributes.get("content.hash") or "sha1"
+    if hash_name not in DIGEST_SIZES:
+        raise FluxError(errno.EINVAL, f"unknown hash type {hash_name}")
+    return ContentStore(
+        broker.reactor,
+        attributes.get("statedir") or ".",
+        hash_name,
+        volatile=attributes.get("statedir-cleanup") == "1",
+        complain=lambda text: broker.log.write(LOG_ERR, text, "content"),
+    )

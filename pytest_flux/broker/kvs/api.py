@@ -1,0 +1,243 @@
+"""The store as the services of rank 0 use it, without messages."""
+
+from __future__ import annotations
+
+import json
+import time
+from itertools import count
+from typing import TYPE_CHECKING, Any
+
+from pytest_flux.broker.kvs.lookup import READDIR, WAITCREATE, WATCH, WATCH_APPEND
+from pytest_flux.broker.kvs.namespace import PRIMARY, Namespace
+from pytest_flux.broker.kvs.store import KvsStore
+from pytest_flux.broker.kvs.transaction import APPEND, Op, Transaction
+from pytest_flux.broker.kvs.watch import Watch
+from pytest_flux.broker.log import LOG_ERR
+from pytest_flux.protocol import treeobj
+from pytest_flux.protocol.errors import FluxError
+from pytest_flux.protocol.treeobj import TreeObject
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from pytest_flux.broker.broker import Broker
+    from pytest_flux.broker.content.store import ContentStore
+    from pytest_flux.broker.kvs.store import Publish
+    from pytest_flux.reactor.reactor import Reactor, Timer
+
+    Json = Any
+
+# Of the time, so much may go into appending: a value with many parts costs more with each. Where it is little, as
+# with logs of events, appending is done at once; a flood of output is gathered into fewer, larger parts.
+_SHARE = 0.2
+_LONGEST_WAIT = 0.5
+
+
+class Kvs(KvsStore):
+    """See the base for namespaces. Errors are FluxError: ENOENT, EISDIR, ENOTDIR, ENOTSUP and so on."""
+
+    def __init__(
+        self, reactor: Reactor, content: ContentStore, publish: Publish, complain: Callable[[str], None]
+    ) -> None:
+        super().__init__(reactor, content, publish)
+        self._complain = complain
+        self._names = count()
+        self._appended: dict[str, dict[str, list[bytes]]] = {}
+        self._append_timer: Timer | None = None
+        self._append_after = 0.0
+        self._unborn: dict[str, list[Watch]] = {}
+
+    # -- writing
+
+    def commit(
+        self,
+        ops: Sequence[Op],
+        *,
+        namespace: str = PRIMARY,
+        flags: int = 0,
+        done: Callable[[FluxError | None], None] | None = None,
+    ) -> None:
+        """Do ``ops`` together, at the end of this round of the reactor; then call ``done`` with None or the error.
+
+        Raises FluxError ENOTSUP where there is no such namespace.
+        """
+
+        def tell(error: FluxError | None, ref: str, sequence: int) -> None:
+            if done is not None:
+                done(error)
+
+        self.submit(namespace, Transaction(self._next_name(), list(ops), flags, tell))
+
+    def put(self, key: str, value: bytes | str, *, namespace: str = PRIMARY) -> None:
+        """Set one value."""
+        self.commit([put_op(key, value)], namespace=namespace)
+
+    def put_json(self, key: str, value: object, *, namespace: str = PRIMARY) -> None:
+        """Set one value, as compact JSON."""
+        self.put(key, json.dumps(value, separators=(",", ":"), ensure_ascii=False), namespace=namespace)
+
+    def unlink(self, key: str, *, namespace: str = PRIMARY) -> None:
+        """Remove a key, with all that is below it."""
+        self.commit([Op(key, None)], namespace=namespace)
+
+    def append(self, key: str, value: bytes | str, *, namespace: str = PRIMARY) -> None:
+        """Add to a value. Cheap, often: what comes in one round becomes one part of the value, and one commit."""
+        data = value.encode() if isinstance(value, str) else value
+        self._appended.setdefault(namespace, {}).setdefault(key, []).append(data)
+        if self._append_timer is None:
+            wait = max(0.0, self._append_after - time.monotonic())
+            self._append_timer = self._reactor.call_later(wait, self._append_now)
+
+    def _append_now(self) -> None:
+        self._append_timer = None
+        started = time.monotonic()
+        self.settle()
+        spent = time.monotonic() - started
+        self._append_after = started + spent + min(spent / _SHARE, _LONGEST_WAIT)
+
+    def submit(self, namespace: str, transaction: Transaction) -> None:
+        """As the base, behind what was appended before."""
+        if self._appended:
+            self._queue_appended()
+        super().submit(namespace, transaction)
+
+    def settle(self) -> None:
+        """Do now what is queued, and what was appended."""
+        if self._appended:
+            self._queue_appended()
+        super().settle()
+
+    def _queue_appended(self) -> None:
+        appended, self._appended = self._appended, {}
+        for namespace, values in appended.items():
+            ops = [Op(key, treeobj.val(b"".join(parts)), APPEND) for key, parts in values.items()]
+            try:
+                super().submit(namespace, Transaction(self._next_name(), ops))
+            except FluxError:
+                # The namespace was removed with all that was in it, and this would have been.
+                continue
+
+    def _next_name(self) -> str:
+        return f"broker.0.{next(self._names)}"
+
+    def graft(self, namespace: str, key: str, done: Callable[[FluxError | None], None] | None = None) -> None:
+        """Have a directory of the primary namespace be what the root of ``namespace`` is now."""
+        self.settle()
+        self.commit([Op(key, treeobj.dirref(self.namespace(namespace).ref))], done=done)
+
+    # -- reading
+
+    def entry(self, key: str, flags: int = 0, *, namespace: str = PRIMARY) -> TreeObject | None:
+        """What is at ``key``, for flags of a lookup; None where there is nothing. All that was written is there."""
+        self.settle()
+        return self.lookup_in(self.namespace(namespace).ref, self.credentials).find(key, flags)
+
+    def lookup(self, key: str, namespace: str = PRIMARY) -> bytes:
+        """A value. FluxError ENOENT where there is none."""
+        found = self.entry(key, namespace=namespace)
+        if found is None:
+            import errno
+
+            raise FluxError(errno.ENOENT)
+        return found.value()
+
+    def lookup_json(self, key: str, namespace: str = PRIMARY) -> Json:
+        """A value that is JSON. FluxError ENOENT, ValueError."""
+        return json.loads(self.lookup(key, namespace))
+
+    def list(self, key: str, namespace: str = PRIMARY) -> dict[str, TreeObject]:
+        """The entries of a directory, none where there is no directory."""
+        found = self.entry(key, READDIR, namespace=namespace)
+        return {} if found is None else dict(found.data)
+
+    def close(self) -> None:
+        """Have all that was answered be on disk, where the statedir stays; without that there is nothing to do."""
+        if self.content.volatile:
+            return
+        try:
+            self.checkpoint()
+        except FluxError as error:
+            self._complain(f"KVS checkpoint: {error.text or error.strerror}")
+
+    # -- following
+
+    def watch(
+        self,
+        key: str,
+        tell: Callable[[bytes], None],
+        end: Callable[[FluxError | None], None],
+        *,
+        namespace: str = PRIMARY,
+        flags: int = WATCH | WATCH_APPEND | WAITCREATE,
+    ) -> Watch:
+        """Have ``tell`` get the value, and what is appended to it, until ``end`` says why that is over.
+
+        By default neither key nor namespace need exist. ``unwatch`` ends it without a word.
+        """
+
+        def told(value: TreeObject | None) -> None:
+            if value is not None:
+                tell(value.value())
+
+        watch = Watch(key, flags, self.credentials, told, end)
+        self.add_watch(namespace, watch)
+        return watch
+
+    def add_watch(self, namespace: str, watch: Watch) -> None:
+        """Begin to tell a watcher; it may be over before this returns."""
+        self.settle()
+        try:
+            found = self.namespace(namespace, watch.credentials)
+        except FluxError as error:
+            if watch.waits and namespace not in self._all():
+                self._unborn.setdefault(namespace, []).append(watch)
+            else:
+                watch.fail(error)
+            return
+        found.watchers.add(watch)
+        self.show(found, watch)
+        if watch.finished:
+            found.watchers.remove(watch)
+
+    def unwatch(self, namespace: str, watch: Watch) -> None:
+        """Forget a watcher."""
+        watch.finished = True
+        found = self._namespaces.get(namespace)
+        if found is not None:
+            found.watchers.remove(watch)
+        if watch in self._unborn.get(namespace, ()):
+            self._unborn[namespace].remove(watch)
+
+    def show(self, namespace: Namespace, watch: Watch) -> None:
+        """As the base; who has seen enough is forgotten."""
+        super().show(namespace, watch)
+        if watch.finished:
+            namespace.watchers.remove(watch)
+
+    def create_namespace(
+        self, name: str, *, owner: int | None = None, rootref: str | None = None, flags: int = 0
+    ) -> None:
+        """As the base; who has waited for the namespace looks at it."""
+        super().create_namespace(name, owner=owner, rootref=rootref, flags=flags)
+        for watch in self._unborn.pop(name, []):
+            self.add_watch(name, watch)
+
+    def remove_namespace(self, name: str) -> None:
+        """As the base; what was not yet appended there is dropped."""
+        self.settle()
+        super().remove_namespace(name)
+
+
+def open_kvs(broker: Broker) -> Kvs:
+    """The store of an instance, on its rank 0."""
+    return Kvs(
+        broker.reactor,
+        broker.content,
+        publish=lambda topic, payload: broker.router.publish(topic, payload, private=True),
+        complain=lambda text: broker.log.write(LOG_ERR, text, "kvs"),
+    )
+
+
+def put_op(key: str, value: bytes | str) -> Op:
+    """The operation that sets a value."""
+    return Op(key, treeobj.val(value.encode() if isinstance(value, str) else value))

@@ -1,0 +1,199 @@
+"""Changes to a tree: operations on copies of the directories that they touch, one new root at the end.
+
+Directories are copied when first touched and hashed once, however many operations there are. The rules are those of
+flux-core's kvstxn.c.
+"""
+
+from __future__ import annotations
+
+import errno
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from pytest_flux.protocol import treeobj
+from pytest_flux.protocol.blobref import MAX_STRING_SIZE
+from pytest_flux.protocol.errors import FluxError, ProtocolError
+from pytest_flux.protocol.kvs_key import ROOT, normalize_key
+from pytest_flux.protocol.treeobj import DIR, DIRREF, SYMLINK, VAL, TreeObject, decode_treeobj
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from pytest_flux.broker.kvs.tree import Tree
+
+NO_MERGE, COMPACT, SYNC = 1, 2, 4
+"""Flags of a commit."""
+
+APPEND = 32
+"""The flag of an operation."""
+
+_MAX_LINKS = 10
+
+
+class Op(NamedTuple):
+    """One operation: ``entry`` at ``key`` from now on; None removes, APPEND adds a val to what is there."""
+
+    key: str
+    entry: TreeObject | None
+    flags: int = 0
+
+
+def decode_op(value: object) -> Op:
+    """The operation that is in a commit request: ``{key, flags, dirent}``.
+
+    FluxError EPROTO for another shape, EINVAL for a dirent that is no tree object.
+    """
+    if not isinstance(value, dict) or value.keys() != {"key", "flags", "dirent"}:
+        raise FluxError(errno.EPROTO)
+    key, flags, dirent = value["key"], value["flags"], value["dirent"]
+    if not isinstance(key, str) or type(flags) is not int or "\0" in key:
+        raise FluxError(errno.EPROTO)
+    if dirent is None:
+        return Op(key, None, flags)
+    try:
+        return Op(key, decode_treeobj(dirent), flags)
+    except ProtocolError as error:
+        raise FluxError(errno.EINVAL, str(error)) from None
+
+
+class Transaction:
+    """Operations that happen together, and whom to tell: ``done`` gets the error, or else blobref and sequence."""
+
+    __slots__ = ("done", "flags", "name", "ops")
+
+    def __init__(
+        self,
+        name: str,
+        ops: list[Op],
+        flags: int = 0,
+        done: Callable[[FluxError | None, str, int], None] | None = None,
+    ) -> None:
+        self.name = name
+        self.ops = ops
+        self.flags = flags
+        self.done = done
+
+    def merges_with(self, other: Transaction) -> bool:
+        """Whether both may become one new root."""
+        return self.flags == other.flags and not self.flags & (NO_MERGE | SYNC)
+
+
+class _Draft:
+    """A directory being changed, and the names in it whose entries are not yet what is stored."""
+
+    __slots__ = ("entries", "touched")
+
+    def __init__(self, entries: dict[str, Any], touched: set[str] | None = None) -> None:
+        self.entries: dict[str, Entry] = entries
+        self.touched: set[str] = set() if touched is None else touched
+
+
+Entry = TreeObject | _Draft
+
+
+class Change:
+    """Operations on one root, none of which is visible before ``finish``."""
+
+    def __init__(self, tree: Tree, root: TreeObject, namespace: str) -> None:
+        self._tree = tree
+        self._namespace = namespace
+        self._root = _Draft(dict(root.data))
+
+    def apply(self, op: Op, links: int = 0) -> None:
+        """Do one operation. FluxError as flux-core: EINVAL for the root, EISDIR or EOPNOTSUPP for a bad append."""
+        key = normalize_key(op.key)
+        if key == ROOT:
+            raise FluxError(errno.EINVAL)
+        *parents, name = key.split(".")
+        draft = self._root
+        for index, parent in enumerate(parents):
+            entry = draft.entries.get(parent)
+            if isinstance(entry, TreeObject) and entry.type == SYMLINK:
+                target = self._follow(entry, links)
+                rest = ".".join([*parents[index + 1 :], name])
+                self.apply(Op(f"{target}.{rest}", op.entry, op.flags), links + 1)
+                return
+            below = self._open(draft, parent, entry)
+            if below is None:
+                if op.entry is None:
+                    return
+                below = self._enter(draft, parent, _Draft({}))
+            draft = below
+        self._put(draft, name, op)
+
+    def _follow(self, link: TreeObject, links: int) -> str:
+        if link.data.get("namespace", self._namespace) != self._namespace:
+            raise FluxError(errno.EINVAL)
+        if links == _MAX_LINKS:
+            # flux-core never comes back from a link that leads to itself.
+            raise FluxError(errno.ELOOP)
+        target: str = link.data["target"]
+        return target
+
+    def _open(self, draft: _Draft, name: str, entry: Entry | None) -> _Draft | None:
+        """The directory ``entry`` to be changed; None if it is something else, or nothing."""
+        if isinstance(entry, _Draft):
+            return entry
+        if entry is None or entry.type not in (DIR, DIRREF):
+            return None
+        if entry.type == DIR:
+            return self._enter(draft, name, _Draft(dict(entry.data), set(entry.data)))
+        if len(entry.data) != 1:
+            raise FluxError(errno.EINVAL)
+        return self._enter(draft, name, _Draft(dict(self._tree.directory(entry.data[0]).data)))
+
+    @staticmethod
+    def _enter(draft: _Draft, name: str, below: _Draft) -> _Draft:
+        draft.entries[name] = below
+        draft.touched.add(name)
+        return below
+
+    def _put(self, draft: _Draft, name: str, op: Op) -> None:
+        if op.entry is None:
+            draft.entries.pop(name, None)
+            draft.touched.discard(name)
+            return
+        entry = op.entry
+        if op.flags & APPEND:
+            if entry.type != VAL:
+                raise FluxError(errno.EPROTO)
+            before = draft.entries.get(name)
+            if before is not None:
+                entry = self._appended(before, entry)
+        draft.entries[name] = entry
+        draft.touched.add(name)
+
+    def _appended(self, before: Entry, addition: TreeObject) -> TreeObject:
+        if isinstance(before, _Draft) or before.type in (DIR, DIRREF):
+            raise FluxError(errno.EISDIR)
+        if before.type == SYMLINK:
+            raise FluxError(errno.EOPNOTSUPP)
+        if before.type == VAL:
+            before = treeobj.valref([self._stored(before)])
+        return before.appended(self._stored(addition))
+
+    def _stored(self, value: TreeObject) -> str:
+        try:
+            return self._tree.store(value.value())
+        except ProtocolError:
+            raise FluxError(errno.EPROTO) from None
+
+    def finish(self) -> str:
+        """Store everything; the blobref of the new root. FluxError EPROTO for values that are no base64."""
+        try:
+            return self._store(self._root)
+        except ProtocolError as error:
+            raise FluxError(errno.EPROTO, str(error)) from None
+        except RecursionError:
+            raise FluxError(errno.EINVAL, "directories are nested too deeply") from None
+
+    def _store(self, draft: _Draft) -> str:
+        entries: dict[str, Any] = draft.entries
+        for name in draft.touched:
+            entry = entries[name]
+            if isinstance(entry, _Draft):
+                entries[name] = treeobj.dirref(self._store(entry))
+            elif entry.type == DIR:
+                entries[name] = treeobj.dirref(self._store(_Draft(dict(entry.data), set(entry.data))))
+            elif entry.type == VAL and len(entry.data) > MAX_STRING_SIZE:
+                entries[name] = treeobj.valref([self._stored(entry)])
+        return self._tree.store_directory(treeobj.directory(entries))

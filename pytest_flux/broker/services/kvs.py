@@ -1,0 +1,216 @@
+"""`kvs`: the key-value store by request (flux-core's modules/kvs)."""
+
+from __future__ import annotations
+
+import errno
+from itertools import count
+from typing import TYPE_CHECKING, Any
+
+from pytest_flux.broker.kvs.lookup import Lookup
+from pytest_flux.broker.kvs.namespace import Credentials, Waiter
+from pytest_flux.broker.kvs.transaction import Op, Transaction, decode_op
+from pytest_flux.broker.service import ALL, LATER, Answer, Request, Service, _Later, method
+from pytest_flux.protocol.errors import FluxError, ProtocolError
+from pytest_flux.protocol.treeobj import DIR, DIRREF, VAL, TreeObject, decode_treeobj
+
+if TYPE_CHECKING:
+    from pytest_flux.broker.broker import Broker
+
+_USERID_UNKNOWN = 0xFFFFFFFF
+
+
+def credentials_of(request: Request) -> Credentials:
+    """Who asks."""
+    return Credentials(request.message.userid, request.message.rolemask)
+
+
+def encode_value(value: TreeObject) -> bytes:
+    """The payload ``{val: tree object}``."""
+    return b'{"val":%b}\0' % value.encode()
+
+
+class KvsService(Service):
+    """On rank 0."""
+
+    name = "kvs"
+
+    def __init__(self, broker: Broker) -> None:
+        super().__init__(broker)
+        self._kvs = broker.kvs
+        self._names = count()
+        self._waiters: dict[Request, tuple[str, Waiter]] = {}
+
+    # -- reading
+
+    @method("lookup", roles=ALL)
+    def lookup(self, request: Request) -> bytes:
+        """``{key, flags, namespace?, rootdir?, rootseq?}`` → ``{val}``."""
+        value, _, _ = self._look_up(request)
+        if value is None:
+            raise FluxError(errno.ENOENT)
+        return encode_value(value)
+
+    @method("lookup-plus", roles=ALL)
+    def lookup_plus(self, request: Request) -> Answer | bytes:
+        """The same → ``{val, rootseq, rootref}``, or ``{errno, rootseq, rootref}`` where there is nothing."""
+        value, sequence, ref = self._look_up(request)
+        if value is None:
+            return {"errno": errno.ENOENT, "rootseq": sequence, "rootref": ref}
+        return b'{"val":%b,"rootseq":%d,"rootref":"%b"}\0' % (value.encode(), sequence, ref.encode())
+
+    def _look_up(self, request: Request) -> tuple[TreeObject | None, int, str]:
+        key, flags = request.field("key", str), request.field("flags", int)
+        name = request.field("namespace", str, None)
+        rootdir = request.json().get("rootdir")
+        sequence = request.field("rootseq", int, -1)
+        credentials = credentials_of(request)
+        if rootdir is not None:
+            ref = _root_of(rootdir)
+        elif name is None:
+            raise ProtocolError("neither 'namespace' nor 'rootdir'", request.topic)
+        else:
+            self._kvs.settle()
+            namespace = self._kvs.namespace(name, credentials)
+            ref, sequence = namespace.ref, namespace.sequence
+        return self._where(ref, credentials).find(key, flags), sequence, ref
+
+    def _where(self, ref: str, credentials: Credentials) -> Lookup:
+        return self._kvs.lookup_in(ref, credentials)
+
+    @method("getroot", roles=ALL)
+    def getroot(self, request: Request) -> Answer:
+        """``{namespace}`` → ``{owner, rootseq, rootref, flags, namespace}``."""
+        name = request.field("namespace", str)
+        self._kvs.settle()
+        namespace = self._kvs.namespace(name, credentials_of(request))
+        return {
+            "owner": namespace.owner,
+            "rootseq": namespace.sequence,
+            "rootref": namespace.ref,
+            "flags": namespace.flags,
+            "namespace": name,
+        }
+
+    @method("wait-version", roles=ALL)
+    def wait_version(self, request: Request) -> Answer | _Later:
+        """``{rootseq, namespace}`` → ``{rootseq, rootref}``, once it is that far."""
+        sequence, name = request.field("rootseq", int), request.field("namespace", str)
+        namespace = self._kvs.namespace(name, credentials_of(request))
+
+        def done(error: FluxError | None) -> None:
+            self._waiters.pop(request, None)
+            self.release(request)
+            if error is not None:
+                request.error(error.errnum, error.text)
+            else:
+                request.respond({"rootseq": namespace.sequence, "rootref": namespace.ref})
+
+        if namespace.sequence >= sequence:
+            done(None)
+            return LATER
+        waiter = Waiter(sequence, done)
+        namespace.waiters.append(waiter)
+        self._waiters[request] = name, waiter
+        return self.hold(request)
+
+    def abandoned(self, request: Request) -> None:
+        """Who has waited for a version does so no longer."""
+        name, waiter = self._waiters.pop(request)
+        namespace = self._kvs.namespace(name)
+        namespace.waiters = [other for other in namespace.waiters if other is not waiter]
+
+    # -- writing
+
+    @method("commit", roles=ALL)
+    def commit(self, request: Request) -> _Later:
+        """``{namespace, flags, ops: [{key, flags, dirent}]}`` → ``{rootref, rootseq}``."""
+        name, flags = request.field("namespace", str), request.field("flags", int)
+        values = request.json().get("ops")
+        if values is None:
+            raise ProtocolError("'ops' is missing", request.topic)
+        # flux-core takes anything for a list; what is none has no elements.
+        ops = [decode_op(value) for value in values] if isinstance(values, list) else []
+        if not request.is_owner:
+            for op in ops:
+                _check_guest(op)
+        self._kvs.namespace(name, credentials_of(request))
+
+        def done(error: FluxError | None, ref: str, sequence: int) -> None:
+            if error is not None:
+                request.error(error.errnum, error.text)
+            else:
+                request.respond(b'{"rootref":"%b","rootseq":%d}\0' % (ref.encode(), sequence))
+
+        transaction = Transaction(f"transaction_req.{self.broker.rank}.{next(self._names)}", ops, flags, done)
+        self._kvs.submit(name, transaction)
+        return LATER
+
+    # -- namespaces
+
+    @method("namespace-create")
+    def namespace_create(self, request: Request) -> Answer:
+        """``{namespace, rootref, owner, flags}`` → empty. The owner may be unknown: then it is the instance's."""
+        name, rootref = request.field("namespace", str), request.field("rootref", str)
+        owner, flags = request.field("owner", int), request.field("flags", int)
+        unknown = owner in (-1, _USERID_UNKNOWN)
+        self._kvs.create_namespace(name, owner=None if unknown else owner, rootref=rootref, flags=flags)
+        return None
+
+    @method("namespace-remove")
+    def namespace_remove(self, request: Request) -> Answer:
+        """``{namespace}`` → empty."""
+        self._kvs.remove_namespace(request.field("namespace", str))
+        return None
+
+    @method("namespace-list", roles=ALL)
+    def namespace_list(self, request: Request) -> Answer:
+        """→ ``{namespaces: [{namespace, owner, flags}]}``."""
+        found = self._kvs.namespaces()
+        return {"namespaces": [{"namespace": each.name, "owner": each.owner, "flags": each.flags} for each in found]}
+
+    @method("stats-get", roles=ALL)
+    def stats_get(self, request: Request) -> Answer:
+        """→ numbers, in flux-core's places; zero for those that have no meaning here."""
+        none: dict[str, Any] = {"count": 0, "min": 0, "mean": 0.0, "stddev": 0.0, "max": 0}
+        content = self._kvs.content
+        return {
+            "cache": {
+                "obj size total (MiB)": (content.clean.size + content.dirty_bytes) / (1 << 20),
+                "obj size (KiB)": {**none, "count": len(content.clean) + len(content.dirty)},
+                "#obj dirty": 0,
+                "#obj incomplete": 0,
+                "#faults": self._kvs.tree.faults,
+            },
+            "namespace": {
+                each.name: {
+                    "#versionwaiters": len(each.waiters),
+                    "#no-op stores": 0,
+                    "#transactions": len(each.queue),
+                    "#readytransactions": len(each.queue),
+                    "store revision": each.sequence,
+                }
+                for each in self._kvs.namespaces()
+            },
+            "transaction-opcount": {"commit": {**none, "count": self._kvs.commits}},
+            "pending_requests": len(self.held),
+        }
+
+
+def _root_of(rootdir: object) -> str:
+    try:
+        entry = decode_treeobj(rootdir)
+    except ProtocolError as error:
+        raise FluxError(errno.EINVAL, str(error)) from None
+    if entry.type != DIRREF:
+        raise FluxError(errno.EINVAL)
+    ref: str = entry.data[0]
+    return ref
+
+
+def _check_guest(op: Op) -> None:
+    """Guests may store values, not refer to what may not be theirs."""
+    entry = op.entry
+    if entry is None or entry.type == VAL or (entry.type == DIR and not entry.data):
+        return
+    what = "non-empty dir" if entry.type == DIR else entry.type
+    raise FluxError(errno.EPERM, f"guests may not commit {what} objects")

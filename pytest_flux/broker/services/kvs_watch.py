@@ -1,0 +1,70 @@
+"""`kvs-watch`: being told of changes (flux-core's modules/kvs-watch)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pytest_flux.broker.kvs.watch import Watch, check_flags
+from pytest_flux.broker.service import ALL, LATER, Answer, Request, Service, _Later, method
+from pytest_flux.broker.services.kvs import credentials_of, encode_value
+from pytest_flux.protocol.errors import FluxError
+
+if TYPE_CHECKING:
+    from pytest_flux.broker.broker import Broker
+    from pytest_flux.protocol.treeobj import TreeObject
+
+
+class KvsWatchService(Service):
+    """On rank 0."""
+
+    name = "kvs-watch"
+
+    def __init__(self, broker: Broker) -> None:
+        super().__init__(broker)
+        self._kvs = broker.kvs
+        self._watches: dict[Request, tuple[str, Watch]] = {}
+
+    @method("lookup", roles=ALL)
+    def lookup(self, request: Request) -> _Later:
+        """``{namespace, key, flags}`` → ``{val}``, again and again if the flags say so."""
+        namespace, key = request.field("namespace", str), request.field("key", str)
+        flags = request.field("flags", int)
+        check_flags(flags, is_streaming=request.message.is_streaming)
+
+        def tell(value: TreeObject | None) -> None:
+            request.respond(None if value is None else encode_value(value))
+
+        def end(error: FluxError | None) -> None:
+            self._watches.pop(request, None)
+            self.release(request)
+            if error is not None:
+                request.error(error.errnum, error.text)
+
+        watch = Watch(key, flags, credentials_of(request), tell, end)
+        self._watches[request] = namespace, watch
+        self.hold(request)
+        self._kvs.add_watch(namespace, watch)
+        return LATER
+
+    def abandoned(self, request: Request) -> None:
+        """A watcher is gone."""
+        namespace, watch = self._watches.pop(request)
+        self._kvs.unwatch(namespace, watch)
+
+    @method("stats-get", roles=ALL)
+    def stats_get(self, request: Request) -> Answer:
+        """→ who watches what."""
+        watched = {each.name: each for each in self._kvs.namespaces() if len(each.watchers)}
+        return {
+            "watchers": len(self._watches),
+            "namespace-count": len(watched),
+            "namespaces": {
+                name: {
+                    "owner": each.owner,
+                    "rootseq": each.sequence,
+                    "rootref": each.ref,
+                    "watchers": len(each.watchers),
+                }
+                for name, each in watched.items()
+            },
+        }

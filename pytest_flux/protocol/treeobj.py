@@ -1,0 +1,190 @@
+"""RFC 11 tree objects: what the key-value store is made of.
+
+What is hashed is the canonical encoding, which flux-core gets from jansson: compact, keys sorted, control characters
+escaped with capital digits, everything else as it is.
+"""
+
+from __future__ import annotations
+
+import binascii
+import json
+import re
+from functools import lru_cache
+from json.encoder import encode_basestring
+
+from pytest_flux.protocol.blobref import decode_blobref
+from pytest_flux.protocol.errors import ProtocolError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import Any
+
+    Json = Any
+
+VERSION = 1
+VAL, VALREF, DIR, DIRREF, SYMLINK = "val", "valref", "dir", "dirref", "symlink"
+
+_MEMBERS = frozenset(("ver", "type", "data"))
+_ESCAPE = re.compile(r"(?<!\\)((?:\\\\)*\\u)([0-9a-f]{4})")
+_VALREF_TAIL = b'],"type":"valref","ver":1}'
+
+
+class TreeObject:
+    """One tree object, never changed once made.
+
+    ``data`` depends on ``type``: the base64 text of a val, the blobrefs of a valref or dirref, the JSON object of a
+    symlink, the entries of a dir by name.
+    """
+
+    __slots__ = ("_encoded", "data", "type")
+
+    def __init__(self, type: str, data: Json, encoded: bytes | None = None) -> None:
+        self.type = type
+        self.data = data
+        self._encoded = encoded
+
+    def encode(self) -> bytes:
+        """The canonical encoding. Raises ProtocolError for text that is no Unicode (lone surrogates)."""
+        if self._encoded is not None:
+            return self._encoded
+        if self.type == DIR:
+            # Not kept: directories are many, and large; their encoding is what the content store is for.
+            entries = self.data
+            return b'{"data":{%b},"type":"dir","ver":1}' % b",".join(
+                [_encode_name(name) + entries[name].encode() for name in sorted(entries)]
+            )
+        self._encoded = b'{"data":%b,"type":"%b","ver":1}' % (_encode_value(self.data), self.type.encode())
+        return self._encoded
+
+    def json(self) -> dict[str, Any]:
+        """The object as JSON."""
+        data = self.data
+        if self.type == DIR:
+            data = {name: entry.json() for name, entry in data.items()}
+        return {"ver": VERSION, "type": self.type, "data": data}
+
+    def value(self) -> bytes:
+        """What a val holds. Raises ProtocolError where that is no base64."""
+        return decode_base64(self.data)
+
+    def appended(self, ref: str) -> TreeObject:
+        """This valref with one more blob; costs no new encoding of those that it has."""
+        encoded = self.encode()[: -len(_VALREF_TAIL)] + b',"%b"' % ref.encode() + _VALREF_TAIL
+        return TreeObject(VALREF, [*self.data, ref], encoded)
+
+    def __repr__(self) -> str:
+        return f"<{self.type} {self.data!r}>"
+
+
+def val(data: bytes) -> TreeObject:
+    """A value that is kept in its directory."""
+    return TreeObject(VAL, binascii.b2a_base64(data, newline=False).decode())
+
+
+def valref(refs: Sequence[str]) -> TreeObject:
+    """A value that is the concatenation of blobs."""
+    return TreeObject(VALREF, list(refs))
+
+
+def dirref(ref: str) -> TreeObject:
+    """A directory that is kept as a blob."""
+    return TreeObject(DIRREF, [ref])
+
+
+def directory(entries: dict[str, TreeObject] | None = None) -> TreeObject:
+    """A directory."""
+    return TreeObject(DIR, {} if entries is None else entries)
+
+
+def symlink(target: str, namespace: str | None = None) -> TreeObject:
+    """Another name for a key, possibly of another namespace."""
+    return TreeObject(
+        SYMLINK, {"target": target} if namespace is None else {"namespace": namespace, "target": target}
+    )
+
+
+def decode_treeobj(value: object) -> TreeObject:
+    """The tree object that a JSON value is (flux-core's treeobj_validate). Raises ProtocolError."""
+    if not isinstance(value, dict) or value.keys() != _MEMBERS:
+        raise ProtocolError("a tree object has the members ver, type and data")
+    if type(value["ver"]) is not int or value["ver"] != VERSION:
+        raise ProtocolError("unknown version of a tree object", repr(value["ver"])[:80])
+    kind, data = value["type"], value["data"]
+    check = _CHECKS.get(kind) if isinstance(kind, str) else None
+    if check is None:
+        raise ProtocolError("unknown type of a tree object", repr(kind)[:80])
+    try:
+        return TreeObject(kind, check(data))
+    except RecursionError:
+        raise ProtocolError("a tree object is nested too deeply") from None
+
+
+def load_treeobj(data: bytes) -> TreeObject:
+    """The tree object that is stored in a blob. Raises ProtocolError."""
+    try:
+        value = json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise ProtocolError(f"a stored tree object is not JSON ({error})") from None
+    return decode_treeobj(value)
+
+
+def decode_base64(text: str) -> bytes:
+    """Bytes from base64 as flux-core reads it, padded. Raises ProtocolError."""
+    import base64
+
+    try:
+        return base64.b64decode(text, validate=True)
+    except ValueError:
+        raise ProtocolError("not base64", text[:80]) from None
+
+
+def _check_text(data: object) -> object:
+    if not isinstance(data, str):
+        raise ProtocolError("the data of a val is a string")
+    return data
+
+
+def _check_refs(data: object) -> object:
+    if not isinstance(data, list) or not data:
+        raise ProtocolError("the data of a reference is a list of blobrefs")
+    for ref in data:
+        decode_blobref(ref)
+    return data
+
+
+def _check_entries(data: object) -> object:
+    if not isinstance(data, dict):
+        raise ProtocolError("the data of a dir is an object")
+    return {name: decode_treeobj(entry) for name, entry in data.items()}
+
+
+def _check_link(data: object) -> object:
+    if not isinstance(data, dict) or not isinstance(data.get("target"), str):
+        raise ProtocolError("a symlink has a target")
+    if not isinstance(data.get("namespace", ""), str):
+        raise ProtocolError("the namespace of a symlink is a string")
+    return data
+
+
+_CHECKS = {VAL: _check_text, VALREF: _check_refs, DIRREF: _check_refs, DIR: _check_entries, SYMLINK: _check_link}
+
+
+def _canonical(text: str) -> bytes:
+    if "\\u" in text:
+        text = _ESCAPE.sub(lambda match: match[1] + match[2].upper(), text)
+    try:
+        return text.encode()
+    except UnicodeEncodeError:
+        raise ProtocolError("text is not Unicode", ascii(text)[:80]) from None
+
+
+def _encode_value(value: object) -> bytes:
+    if isinstance(value, str):
+        return _canonical(encode_basestring(value))
+    return _canonical(json.dumps(value, separators=(",", ":"), sort_keys=True, ensure_ascii=False))
+
+
+@lru_cache(maxsize=1 << 14)
+def _encode_name(name: str) -> bytes:
+    return _canonical(encode_basestring(name)) + b":"
