@@ -70,7 +70,9 @@ class FluxInstance:
             self._close_client()
             self._session.kill()
             self._session = None
-            raise InstanceError(f"instance of {self.size} brokers: {reason}\n{self.log_tail()}") from None
+            tail = self.log_tail()
+            self._output.close()
+            raise InstanceError(f"instance of {self.size} brokers: {reason}\n{tail}") from None
 
     def stop(self) -> None:
         """Shut the instance down in order. Raises InstanceError if it ends with an error of its own."""
