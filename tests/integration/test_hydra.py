@@ -5,8 +5,10 @@ from __future__ import annotations
 import functools
 import os
 import re
+import shutil
 import subprocess
 import sys
+import tempfile
 
 import pytest
 
@@ -59,3 +61,24 @@ def test_brokers_know_that_hydra_started_them(mpiexec: str) -> None:
     # What has a PMI_FD of its own is the broker; its children must not believe that it is theirs.
     assert len(result.stdout.splitlines()) == 2
     assert result.stderr.count("bootstrap: simple: finalize: success") == 2
+
+
+def test_a_run_directory_whose_name_hydra_would_spoil(mpiexec: str) -> None:
+    with tempfile.TemporaryDirectory(prefix="a b\\c ") as directory:
+        result = run(
+            [mpiexec, "-n", "2", *FLUX_START, "--broker=embedded", "flux", "getattr", "size"], {"TMPDIR": directory}
+        )
+        assert (result.returncode, result.stdout) == (0, "2\n")
+        assert os.listdir(directory) == []
+
+
+def test_brokers_of_several_hosts_are_refused(mpiexec: str) -> None:
+    unshare = shutil.which("unshare")
+    if unshare is None or os.geteuid() != 0:
+        pytest.skip("only root, and with unshare(1), can make a second host out of this one")
+    broker = [*FLUX_START, "--broker=embedded", "true"]
+    # To a process with a host name of its own, this is another machine.
+    elsewhere = [unshare, "--uts", "sh", "-c", 'hostname elsewhere && exec "$@"', "sh", *broker]
+    result = run([mpiexec, "-n", "1", *broker, ":", "-n", "2", *elsewhere])
+    assert result.returncode != 0
+    assert "ranks 1-2 run on elsewhere: install flux-core for instances of several hosts" in result.stderr
