@@ -74,9 +74,7 @@ class Topology:
             raise ValueError(f"rank {lost} is not connected to rank 0: its ancestors form a cycle")
         for rank in reversed(self._order[1:]):
             self._subtree[self._parents[rank]] += self._subtree[rank]
-        self._first = {
-            rank: [self._places[child] for child in self._children[rank]] for rank in self._children
-        }
+        self._first = {rank: [self._places[child] for child in self._children[rank]] for rank in self._children}
 
     def parent(self, rank: int) -> int | None:
         """The rank above, or None for rank 0."""

@@ -138,9 +138,7 @@ def test_the_questions_about_a_tree_agree(topology: Topology) -> None:
     for rank in range(topology.size):
         below = topology.descendants(rank)
         assert topology.descendant_count(rank) == len(below)
-        assert below == sorted(
-            {*topology.children(rank)}.union(*map(topology.descendants, topology.children(rank)))
-        )
+        assert below == sorted({*topology.children(rank)}.union(*map(topology.descendants, topology.children(rank))))
         parent = topology.parent(rank)
         if parent is not None:
             assert rank in topology.children(parent)
