@@ -205,6 +205,13 @@ def test_stdin_is_empty_with_noinput(processes: Processes) -> None:
     assert set(processes.received.values()) == {b""}
 
 
+def test_stdin_that_is_closed(processes: Processes) -> None:
+    processes.status = None
+    command = f"{' '.join(FLUX)} exec -r0 cat <&-"
+    result = subprocess.run(["sh", "-c", command], capture_output=True, timeout=WAIT, check=False)
+    assert (result.stdout, result.stderr, result.returncode) == (b"", b"", 0)
+
+
 def test_who_does_not_read_does_not_hold_us(processes: Processes) -> None:
     processes.credit = 10
     assert run_exec("true", stdin=b"x" * 100_000) == (b"", "", 0)
