@@ -6,6 +6,7 @@ import math
 import os
 import signal
 import socket
+import time
 from collections.abc import Callable, Iterable
 from functools import partial
 
@@ -83,6 +84,8 @@ class Brokers:
         self._failed = False
         self._stop_signal = 0
         self._patience: Timer | None = None
+        self._leader_start = 0.0
+        self._told: Callable[[], None] | None = None
         self._queries: list[BrokerQuery] = []
         self._connections: dict[int, socket.socket] = {}
         self._statedir_unknown = False
@@ -95,6 +98,7 @@ class Brokers:
         self._spawner = Spawner(engine, size, group, wrap=bool(spec.wrap))
         self._pmi: PmiService | None = None
         self._control: ControlService | None = None
+        self._listener: socket.socket | None = None
 
     @property
     def exit_code(self) -> int:
@@ -122,8 +126,8 @@ class Brokers:
 
     def start_all(self) -> None:
         """Start the ranks that the start mode wants. If one cannot be executed, the others are ended."""
-        path = f"{self._rundir}/start"
-        listener = listen(path)
+        self._listener = listen(f"{self._rundir}/start")
+        self._reactor.on_readable(self._listener.fileno(), self._serve_control)
         wanted = self._brokers if self._spec.start_mode == "all" else self._brokers[:1]
         for broker in wanted:
             try:
@@ -132,11 +136,9 @@ class Brokers:
                 self._fail(str(error))
                 self._signal(signal.SIGTERM)
                 break
-        # Importing these takes as long as a broker takes to say its first word, so let it run meanwhile.
-        from pytest_flux.launcher.control import ControlService
+        # Importing this takes as long as a broker takes to say its first word, so let it run meanwhile.
         from pytest_flux.launcher.pmi_server import PmiService
 
-        self._control = ControlService(self._reactor, path, listener, self, verbose=self._spec.verbose >= 1)
         self._pmi = PmiService(
             self._reactor,
             len(self._brokers),
@@ -149,10 +151,21 @@ class Brokers:
         for rank, connection in self._connections.items():
             self._pmi.serve(rank, connection)
 
+    def _serve_control(self) -> None:
+        """The first client has come; most sessions see none."""
+        from pytest_flux.launcher.control import ControlService
+
+        assert self._listener is not None
+        self._control = ControlService(
+            self._reactor, f"{self._rundir}/start", self._listener, self, verbose=self._spec.verbose >= 1
+        )
+
     def start(self, rank: int) -> None:
         """Start the broker of a rank that does not run. Raises LaunchError if it cannot be executed."""
         broker = self._broker(rank)
         environ = broker_environ(self._spec, self._engine, rank, self._rundir, os.environ)
+        if rank == 0:
+            self._leader_start = time.time()
         ours, theirs = socket.socketpair()
         try:
             broker.pid = self._spawner.spawn(rank, broker.argv, environ, theirs.fileno())
@@ -179,12 +192,14 @@ class Brokers:
             self._pmi.close()
         if self._control is not None:
             self._control.close()
+        elif self._listener is not None:
+            self._reactor.on_readable(self._listener.fileno(), None)
+            self._listener.close()
 
     # Ends
 
     def _collect(self, broker: _Broker, status: int) -> None:
         assert self._pmi is not None
-        assert self._control is not None
         self._pmi.finish(broker.rank)
         pid, broker.pid = broker.pid, -1
         del self._running[broker.rank]
@@ -199,7 +214,14 @@ class Brokers:
             self._exit_code = broker.exit_code
         if broker.rank == 0:
             self._cancel_queries()
-        self._control.ended(broker.rank)
+            if self._statedir_unknown and code < 0:
+                from pytest_flux.launcher.statedir import remove_untold_statedir
+
+                remove_untold_statedir(self._leader_start)
+            self._statedir_unknown = False
+            self._stop_listening()
+        if self._control is not None:
+            self._control.ended(broker.rank)
         self._tell(f"ended {broker.rank} {broker.exit_code}")
         self._reaper.update(self._running)
         if not self._running:
@@ -259,25 +281,23 @@ class Brokers:
 
     def kill(self) -> None:
         """Kill every process of the instance."""
-        self.ask_last_words()
-        signal_descendants(signal.SIGKILL)
+        self.after_last_words(lambda: signal_descendants(signal.SIGKILL))
 
-    def ask_last_words(self) -> None:
-        """Wait, not for long, for what a broker that has just started has not told yet and others cannot know."""
+    def after_last_words(self, then: Callable[[], None]) -> None:
+        """Call back when rank 0 may be killed: at once, or when it has told what nobody else can know.
+
+        That is so for a moment after its start only, and it is not waited for long. Meanwhile the reactor must run.
+        """
         if not self._statedir_unknown or 0 not in self._running:
+            then()
             return
-        reactor = Reactor()
+        self._told = then
+        self._reactor.call_later(_LAST_WORDS, self._stop_listening)
 
-        def take(payloads: list[dict[str, Any]]) -> None:
-            self._take_statedir(payloads)
-            reactor.stop()
-
-        from pytest_flux.launcher.query import STATEDIR, BrokerQuery
-
-        BrokerQuery(reactor, self._socket(), STATEDIR, take, interval=0)
-        reactor.call_later(_LAST_WORDS, reactor.stop)
-        reactor.run()
-        reactor.close()
+    def _stop_listening(self) -> None:
+        then, self._told = self._told, None
+        if then is not None:
+            then()
 
     def _forward(self) -> None:
         """To rank 0, which orders the others' shutdown; to the others if it is no more."""
@@ -320,9 +340,9 @@ class Brokers:
         return f"{self._rundir}/local-0"
 
     def _ask_statedir(self) -> None:
-        from pytest_flux.launcher.query import STATEDIR
+        from pytest_flux.launcher.statedir import QUESTIONS
 
-        self._query(STATEDIR, self._take_statedir)
+        self._query(QUESTIONS, self._take_statedir)
 
     def _ask_state(self, *, early: bool = False) -> None:
         from pytest_flux.launcher.query import STATE
@@ -342,11 +362,12 @@ class Brokers:
 
     def _take_statedir(self, payloads: list[dict[str, Any]]) -> None:
         self._statedir_unknown = False
-        from pytest_flux.launcher.query import temporary_statedir
+        from pytest_flux.launcher.statedir import temporary_statedir
 
         statedir = temporary_statedir(payloads)
         if statedir is not None:
             self._found(statedir)
+        self._stop_listening()
 
 
 def _ranks(ranks: Iterable[int]) -> str:

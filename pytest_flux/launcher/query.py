@@ -5,12 +5,10 @@ Used for real brokers, whose command line and environment are not ours to add to
 
 from __future__ import annotations
 
-import os
 import socket
 import time
 from collections.abc import Callable
 
-from pytest_flux.launcher.rundir import Rundir
 from pytest_flux.protocol.errors import ProtocolError
 from pytest_flux.protocol.framing import FrameDecoder, encode_frame
 from pytest_flux.protocol.message import NODEID_ANY, REQUEST, Message, encode_json
@@ -23,8 +21,6 @@ if TYPE_CHECKING:
 
     Requests = tuple[tuple[str, dict[str, Any]], ...]
 
-#: What rank 0 is asked to find out where it keeps its state; :func:`temporary_statedir` understands the answers.
-STATEDIR: Requests = (("attr.get", {"name": "statedir"}), ("attr.get", {"name": "statedir-cleanup"}))
 #: What a broker is asked for the state that its state machine is in.
 STATE: Requests = (("state-machine.get", {}),)
 
@@ -114,15 +110,3 @@ class BrokerQuery:
     def _end(self, payloads: list[dict[str, Any]]) -> None:
         self.cancel()
         self._answered(payloads)
-
-
-def temporary_statedir(payloads: list[dict[str, Any]]) -> Rundir | None:
-    """The directory that a broker would remove at its end, by its answers to STATEDIR; None if there is none."""
-    if len(payloads) != len(STATEDIR) or payloads[1].get("value") != "1":
-        return None
-    path = str(payloads[0].get("value"))
-    try:
-        status = os.lstat(path)
-    except OSError:
-        return None
-    return Rundir(path, True, os.path.realpath(path), (status.st_dev, status.st_ino))

@@ -19,7 +19,7 @@ import os
 import signal
 import sys
 
-from pytest_flux.launcher.descendants import become_subreaper, kill_descendants
+from pytest_flux.launcher.descendants import become_subreaper, end_descendants
 from pytest_flux.launcher.engine import Engine
 from pytest_flux.launcher.leftovers import remove_leftovers
 from pytest_flux.launcher.orders import Debounce, encode_order
@@ -31,6 +31,8 @@ from pytest_flux.launcher.terminal import Terminal
 _SI_KERNEL = 0x80
 # More than the two that a supervisor acts on: it does not answer any more.
 _MAX_ORDERS = 3
+# How long processes have to end whose supervisor is dead.
+_GRACE = 0.5
 
 
 def run_session(spec: LaunchSpec, engine: Engine, *, lifeline: int | None = None, status: int | None = None) -> int:
@@ -137,8 +139,9 @@ class _Front:
     def _end(self, code: int) -> int:
         if code >= 0 and not _has_children():
             return code
-        # The supervisor did not live to do it: what it has left behind is ours now.
-        kill_descendants()
+        # The supervisor did not live to do it: what it has left behind is ours now. Brokers that it had not got to
+        # know find themselves cut off from it, and remove their own.
+        end_descendants(_GRACE)
         remove_leftovers(self._read_notes())
         if code >= 0:
             return code

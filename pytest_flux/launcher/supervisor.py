@@ -155,8 +155,15 @@ class Supervisor:
 
     def _perish(self) -> None:
         """Whom we do this for is gone: take everything down, at once."""
-        if self._brokers is not None:
-            self._brokers.ask_last_words()
+        self._reactor.on_readable(self._orders, None)
+        if self._lifeline is not None:
+            self._reactor.on_readable(self._lifeline, None)
+        if self._brokers is None:
+            self._die()
+        else:
+            self._brokers.after_last_words(self._die)
+
+    def _die(self) -> None:
         self._leave(kill_descendants())
         os._exit(128 + signal.SIGKILL)
 

@@ -1,0 +1,93 @@
+"""The directory in which rank 0 of a real Flux keeps its state, so that it goes even if rank 0 is killed.
+
+It lies beside the run directory, and only rank 0 knows its name. Command line and environment of a real broker are
+not ours to add to, so it is asked, once it takes clients; that is about ten milliseconds after it has made the
+directory. A rank 0 killed in between leaves a directory of which nothing proves that it is ours, except that it
+cannot be anybody else's.
+
+Embedded brokers keep a temporary statedir in the run directory.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+
+from pytest_flux.launcher.descendants import descendants
+from pytest_flux.launcher.rundir import Rundir
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    import psutil
+
+#: What rank 0 is asked; :func:`temporary_statedir` understands the answers.
+QUESTIONS: tuple[tuple[str, dict[str, Any]], ...] = (
+    ("attr.get", {"name": "statedir"}),
+    ("attr.get", {"name": "statedir-cleanup"}),
+)
+
+_NAME = re.compile("flux-[0-9A-Za-z]{6}")
+# How long a program that makes such a directory at its start may take to do so, in seconds.
+_YOUTH = 5.0
+
+
+def temporary_statedir(answers: list[dict[str, Any]]) -> Rundir | None:
+    """The directory that a broker would remove at its end, by its answers to QUESTIONS; None if there is none."""
+    if len(answers) != len(QUESTIONS) or answers[1].get("value") != "1":
+        return None
+    path = str(answers[0].get("value"))
+    try:
+        status = os.lstat(path)
+    except OSError:
+        return None
+    return Rundir(path, True, os.path.realpath(path), (status.st_dev, status.st_ino))
+
+
+def remove_untold_statedir(since: float) -> None:
+    """Remove the statedir of a rank 0 that was started at ``since`` (seconds since 1970) and died untimely.
+
+    That is an empty directory of ours that has the right place, name, mode and age, if no other process that runs
+    might have made it: one of ours, of the same age, with "flux" in its command line.
+    """
+    place = os.environ.get("TMPDIR", "/var/tmp")
+    candidates = _candidates(place, since)
+    if candidates and not _others(since - _YOUTH):
+        for path in candidates:
+            try:
+                os.rmdir(path)
+            except OSError:
+                continue
+
+
+def _candidates(place: str, since: float) -> list[str]:
+    found = []
+    try:
+        for name in filter(_NAME.fullmatch, os.listdir(place)):
+            path = f"{place}/{name}"
+            status = os.lstat(path)
+            made_by_us = status.st_uid == os.getuid() and status.st_mode == stat.S_IFDIR | 0o700
+            if made_by_us and status.st_ctime >= since and not os.listdir(path):
+                found.append(path)
+    except OSError:
+        return []
+    return found
+
+
+def _others(since: float) -> list[psutil.Process]:
+    """Processes of ours that have been started since, look as if they had to do with Flux, and not with us."""
+    import psutil
+
+    related = {os.getpid(), *descendants(), *(process.pid for process in psutil.Process().parents())}
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if process.pid in related or process.uids().real != os.getuid() or process.create_time() < since:
+                continue
+            if any("flux" in word for word in (process.name(), *process.cmdline())):
+                found.append(process)
+        except psutil.Error:
+            continue
+    return found
