@@ -6,17 +6,21 @@ import errno
 import os
 import socket
 import uuid
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from pytest_flux.broker import defaults
+from pytest_flux.broker import defaults, tbon
 from pytest_flux.broker.attributes import Attributes
 from pytest_flux.broker.bizcard import Bizcard
 from pytest_flux.broker.boot import Boot, BootError
 from pytest_flux.broker.local import LocalConnector
 from pytest_flux.broker.log import LOG_ERR, LOG_INFO, BrokerLog
-from pytest_flux.broker.overlay import Child, Overlay
+from pytest_flux.broker.overlay import Overlay
+from pytest_flux.broker.parent_link import IPC
+from pytest_flux.broker.peers import Child
+from pytest_flux.broker.programs import program_environ
 from pytest_flux.broker.router import Router
-from pytest_flux.broker.runat import Runat, program_environ
+from pytest_flux.broker.runat import Runat
 from pytest_flux.broker.service import Service
 from pytest_flux.broker.services.attr import AttrService
 from pytest_flux.broker.services.broker import BrokerService, RunatService, ShutdownService
@@ -31,11 +35,13 @@ from pytest_flux.broker.services.rexec import RexecService
 from pytest_flux.broker.services.state_machine import StateMachineService
 from pytest_flux.broker.state_machine import StateMachine
 from pytest_flux.broker.topology import Topology
+from pytest_flux.broker.torpid import TorpidWatch
 from pytest_flux.protocol.blobref import DIGEST_SIZES
-from pytest_flux.protocol.errors import FluxError
 from pytest_flux.protocol.duration import parse_duration
+from pytest_flux.protocol.errors import FluxError
 from pytest_flux.protocol.hostlist import decode_hostlist
 from pytest_flux.protocol.idset import encode_idset
+from pytest_flux.protocol.message import USERID_UNKNOWN
 from pytest_flux.reactor.reactor import Reactor
 
 if TYPE_CHECKING:
@@ -74,13 +80,16 @@ class Broker:
         self.router = Router(self.uuid, self.rank, self._configured_topology())
         self.runat = Runat(self)
         self.overlay = Overlay(self)
+        self._torpid = TorpidWatch(self.overlay)
         self.groups = GroupsService(self)
         self._log_service = LogService(self)
         self._state_service = StateMachineService(self)
         self._overlay_service = OverlayService(self)
         self._shutdown = ShutdownService(self)
-        self._rexec = RexecService(self)
-        for service in self._services():
+        self._config_service = ConfigService(self)
+        self.rexec = RexecService(self)
+        self.services = self._services()
+        for service in self.services:
             self.router.add_service(service.name, service.receive)
         self.state_machine = StateMachine(self)
         self.overlay.on_change.append(self._child_changed)
@@ -94,10 +103,10 @@ class Broker:
             self._state_service,
             self._overlay_service,
             self._shutdown,
-            self._rexec,
+            self.rexec,
             AttrService(self),
             BrokerService(self),
-            ConfigService(self),
+            self._config_service,
             ConnectorService(self),
             EventService(self),
             ModuleService(self),
@@ -106,7 +115,8 @@ class Broker:
         ]
 
     def _configured_topology(self) -> Topology:
-        topology = Topology(self.attributes.get("tbon.topo") or defaults.TOPOLOGY, self.size)
+        tbon.configure(self.attributes, self.config)
+        topology = tbon.topology(self.attributes, self.boot)
         self.attributes.set("tbon.descendants", str(topology.descendant_count(self.rank)))
         self.attributes.set("tbon.level", str(topology.level(self.rank)))
         self.attributes.set("tbon.maxlevel", str(topology.maxlevel))
@@ -122,8 +132,7 @@ class Broker:
     def host_of(self, rank: int) -> str:
         """The host name of a rank, "?" while it is not known."""
         if not self._hosts:
-            hostlist = self.attributes.get("hostlist")
-            self._hosts = decode_hostlist(hostlist) if hostlist else []
+            self._hosts = list(decode_hostlist(self.attributes.get("hostlist") or ""))
         return self._hosts[rank] if rank < len(self._hosts) else "?"
 
     def program_environ(self) -> dict[str, str]:
@@ -132,9 +141,9 @@ class Broker:
         uri = self.attributes.get("local-uri") or ""
         return program_environ({**os.environ, **own}, uri, self.attributes.get("jobid"))
 
-    def take_config(self, config: dict[str, Any]) -> None:
-        """Replace the configuration."""
-        self.config = config
+    def follow_config(self, post: Callable[[str], None]) -> None:
+        """Take over the parent's configuration, now and whenever it changes; ``post`` is told how the first went."""
+        self._config_service.follow(post)
 
     # -- state that outlives the broker, on rank 0
 
@@ -180,10 +189,10 @@ class Broker:
         """Open the sockets, meet the peers, and become a member of the tree."""
         try:
             parent_endpoint = self._meet_peers()
-            if self.router.parent is None:
-                self.state_machine.post("builtins-success")
-            else:
-                self.overlay.connect(parent_endpoint, self._joined)
+            if self.router.parent is not None:
+                self.overlay.connect(parent_endpoint, self.state_machine.monitor_parent)
+            self._torpid.start()
+            self.state_machine.post("builtins-success")
         except (BootError, FluxError, OSError) as error:
             self.log.write(LOG_ERR, f"error loading builtins: {error}")
             self.state_machine.fail("builtins-fail")
@@ -195,7 +204,8 @@ class Broker:
         self._local = LocalConnector(self, uri.removeprefix("local://"))
         endpoints = []
         if self.overlay.children:
-            endpoints.append(self.overlay.bind(f"{rundir}/tbon-{self.rank}"))
+            endpoints.append(self._endpoint(rundir))
+            self.overlay.bind(endpoints[0])
             attributes.set("tbon.endpoint", endpoints[0])
         cards = self.boot.exchange(Bizcard(self.hostname, tuple(endpoints)), topology)
         if self.router.parent is not None:
@@ -204,9 +214,15 @@ class Broker:
         attributes.setdefault("broker.critical-ranks", encode_idset(topology.internal_ranks()))
         return cards.parent_endpoint
 
-    def _joined(self) -> None:
-        self.state_machine.post("builtins-success")
-        self.state_machine.monitor_parent()
+    def _endpoint(self, rundir: str) -> str:
+        """Where children are to connect: what the configuration says, or a socket in the rundir."""
+        uri = self.boot.hosts[self.rank].get("bind") if self.boot.hosts else None
+        if uri is None:
+            return f"{IPC}{rundir}/tbon-{self.rank}"
+        if not uri.startswith(IPC):
+            text = f"cannot bind {uri}: embedded brokers talk over {IPC} only; install flux-core for several hosts"
+            raise FluxError(errno.EPROTONOSUPPORT, text)
+        return uri
 
     def state_changed(self, state: str) -> None:
         """The state machine has entered a state: tell who wants to know."""
@@ -219,10 +235,19 @@ class Broker:
         if self.rank == 0 and self.state_machine.state == "goodbye" and not self._shutdown.complete():
             self.state_machine.post("goodbye")
 
-    def unload_builtins(self) -> None:
-        """Close everything that was opened, last thing before the end."""
+    def unload_builtins(self, done: Callable[[], None]) -> None:
+        """End what clients have running, close what was opened, then call ``done``: the last thing before the end."""
         self.is_closing = True
-        self._rexec.destroy()
+
+        def close() -> None:
+            self.close()
+            done()
+
+        self.rexec.shut_down(close)
+
+    def close(self) -> None:
+        """Close everything that was opened, at once."""
+        self.rexec.destroy()
         self.runat.destroy()
         self._close_state()
         if self._local is not None:
@@ -237,18 +262,22 @@ class Broker:
         self.state_machine.kill(signum)
 
     def user_signal(self, signum: int) -> None:
-        """USR1 or USR2, which rank 0 would hand to the jobs: where there are none, it is deadly."""
+        """USR1 or USR2, which rank 0 hands to the jobs; where there can be none, it is deadly."""
         self.log.write(LOG_INFO, f"signal {signum}")
         if self.rank == 0:
-            text = f"killall failed, delivering signal {signum} locally instead"
-            self.log.write(LOG_INFO, text)
+            if "job-manager" in self.router.services:
+                everybody = {"dry_run": False, "userid": USERID_UNKNOWN, "signum": signum}
+                self.router.rpc("job-manager.killall", everybody, lambda _: None)
+                return
+            self.log.write(LOG_INFO, f"killall failed, delivering signal {signum} locally instead")
         self.state_machine.kill(signum)
 
     # -- events from the parts
 
     def _child_changed(self, child: Child) -> None:
         self._overlay_service.changed(child)
-        if child.connection is None or child.status > 3:
+        self.groups.set_torpid(child.rank, is_torpid=child.is_torpid)
+        if not child.is_online:
             ranks = [child.rank, *self.router.topology.descendants(child.rank)]
             self.groups.lose(encode_idset(sorted(ranks)))
         self.state_machine.check_children()

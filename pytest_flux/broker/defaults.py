@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 
-TOPOLOGY = "kary:32"
-
 VERSION = "0.88.0"
 """The flux-core version whose protocols and attributes these are; tools compare it with their own."""
 
@@ -19,13 +17,8 @@ ATTRIBUTES = {
     "broker.shutdown-warn": "1m",
     "broker.unload-builtins-timeout": "1m",
     "content.hash": "sha1",
-    "tbon.connect_timeout": "30s",
     "tbon.interface-hint": "default-route",
     "tbon.prefertcp": "0",
-    "tbon.tcp_user_timeout": "20s",
-    "tbon.topo": TOPOLOGY,
-    "tbon.torpid_max": "30s",
-    "tbon.torpid_min": "5s",
 }
 """Values of flux-core 0.88, but for rc1 and rc3: the services that flux-core's scripts load are built in here."""
 

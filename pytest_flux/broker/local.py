@@ -96,14 +96,12 @@ class LocalConnector:
                 intercepted(client, request)
                 request.respond()
             except FluxError as error:
-                request.error(error.errnum, error.text)
-            except ProtocolError as error:
-                request.error(errno.EPROTO, str(error))
+                request.error(error.errnum)
+            except ProtocolError:
+                request.error(errno.EPROTO)
             return
         if not self._broker.is_online and topic not in _BEFORE_INIT:
-            self._broker.router.refuse(
-                message, errno.EAGAIN, "Upstream Flux broker is offline. Try again later."
-            )
+            self._broker.router.refuse(message, errno.EAGAIN, "Upstream Flux broker is offline. Try again later.")
             return
         prefix = topic.rpartition(".")[0]
         client.contacted.add((prefix, message.nodeid, message.flags & FLAG_UPSTREAM))
@@ -128,7 +126,7 @@ class LocalConnector:
         userid = client.connection.userid
         if not client.connection.rolemask & ROLE_OWNER and not name.startswith(f"{userid}-"):
             raise FluxError(errno.EPERM)
-        if not name or "." in name:
+        if "." in name:
             raise FluxError(errno.EINVAL)
         self._broker.router.add_service(name, client.connection.send)
         client.services.add(name)

@@ -18,7 +18,7 @@ from pytest_flux.broker.boot import Boot, BootError, bootstrap, interface_hint, 
 from pytest_flux.broker.broker import Broker
 from pytest_flux.broker.config import ConfigError, load_config, update_config
 from pytest_flux.broker.log import LOG_CRIT, LOG_DEBUG, LOG_ERR, LOG_INFO, BrokerLog
-from pytest_flux.broker.runat import initial_program, is_interactive
+from pytest_flux.broker.programs import initial_program, is_interactive
 from pytest_flux.broker.rundir import create_directory, write_flux_script
 from pytest_flux.cli.options import Option, OptionExit, OptionParser, Options
 from pytest_flux.protocol.errors import FluxError
@@ -119,15 +119,20 @@ def _create(attributes: Attributes, options: Options, log: BrokerLog, cleanup: c
     _inherit(attributes)
     reactor = Reactor()
     cleanup.callback(reactor.close)
-    for name, value in defaults.ATTRIBUTES.items():
-        attributes.setdefault(name, value)
-    broker: Broker
+    broker: Broker | None = None
 
     def forward(line: bytes) -> None:
-        broker.forward_log(line)
+        if broker is not None:
+            broker.forward_log(line)
 
     try:
         log.initialize(boot.rank, forward)
+    except FluxError as error:
+        log.write(LOG_ERR, error.text or str(error))
+        raise StartError(f"Error initializing logging: {error.strerror}") from None
+    for name, value in defaults.ATTRIBUTES.items():
+        attributes.setdefault(name, value)
+    try:
         _create_directories(attributes, boot.rank, cleanup)
         broker = Broker(reactor, attributes, config, log, boot)
     except FluxError as error:
@@ -220,20 +225,22 @@ def _define_phases(broker: Broker, command: list[str]) -> None:
 
 
 def _run(broker: Broker, verbose: int) -> int:
-    for signum in _DEADLY:
-        broker.reactor.on_signal(signum, broker.deadly_signal)
-    for signum in (signal.SIGUSR1, signal.SIGUSR2):
-        broker.reactor.on_signal(signum, broker.user_signal)
-    broker.start()
-    if verbose > 1:
-        broker.log.write(LOG_INFO, "entering event loop")
     try:
+        with _dying_at_once():
+            broker.start()
+        for signum in _DEADLY:
+            broker.reactor.on_signal(signum, broker.deadly_signal)
+        for signum in (signal.SIGUSR1, signal.SIGUSR2):
+            broker.reactor.on_signal(signum, broker.user_signal)
+        if verbose > 1:
+            broker.log.write(LOG_INFO, "entering event loop")
         broker.reactor.run()
     except BaseException:
-        broker.unload_builtins()
+        broker.close()
         raise
     if verbose > 1:
         broker.log.write(LOG_INFO, "exited event loop")
+        broker.log.write(LOG_INFO, "cleaning up")
     if os.getpgrp() == os.getpid():
         # What rc2 left in the background shares the group of a broker that leads one (see Runat).
         signal.signal(signal.SIGHUP, signal.SIG_IGN)

@@ -8,18 +8,28 @@ from __future__ import annotations
 
 import errno
 import os
-import socket
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from pytest_flux.broker.parent_link import IPC, ParentLink
+from pytest_flux.broker.peers import (
+    DISCONNECT,
+    FULL,
+    LOST,
+    OFFLINE,
+    PARTIAL,
+    STATUS,
+    STATUS_CHANGE,
+    UNKNOWN,
+    Child,
+    Peer,
+    subtree_status,
+)
 from pytest_flux.protocol.errors import FluxError, ProtocolError
-from pytest_flux.protocol.framing import FrameDecoder, encode_frame
 from pytest_flux.protocol.message import (
     CONTROL,
     EVENT,
-    MATCHTAG_NONE,
-    NODEID_ANY,
     REQUEST,
     RESPONSE,
     ROLE_LOCAL,
@@ -27,295 +37,189 @@ from pytest_flux.protocol.message import (
     Message,
     encode_json,
 )
-from pytest_flux.reactor.stream import Stream
-from pytest_flux.reactor.usock import Connection, UsockServer, peer_credentials
+from pytest_flux.reactor.usock import Connection, UsockServer
 
 if TYPE_CHECKING:
     from pytest_flux.broker.broker import Broker
 
-STATUS = ("unknown", "full", "partial", "degraded", "lost", "offline")
-"""Subtree status, in the order of flux-core's numbers, which travel in control messages."""
-
-UNKNOWN, FULL, PARTIAL, DEGRADED, LOST, OFFLINE = range(6)
-
-CONTROL_STATUS = 1
-_RETRY = 0.05
-_IPC = "ipc://"
-
-
-class Peer:
-    """A connected neighbour. Requests sent to it are remembered, to be refused if it goes before it answers."""
-
-    __slots__ = ("_pending", "_transmit", "rank", "uuid")
-
-    def __init__(self, rank: int, uuid: str, transmit: Callable[[Message], None]) -> None:
-        self.rank = rank
-        self.uuid = uuid
-        self._transmit = transmit
-        self._pending: dict[tuple[tuple[str, ...], int], Message] = {}
-
-    def send(self, message: Message) -> None:
-        """Send any message."""
-        if message.type == REQUEST and message.wants_response and message.matchtag != MATCHTAG_NONE:
-            key = (tuple(message.routes or ()), message.matchtag)
-            header = message.copy()
-            header.payload = None
-            self._pending[key] = header
-        self._transmit(message)
-
-    def settle(self, response: Message) -> None:
-        """A response has come: the request is pending no more, unless it streams on."""
-        if response.errnum or not response.is_streaming:
-            self._pending.pop((tuple(response.routes or ()), response.matchtag), None)
-
-    def abandon(self) -> list[Message]:
-        """The requests that will not be answered any more."""
-        pending, self._pending = list(self._pending.values()), {}
-        return pending
-
-
-class Child:
-    """What is known of one child subtree."""
-
-    __slots__ = ("connection", "peer", "rank", "since", "status")
-
-    def __init__(self, rank: int) -> None:
-        self.rank = rank
-        self.status = OFFLINE
-        self.since = time.monotonic()
-        self.connection: Connection | None = None
-        self.peer: Peer | None = None
+_ERR, _DEBUG = 3, 7
 
 
 class Overlay:
-    """Both ends of the tree's links at one broker."""
+    """Both ends of the tree's links at one broker. ``on_change`` is told of every change of a child's status."""
 
     def __init__(self, broker: Broker) -> None:
         self.broker = broker
         self.children = {rank: Child(rank) for rank in broker.router.topology.children(broker.rank)}
-        self.parent: Peer | None = None
+        self.parent: ParentLink | None = None
         self.status = PARTIAL if self.children else FULL
         self.since = time.monotonic()
         self.on_change: list[Callable[[Child], None]] = []
         self._server: UsockServer | None = None
         self._ranks: dict[str, int] = {}
-        self._parent_stream: Stream | None = None
-        self._on_parent: Callable[[], None] = lambda: None
-        self._parting = False
+        self._parted: Callable[[], None] | None = None
 
-    # -- wiring up
+    def bind(self, uri: str) -> None:
+        """Listen for children at an ``ipc://`` URI. OSError where the socket cannot be bound."""
+        self._server = UsockServer(self.broker.reactor, uri.removeprefix(IPC), self._receive, self._disconnected)
+        self.log(_DEBUG, f"listening on {uri}")
 
-    def bind(self, path: str) -> str:
-        """Listen for children. Returns the endpoint; OSError where the socket cannot be bound."""
-        self._server = UsockServer(self.broker.reactor, path, self._from_child, self._child_gone)
-        self._log(7, f"listening on {_IPC}{path}")
-        return _IPC + path
+    # -- the parent
 
     def connect(self, endpoint: str, connected: Callable[[], None]) -> None:
         """Connect to the parent, then call ``connected``. Tries until tbon.connect_timeout has passed."""
-        if not endpoint.startswith(_IPC):
-            raise FluxError(
-                errno.EPROTONOSUPPORT,
-                f"parent endpoint {endpoint}: embedded brokers talk over {_IPC} only; "
-                "install flux-core for instances of several hosts",
-            )
-        self._on_parent = connected
-        self._log(7, f"connecting to {endpoint}")
-        self._try_connect(
-            endpoint.removeprefix(_IPC), time.monotonic() + self.broker.duration("tbon.connect_timeout")
-        )
-
-    def _try_connect(self, path: str, deadline: float) -> None:
-        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        try:
-            sock.connect(path)
-            uid, _ = peer_credentials(sock)
-        except OSError as error:
-            sock.close()
-            if time.monotonic() >= deadline:
-                self.lose_parent(f"{path}: {error.strerror}")
-            else:
-                self.broker.reactor.call_later(_RETRY, lambda: self._try_connect(path, deadline))
-            return
-        if uid != os.getuid():
-            sock.close()
-            self.lose_parent(f"{path}: belongs to user {uid}")
-            return
-        decoder = FrameDecoder()
-        greeted = False
-
-        def receive(data: bytes) -> None:
-            nonlocal greeted
-            if not greeted:
-                if data[0]:
-                    self.lose_parent(f"{path}: {os.strerror(data[0])}")
-                    return
-                greeted, data = True, data[1:]
-            try:
-                for message in decoder.feed(data):
-                    self._from_parent(message)
-            except ProtocolError as error:
-                self.lose_parent(str(error))
-
-        self._parent_stream = Stream(
-            self.broker.reactor, sock, receive, lambda: self.lose_parent("connection lost")
-        )
-        self._hello()
-
-    def _hello(self) -> None:
-        payload = {
-            "rank": self.broker.rank,
-            "version": self.broker.attributes.get("version"),
-            "uuid": self.broker.uuid,
-            "status": self.status,
-            "hostname": self.broker.hostname,
-        }
-        self._to_parent(
-            Message(
-                REQUEST,
-                "overlay.hello",
-                encode_json(payload),
-                aux1=NODEID_ANY,
-                userid=os.getuid(),
-                rolemask=1,
-                routes=[],
-            )
-        )
-
-    def _to_parent(self, message: Message) -> None:
-        if self._parent_stream is not None:
-            self._parent_stream.write(encode_frame(message))
-
-    # -- from the parent
-
-    def _from_parent(self, message: Message) -> None:
-        router = self.broker.router
-        message.rolemask &= ~ROLE_LOCAL
-        if self.parent is None:
-            self._greeted(message)
-        elif message.type == EVENT:
-            router.receive_event(message)
-        elif message.type == RESPONSE:
-            self.parent.settle(message)
-            router.respond(message)
-        elif message.type == REQUEST and message.routes is not None:
-            message.routes.append(self.parent.uuid)
-            router.request(message)
-
-    def _greeted(self, message: Message) -> None:
-        if message.errnum:
-            reason = (message.payload or b"").rstrip(b"\0").decode() or os.strerror(message.errnum)
-            self.lose_parent(f"refused by parent: {reason}")
-            return
         rank = self.broker.router.parent
         assert rank is not None
-        self.parent = peer = Peer(rank, str(message.json()["uuid"]), self._to_parent)
-        self.broker.router.peers[rank] = peer.send
-        self.broker.router.routes[peer.uuid] = peer.send
-        self._log(7, f"hello parent {rank} {peer.uuid}")
-        self._on_parent()
 
-    def lose_parent(self, reason: str) -> None:
+        def accepted() -> None:
+            assert self.parent is not None
+            assert self.parent.peer is not None
+            self._link(self.parent.peer)
+            connected()
+
+        self.parent = ParentLink(self, rank, endpoint, accepted, self.lose_parent)
+
+    def lose_parent(self) -> None:
         """The parent is gone, or cannot be reached: this broker cannot stay."""
-        if self._parent_stream is not None:
-            self._parent_stream.close()
-            self._parent_stream = None
-        peer, self.parent = self.parent, None
-        if peer is not None:
-            self._unlink(peer)
-        if not self._parting:
-            self._log(6, f"parent: {reason}")
-            self.broker.state_machine.fail("parent-fail")
+        link, self.parent = self.parent, None
+        if link is None:
+            return
+        link.close()
+        if link.peer is not None:
+            self._unlink(link.peer, "overlay disconnect")
+        if self._parted is not None:
+            self._parted()
+        else:
+            self.broker.state_machine.lose_parent()
 
-    def part(self) -> None:
-        """Say goodbye: what the parent does from here on is no loss."""
-        self._parting = True
+    def part(self, parted: Callable[[], None]) -> None:
+        """Take leave of the parent, then call ``parted``."""
+        if self.parent is None or self.parent.peer is None:
+            self.broker.reactor.call_soon(parted)
+        else:
+            self._parted = parted
+            self.parent.part()
 
     # -- from children
 
-    def _from_child(self, connection: Connection, message: Message) -> None:
-        router = self.broker.router
+    def _receive(self, connection: Connection, message: Message) -> None:
         message.rolemask &= ~ROLE_LOCAL
         rank = self._ranks.get(connection.uuid)
         if rank is None:
             self._admit(connection, message)
             return
-        child = self.children[rank]
+        child, router = self.children[rank], self.broker.router
         assert child.peer is not None
+        child.heard_at = time.monotonic()
         if message.type == REQUEST and message.routes is not None:
-            message.routes.append(child.peer.uuid)
-            router.request(message)
+            if message.topic == "overlay.goodbye":
+                self._take_leave(child, message)
+            else:
+                message.routes.append(child.peer.uuid)
+                router.request(message)
         elif message.type == RESPONSE:
             child.peer.settle(message)
             router.respond(message)
         elif message.type == EVENT:
             router.send_event(message)
-        elif message.type == CONTROL and message.aux1 == CONTROL_STATUS:
+        elif message.type == CONTROL and message.aux1 == STATUS_CHANGE:
             self.set_status(child, message.aux2 if message.aux2 < len(STATUS) else UNKNOWN)
 
+    def _take_leave(self, child: Child, message: Message) -> None:
+        assert child.connection is not None
+        response = message.response()
+        response.rolemask = ROLE_OWNER
+        child.connection.send(response)
+        self.drop(child, OFFLINE, "administrative shutdown")
+
     def _admit(self, connection: Connection, message: Message) -> None:
-        try:
-            if message.topic != "overlay.hello":
-                raise FluxError(errno.EPROTO, "hello expected")
-            child, uuid, status, host = self._check_hello(message.json())
-        except (FluxError, ProtocolError, KeyError, TypeError) as error:
-            text = str(getattr(error, "text", None) or error)
-            connection.send(message.response(text.encode() + b"\0", errno.EINVAL))
-            self._log(3, f"rejecting connection: {text}")
+        if message.topic != "overlay.hello" or not self.broker.state_machine.admits_children:
+            self._send_away(connection)
             return
-        if child.connection is not None:
-            child.connection.close()
+        try:
+            child, uuid, status = self._check_hello(message.json())
+        except (ProtocolError, KeyError, TypeError, ValueError):
+            connection.send(message.response(None, errno.EPROTO))
+            return
+        except FluxError as error:
+            text = error.text or ""
+            self.log(_ERR, f"rejecting connection: {text}")
+            connection.send(message.response(text.encode() + b"\0", error.errnum))
+            return
+        host = f"{self.broker.host_of(child.rank)} (rank {child.rank})"
+        severity = _DEBUG
+        if child.is_online:
+            self.log(_ERR, f"{host} reconnected after crash, dropping old connection state")
+            self.drop(child, LOST)
+            severity = _ERR
         self._ranks[connection.uuid] = child.rank
-        child.connection = connection
-        child.peer = Peer(child.rank, uuid, connection.send)
-        self.broker.router.peers[child.rank] = child.peer.send
-        self.broker.router.routes[uuid] = child.peer.send
-        self._log(7, f"accepting connection from {host} (rank {child.rank}) status {STATUS[status]}")
+        child.connection, child.peer = connection, Peer(child.rank, uuid, connection.send)
+        child.heard_at = time.monotonic()
+        self._link(child.peer)
+        self.set_status(child, status)
+        self.log(severity, f"accepting connection from {host} status {STATUS[status]}")
         response = message.response(encode_json({"uuid": self.broker.uuid}))
         response.rolemask = ROLE_OWNER
         connection.send(response)
-        self.set_status(child, status)
 
-    def _check_hello(self, hello: dict[str, Any]) -> tuple[Child, str, int, str]:
-        rank, version, uuid, status = hello["rank"], hello["version"], hello["uuid"], hello["status"]
-        mine = self.broker.attributes.get("version")
+    def _check_hello(self, hello: dict[str, Any]) -> tuple[Child, str, int]:
+        rank, version, mine = int(hello["rank"]), hello["version"], self.broker.attributes.get("version")
         if rank not in self.children:
-            raise FluxError(
-                errno.EINVAL, f"rank {rank} is not a peer of parent {self.broker.rank}: mismatched config?"
-            )
-        if version != mine:
-            raise FluxError(errno.EINVAL, f"client (v{version}) is not compatible with server (v{mine})")
-        if not self.broker.state_machine.admits_children:
-            raise FluxError(errno.EINVAL, f"broker {self.broker.rank} is shutting down")
-        return self.children[rank], str(uuid), int(status), str(hello["hostname"])
-
-    def _child_gone(self, connection: Connection) -> None:
-        rank = self._ranks.pop(connection.uuid, None)
-        if rank is None or self.children[rank].connection is not connection:
-            return
+            text = f"rank {rank} is not a child of rank {self.broker.rank}: mismatched config?"
+            raise FluxError(errno.EINVAL, text)
         child = self.children[rank]
-        parted = child.status == OFFLINE
-        if not parted:
-            host = self.broker.host_of(rank)
-            self._log(3, f"broker {host} (rank {rank}) has disconnected unexpectedly. Marking it LOST")
-        self.drop(child, OFFLINE if parted else LOST)
+        if version != mine:
+            child.error = f"client ({version}) version mismatched with server ({mine})"
+            raise FluxError(errno.EINVAL, child.error)
+        status = int(hello["status"])
+        return child, str(hello["uuid"]), status if status < len(STATUS) else UNKNOWN
 
-    def drop(self, child: Child, status: int) -> None:
+    def _send_away(self, connection: Connection) -> None:
+        connection.send(Message(CONTROL, aux1=DISCONNECT, userid=os.getuid(), rolemask=ROLE_OWNER))
+        connection.close()
+
+    def _disconnected(self, connection: Connection) -> None:
+        rank = self._ranks.get(connection.uuid)
+        if rank is not None and self.children[rank].connection is connection:
+            self.log_lost(self.children[rank], "failed")
+            self.drop(self.children[rank], LOST, "lost connection")
+
+    def log_lost(self, child: Child, why: str) -> None:
+        """Say that a child and its subtree are gone."""
+        count = self.broker.router.topology.descendant_count(child.rank)
+        also = f" and severed contact with {count} other nodes" if count else ""
+        self.log(_ERR, f"{self.broker.host_of(child.rank)} (rank {child.rank}) {why}{also}")
+
+    def disconnect(self, child: Child) -> None:
+        """Cut a child off, by request."""
+        if child.connection is not None:
+            child.connection.send(Message(CONTROL, aux1=DISCONNECT, userid=os.getuid(), rolemask=ROLE_OWNER))
+        self.log_lost(child, "disconnected by request")
+        self.drop(child, LOST, "administrative disconnect")
+
+    def drop(self, child: Child, status: int, reason: str = "") -> None:
         """Forget the link to a child; its subtree now has ``status``."""
         connection, peer, child.connection, child.peer = child.connection, child.peer, None, None
         if connection is not None:
             self._ranks.pop(connection.uuid, None)
             connection.close()
-        self.set_status(child, status)
         if peer is not None:
             self._unlink(peer)
+        child.error, child.is_torpid = reason, False
+        self.set_status(child, status)
 
-    def _unlink(self, peer: Peer) -> None:
+    # -- routes
+
+    def _link(self, peer: Peer) -> None:
+        self.broker.router.peers[peer.rank] = peer.send
+        self.broker.router.routes[peer.uuid] = peer.send
+
+    def _unlink(self, peer: Peer, reason: str | None = None) -> None:
         router = self.broker.router
         router.peers.pop(peer.rank, None)
         router.routes.pop(peer.uuid, None)
         for request in peer.abandon():
-            router.refuse(request, errno.EHOSTUNREACH)
+            router.refuse(request, errno.EHOSTUNREACH, reason)
 
     # -- status
 
@@ -324,38 +228,32 @@ class Overlay:
         if child.status == status:
             return
         child.status, child.since = status, time.monotonic()
-        self._update_status()
+        mine = subtree_status(list(self.children.values()))
+        if mine != self.status:
+            self.status, self.since = mine, time.monotonic()
+            if self.parent is not None:
+                self.parent.tell_status(mine)
         for changed in list(self.on_change):
             changed(child)
 
-    def _update_status(self) -> None:
-        status = FULL
-        for child in self.children.values():
-            if child.status in (DEGRADED, LOST):
-                status = DEGRADED
-            elif child.status in (PARTIAL, OFFLINE) and status == FULL:
-                status = PARTIAL
-        if status != self.status:
-            self.status, self.since = status, time.monotonic()
-            if self.parent is not None:
-                self.parent.send(
-                    Message(
-                        CONTROL, aux1=CONTROL_STATUS, aux2=status, userid=os.getuid(), rolemask=ROLE_OWNER
-                    )
-                )
+    @property
+    def online(self) -> list[int]:
+        """The ranks of the children that are online."""
+        return [rank for rank, child in self.children.items() if child.is_online]
 
     @property
     def is_childless(self) -> bool:
         """Whether no child subtree is online."""
-        return all(child.status in (OFFLINE, LOST) for child in self.children.values())
+        return not self.online
 
     def close(self) -> None:
         """Drop all links and the socket."""
-        self._parting = True
-        if self._parent_stream is not None:
-            self._parent_stream.close(flush=True)
+        if self.parent is not None:
+            self.parent.close()
         if self._server is not None:
+            self._ranks.clear()
             self._server.close()
 
-    def _log(self, severity: int, text: str) -> None:
+    def log(self, severity: int, text: str) -> None:
+        """Log in the name of the overlay."""
         self.broker.log.write(severity, text, "overlay")

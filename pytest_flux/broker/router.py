@@ -77,7 +77,10 @@ class Router:
 
     def _to_parent(self, message: Message) -> None:
         if self.parent is None:
-            self._refuse_unknown(message)
+            if message.flags & FLAG_UPSTREAM:
+                self.refuse(message, errno.EHOSTUNREACH)
+            else:
+                self._refuse_unknown(message)
         elif (peer := self.peers.get(self.parent)) is not None:
             peer(message)
         else:

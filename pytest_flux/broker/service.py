@@ -111,6 +111,7 @@ class Request:
 
 Handler = Callable[[Any, Request], Answer | bytes | _Later]
 H = TypeVar("H", bound=Handler)
+_OF_MODULES = frozenset(("ping", "rusage", "stats_clear", "config_reload", "debug"))
 
 
 def method(name: str, *, roles: int = OWNER) -> Callable[[H], H]:
@@ -127,9 +128,14 @@ def method(name: str, *, roles: int = OWNER) -> Callable[[H], H]:
 
 
 class Service:
-    """Base of all services of the broker; ``name`` is the word before the dot of its topics."""
+    """Base of all services of the broker; ``name`` is the word before the dot of its topics.
+
+    ``is_module`` says that flux-core has a broker module of that name: those answer pings and the like, and are
+    listed. The others, which are parts of the broker proper there, have their own methods only.
+    """
 
     name = ""
+    is_module = True
 
     def __init__(self, broker: Broker) -> None:
         self.broker = broker
@@ -137,7 +143,7 @@ class Service:
         self._methods: dict[str, tuple[Callable[[Request], Answer | bytes | _Later], int]] = {}
         for attribute in dir(type(self)):
             marked = getattr(getattr(type(self), attribute), "_method", None)
-            if marked is not None:
+            if marked is not None and (self.is_module or attribute not in _OF_MODULES):
                 self._methods[marked[0]] = (getattr(self, attribute), marked[1])
 
     def receive(self, message: Message) -> None:
@@ -146,12 +152,13 @@ class Service:
         try:
             handler, roles = self._find(request)
             if not request.message.rolemask & roles:
-                raise FluxError(errno.EPERM, f"{request.topic} requires owner credentials")
+                raise FluxError(errno.EPERM, "Request requires owner credentials")
             answer = handler(request)
             if not isinstance(answer, _Later):
                 request.respond(answer)
         except FluxError as error:
-            request.error(error.errnum, error.text)
+            # The text of the number itself is nothing that the client would not know (RFC 6).
+            request.error(error.errnum, error.text if error.text != os.strerror(error.errnum) else None)
         except ProtocolError as error:
             request.error(errno.EPROTO, str(error))
         except Exception:  # noqa: BLE001
@@ -222,13 +229,13 @@ class Service:
         if who not in known:
             raise FluxError(errno.EINVAL, f"unknown target '{who}'")
         usage = resource.getrusage(known[who])
-        return {
-            key[3:]: value for key in dir(usage) if key.startswith("ru_") for value in (getattr(usage, key),)
-        }
+        return {key[3:]: value for key in dir(usage) if key.startswith("ru_") for value in (getattr(usage, key),)}
 
     @method("stats-get", roles=ALL)
     def stats_get(self, request: Request) -> Answer:
         """Statistics of this service; none unless it overrides this."""
+        if not self.is_module:
+            raise FluxError(errno.ENOSYS, f"Unknown service method '{request.topic}'")
         return {}
 
     @method("stats-clear")
@@ -236,9 +243,13 @@ class Service:
         """Forget statistics."""
         return None
 
+    def configure(self, config: dict[str, Any]) -> None:
+        """A new configuration is about to be taken over. FluxError refuses it. Services that use it override this."""
+
     @method("config-reload")
     def config_reload(self, request: Request) -> Answer:
-        """Take over a changed configuration; services that use it override this."""
+        """``{...}``: a new configuration, for this service alone."""
+        self.configure(request.json())
         return None
 
     @method("debug")

@@ -99,9 +99,10 @@ class PipeWriter:
 class Process:
     """A running child.
 
-    Its streams pass through unless a callback is given for them (``on_stdin`` for the writer's progress). ``ended``
-    is called with the wait status once the child has ended and every read stream is at its end. ``group`` puts it
-    into a process group of its own, to which ``kill`` then goes. Raises OSError when the program cannot be executed.
+    Its streams pass through unless a callback is given for them (``on_stdin`` for the writer's progress), or go
+    nowhere with ``discard``. ``exited`` is called with the wait status when the child has ended, ``ended`` once every
+    read stream is at its end besides. ``group`` puts it into a process group of its own, to which ``kill`` then goes.
+    Raises OSError when the program cannot be executed.
     """
 
     def __init__(
@@ -110,6 +111,7 @@ class Process:
         argv: Sequence[str],
         *,
         ended: Callable[[int], None],
+        exited: Callable[[int], None] = lambda _: None,
         stopped: Callable[[int], None] | None = None,
         environ: Mapping[str, str] | None = None,
         cwd: str | None = None,
@@ -117,7 +119,9 @@ class Process:
         on_stdout: Callable[[bytes], None] | None = None,
         on_stderr: Callable[[bytes], None] | None = None,
         group: bool = True,
+        discard: bool = False,
     ) -> None:
+        self._on_exit = exited
         self._ended = ended
         self._group = group
         self._streams = 0
@@ -126,14 +130,15 @@ class Process:
         options: dict[str, Any] = {}
         if group:
             options = {"process_group": 0} if sys.version_info >= (3, 11) else {"preexec_fn": os.setpgrp}
+        otherwise = subprocess.DEVNULL if discard else None
         child = subprocess.Popen(
             list(argv),
             env=environ,
             cwd=cwd,
             bufsize=0,
-            stdin=subprocess.PIPE if on_stdin else None,
-            stdout=subprocess.PIPE if on_stdout else None,
-            stderr=subprocess.PIPE if on_stderr else None,
+            stdin=subprocess.PIPE if on_stdin else otherwise,
+            stdout=subprocess.PIPE if on_stdout else otherwise,
+            stderr=subprocess.PIPE if on_stderr else otherwise,
             **options,
         )
         self.pid = child.pid
@@ -164,7 +169,7 @@ class Process:
 
     def destroy(self) -> None:
         """Kill the child and its group, and close the streams; nothing is called back for what follows."""
-        self._ended = lambda _: None
+        self._on_exit = self._ended = lambda _: None
         with contextlib.suppress(ProcessLookupError):
             self.kill(signal.SIGKILL)
         for reader in self._readers:
@@ -185,6 +190,7 @@ class Process:
         self._status = status
         if self.stdin is not None:
             self.stdin.close()
+        self._on_exit(status)
         self._finish()
 
     def _finish(self) -> None:

@@ -12,6 +12,7 @@ class AttrService(Service):
     """Reads and updates attributes by flux-core's rules."""
 
     name = "attr"
+    is_module = False
 
     @method("get", roles=ALL)
     def get(self, request: Request) -> Answer:

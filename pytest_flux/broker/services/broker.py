@@ -10,13 +10,6 @@ from pytest_flux.protocol.errors import FluxError, ProtocolError
 from pytest_flux.protocol.stdlog import SEVERITY_NAMES, decode_entry
 
 
-def _strings(request: Request, name: str) -> list[str]:
-    values = request.field(name, list)
-    if not all(isinstance(value, str) for value in values):
-        raise ProtocolError(f"'{name}' is not a list of strings", request.topic)
-    return values
-
-
 class BrokerService(Service):
     """The environment of the broker process."""
 
@@ -25,16 +18,25 @@ class BrokerService(Service):
     @method("getenv")
     def getenv(self, request: Request) -> Answer:
         """``{names}`` → ``{env}`` of those that are set."""
-        return {"env": {name: os.environ[name] for name in _strings(request, "names") if name in os.environ}}
+        # flux-core reads an array as far as it can: what is none has no names, what is no string names nothing.
+        names = request.json().get("names")
+        if names is None:
+            raise ProtocolError("'names' is missing", request.topic)
+        known = [name for name in names if isinstance(name, str)] if isinstance(names, list) else []
+        return {"env": {name: os.environ[name] for name in known if name in os.environ}}
 
     @method("setenv")
     def setenv(self, request: Request) -> Answer:
         """``{env: {name: value or null}}`` → empty."""
-        for name, value in request.field("env", dict).items():
+        env = request.field("env", dict)
+        for name, value in env.items():
+            if not name or "=" in name or not isinstance(value, (str, type(None))):
+                raise ProtocolError(f"'{name}' cannot be set to {value!r}", request.topic)
+        for name, value in env.items():
             if value is None:
                 os.environ.pop(name, None)
             else:
-                os.environ[name] = str(value)
+                os.environ[name] = value
         return None
 
 
@@ -42,12 +44,18 @@ class RunatService(Service):
     """Adds to what is run when the initial program has ended."""
 
     name = "runat"
+    is_module = False
 
     @method("push")
     def push(self, request: Request) -> Answer:
         """``{name, commands}`` → empty; each command runs before those pushed earlier."""
         name = request.field("name", str)
-        for command in _strings(request, "commands"):
+        commands = request.field("commands", list)
+        if not commands:
+            raise FluxError(errno.EPROTO, "commands array is empty")
+        for command in commands:
+            if not isinstance(command, str) or not command:
+                raise FluxError(errno.EPROTO, "cannot push an empty command line")
             self.broker.runat.push_shell(name, command, logged=True)
         return None
 
@@ -56,6 +64,7 @@ class ShutdownService(Service):
     """An orderly end of the instance, on rank 0."""
 
     name = "shutdown"
+    is_module = False
 
     @method("start")
     def start(self, request: Request) -> Answer | _Later:

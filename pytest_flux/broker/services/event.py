@@ -15,6 +15,7 @@ class EventService(Service):
     """Publishes on rank 0, where events get their numbers."""
 
     name = "event"
+    is_module = False
 
     @method("publish", roles=ALL)
     def publish(self, request: Request) -> Answer:

@@ -9,20 +9,21 @@ from typing import TYPE_CHECKING
 from pytest_flux.broker.service import ALL, LATER, Answer, Request, Service, _Later, method
 from pytest_flux.protocol.errors import FluxError
 from pytest_flux.protocol.idset import decode_idset, encode_idset
-from pytest_flux.protocol.message import Message
+from pytest_flux.protocol.message import ROLE_LOCAL, Message
 
 if TYPE_CHECKING:
     from pytest_flux.broker.broker import Broker
 
 
 class GroupsService(Service):
-    """Every broker joins and leaves for itself; rank 0 knows the members of all groups."""
+    """Every broker joins and leaves for itself, through one client at a time; rank 0 knows the members of all."""
 
     name = "groups"
 
     def __init__(self, broker: Broker) -> None:
         super().__init__(broker)
-        self._joined: set[str] = set()
+        self._joined: dict[str, str] = {}
+        self._torpid: set[int] = set()
         self._members: dict[str, set[int]] = {}
         self._watchers: list[tuple[str, Callable[[str], None]]] = []
 
@@ -45,24 +46,37 @@ class GroupsService(Service):
         """Brokers are gone: they leave every group."""
         self.broker.router.rpc("groups.update", {"leave": ranks}, nodeid=0)
 
+    def set_torpid(self, rank: int, *, is_torpid: bool) -> None:
+        """A child is unresponsive, or it is not any more."""
+        if is_torpid != (rank in self._torpid):
+            self._torpid ^= {rank}
+            change = {"join" if is_torpid else "leave": str(rank), "name": "broker.torpid"}
+            self.broker.router.rpc("groups.update", change, nodeid=0)
+
     # -- requests
+
+    def _require_local(self, request: Request) -> str:
+        name = request.field("name", str)
+        if not request.message.rolemask & ROLE_LOCAL:
+            raise FluxError(errno.EPROTO, f"{request.topic} is restricted to the local broker")
+        return name
 
     @method("join")
     def request_join(self, request: Request) -> Answer | _Later:
-        """``{name}`` → empty, once rank 0 knows."""
-        name = request.field("name", str)
+        """``{name}`` → empty, once rank 0 knows. The membership ends with the client's connection."""
+        name = self._require_local(request)
         if name in self._joined:
-            raise FluxError(errno.EEXIST)
-        self._joined.add(name)
+            raise FluxError(errno.EEXIST, f"rank {self.broker.rank} is already a member of {name}")
+        self._joined[name] = request.sender
         return self._update(request, {"join": str(self.broker.rank), "name": name})
 
     @method("leave")
     def request_leave(self, request: Request) -> Answer | _Later:
         """``{name}`` → empty, once rank 0 knows."""
-        name = request.field("name", str)
+        name = self._require_local(request)
         if name not in self._joined:
-            raise FluxError(errno.ENOENT)
-        self._joined.remove(name)
+            raise FluxError(errno.ENOENT, f"rank {self.broker.rank} is not a member of {name}")
+        del self._joined[name]
         return self._update(request, {"leave": str(self.broker.rank), "name": name})
 
     def _update(self, request: Request, change: dict[str, object]) -> _Later:
@@ -103,9 +117,23 @@ class GroupsService(Service):
         """``{name}`` → ``{members}``; streaming: again at each change. Rank 0 only."""
         name = request.field("name", str)
         if self.broker.rank != 0:
-            raise FluxError(errno.EPROTO, "groups.get is only available on rank 0")
+            raise FluxError(errno.EPROTO, "this RPC is only available on rank 0")
         answer = {"members": self.members(name)}
         if not request.message.is_streaming:
             return answer
         request.respond(answer)
         return self.hold(request)
+
+    @method("stats-get", roles=ALL)
+    def stats_get(self, request: Request) -> Answer:
+        """→ ``{subtree}``: the members of all groups; known on rank 0."""
+        return {"subtree": {name: self.members(name) for name in self._members}}
+
+    @method("disconnect", roles=ALL)
+    def disconnect(self, request: Request) -> Answer:
+        """A client is gone: it watches no more, and this broker leaves what it has joined for the client."""
+        for name in [name for name, sender in self._joined.items() if sender == request.sender]:
+            del self._joined[name]
+            change = {"leave": str(self.broker.rank), "name": name}
+            self.broker.router.rpc("groups.update", change, nodeid=0)
+        return super().disconnect(request)

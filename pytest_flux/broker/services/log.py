@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import errno
+
 from pytest_flux.broker.service import LATER, Answer, Request, Service, _Later, method
+from pytest_flux.protocol.errors import FluxError
 
 
 class LogService(Service):
     """The ring and those who follow it."""
 
     name = "log"
+    is_module = False
 
     @method("append")
     def append(self, request: Request) -> Answer:
@@ -20,7 +24,9 @@ class LogService(Service):
     @method("dmesg")
     def dmesg(self, request: Request) -> Answer | _Later:
         """``{follow, nobacklog?}`` → one line per response, as NUL-terminated string; ends with ENODATA."""
-        follow = request.field("follow", bool, False)
+        follow = request.field("follow", bool)
+        if not request.message.is_streaming:
+            raise FluxError(errno.EPROTO)
         if not request.field("nobacklog", bool, False):
             for line in self.broker.log.lines():
                 request.respond(line + b"\0")

@@ -8,17 +8,25 @@ from pytest_flux.broker.service import ALL, Answer, Request, Service, method
 from pytest_flux.protocol.errors import FluxError
 
 _RUNNING = 1
-_BUILTIN = ("overlay", "config", "groups", "rexec", "connector-local")
 
 
 class ModuleService(Service):
-    """Lists the built-in modules, in flux-core's order."""
+    """Lists the services that are modules in flux-core."""
 
     name = "module"
+    is_module = False
+
+    def _names(self) -> list[str]:
+        services = self.broker.services
+        return [
+            service.name for service in services if getattr(service, "is_module", True) and service.name != "broker"
+        ]
 
     @method("list", roles=ALL)
     def list_modules(self, request: Request) -> Answer:
         """→ ``{mods: [{name, path, idle, status, services, sendqueue, recvqueue}]}``."""
+        names = self._names()
+        clients = sorted(self.broker.router.services.keys() - {service.name for service in self.broker.services})
         return {
             "mods": [
                 {
@@ -26,13 +34,26 @@ class ModuleService(Service):
                     "path": "builtin",
                     "idle": 0,
                     "status": _RUNNING,
-                    "services": [],
+                    # What clients have registered goes by way of the connector.
+                    "services": [name, *clients] if name == ConnectorService.name else [name],
                     "sendqueue": 0,
                     "recvqueue": 0,
                 }
-                for name in _BUILTIN
+                for name in names
             ]
         }
+
+    @method("remove")
+    def remove(self, request: Request) -> Answer:
+        """``{name}``: ENOENT, or EPERM for what is built in."""
+        raise FluxError(errno.EPERM if request.field("name", str) in self._names() else errno.ENOENT)
+
+    @method("debug")
+    def debug_module(self, request: Request) -> Answer:
+        """``{name, defer?}``: ENOENT for an unknown module; there are no queues to hold back here."""
+        if request.field("name", str) not in self._names():
+            raise FluxError(errno.ENOENT)
+        return None
 
     @method("load")
     def load(self, request: Request) -> Answer:
@@ -41,6 +62,33 @@ class ModuleService(Service):
 
 
 class ConnectorService(Service):
-    """So that `connector-local` answers pings, as in flux-core."""
+    """`connector-local`: who may connect. The connections themselves are in :mod:`pytest_flux.broker.local`."""
 
     name = "connector-local"
+
+    def configure(self, config: dict[str, object]) -> None:
+        """FluxError EINVAL for a table ``[access]`` that says what there is no such thing as (jansson's words)."""
+        access = config.get("access", {})
+        problem = ""
+        if not isinstance(access, dict):
+            problem = f"Expected object, got {_kind(access)}"
+        else:
+            wrong = [access[name] for name in _SWITCHES if not isinstance(access.get(name, False), bool)]
+            unknown = access.keys() - {*_SWITCHES, "roles"}
+            if wrong:
+                problem = f"Expected true or false, got {_kind(wrong[0])}"
+            elif unknown:
+                problem = f"{len(unknown)} object item(s) left unpacked: {', '.join(sorted(unknown))}"
+        if problem:
+            raise FluxError(errno.EINVAL, f"error parsing [access] configuration: {problem}")
+
+
+_SWITCHES = ("allow-guest-user", "allow-root-owner", "private-mode")
+
+
+def _kind(value: object) -> str:
+    """What jansson calls the type of a JSON value."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    names = {int: "integer", float: "real", str: "string", list: "array", dict: "object"}
+    return names.get(type(value), "null")

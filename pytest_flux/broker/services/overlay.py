@@ -6,15 +6,23 @@ import errno
 import time
 from typing import Any
 
-from pytest_flux.broker.overlay import LOST, OFFLINE, STATUS, Child
+from pytest_flux.broker import tbon
+from pytest_flux.broker.peers import OFFLINE, STATUS, Child
 from pytest_flux.broker.service import ALL, Answer, Request, Service, _Later, method
 from pytest_flux.protocol.errors import FluxError
+
+_CRIT = 2
 
 
 class OverlayService(Service):
     """Answers from the overlay of this broker."""
 
     name = "overlay"
+
+    def configure(self, config: dict[str, Any]) -> None:
+        """How long a silent broker is believed to be alive can be changed at any time."""
+        for name, value in tbon.check_torpid(self.broker.attributes, config).items():
+            self.broker.attributes.set(name, value)
 
     def _health(self) -> dict[str, Any]:
         overlay, now = self.broker.overlay, time.monotonic()
@@ -23,7 +31,12 @@ class OverlayService(Service):
             "status": STATUS[overlay.status],
             "duration": now - overlay.since,
             "children": [
-                {"rank": child.rank, "status": STATUS[child.status], "duration": now - child.since}
+                {
+                    "rank": child.rank,
+                    "status": STATUS[child.status],
+                    "duration": now - child.since,
+                    **({"error": child.error} if child.error and not child.is_online else {}),
+                }
                 for child in overlay.children.values()
             ],
         }
@@ -50,44 +63,46 @@ class OverlayService(Service):
         if not request.message.is_streaming:
             raise FluxError(errno.EPROTO)
         for child in self.broker.overlay.children.values():
-            if child.status != OFFLINE:
+            if child.status != OFFLINE or child.is_torpid:
                 self._tell(request, child)
         return self.hold(request)
-
-    @method("goodbye")
-    def goodbye(self, request: Request) -> Answer:
-        """A child leaves in order."""
-        uuid = request.message.routes[-1] if request.message.routes else ""
-        for child in self.broker.overlay.children.values():
-            if child.peer is not None and child.peer.uuid == uuid:
-                request.respond()
-                self.broker.overlay.set_status(child, OFFLINE)
-        return None
 
     @method("disconnect-subtree")
     def disconnect_subtree(self, request: Request) -> Answer:
         """``{rank}``: cut a child off."""
         rank = request.field("rank", int)
         child = self.broker.overlay.children.get(rank)
-        if child is None or child.connection is None:
-            raise FluxError(
-                errno.ENOENT, "requested rank is not a direct child of this broker, or is offline"
-            )
-        self.broker.overlay.drop(child, LOST)
+        if child is None:
+            raise FluxError(errno.ENOENT, "requested rank is not this broker's direct child")
+        if not child.is_online:
+            raise FluxError(errno.EINVAL, f"rank {rank} is already {STATUS[child.status]}")
+        self.broker.overlay.disconnect(child)
+        return None
+
+    @method("disconnect-parent")
+    def disconnect_parent(self, request: Request) -> Answer:
+        """``{reason}``: cut ourselves off."""
+        self.broker.overlay.log(_CRIT, f"disconnecting: {request.field('reason', str)}")
+        self.broker.overlay.lose_parent()
         return None
 
     @method("stats-get", roles=ALL)
     def stats_get(self, request: Request) -> Answer:
-        """→ counts of children by connection."""
-        children = self.broker.overlay.children.values()
+        """→ counts of neighbours, and of the requests that wait for their answers."""
+        overlay = self.broker.overlay
+        children, link = overlay.children.values(), overlay.parent
+        parent = link.peer if link is not None else None
         return {
             "child-count": len(children),
-            "child-connected": sum(child.connection is not None for child in children),
-            "parent-count": int(self.broker.overlay.parent is not None),
+            "child-connected": len(overlay.online),
+            "parent-count": int(self.broker.rank > 0),
+            "parent-rpc": 0 if parent is None else parent.pending,
+            "child-rpc": sum(child.peer.pending for child in children if child.peer is not None),
+            "interthread": {"sendq": 0, "recvq": 0},
         }
 
     def _tell(self, request: Request, child: Child) -> None:
-        request.respond({"rank": child.rank, "status": STATUS[child.status], "torpid": False})
+        request.respond({"rank": child.rank, "status": STATUS[child.status], "torpid": child.is_torpid})
 
     def changed(self, child: Child) -> None:
         """A child's status has changed: tell those who follow."""

@@ -6,7 +6,7 @@ import errno
 import time
 
 from pytest_flux.broker.service import ALL, LATER, Answer, Request, Service, _Later, method
-from pytest_flux.broker.state_machine import NUMBER
+from pytest_flux.broker.states import NUMBER
 from pytest_flux.protocol.errors import FluxError
 
 
@@ -14,6 +14,7 @@ class StateMachineService(Service):
     """Answers from the state machine of this broker."""
 
     name = "state-machine"
+    is_module = False
 
     @method("get", roles=ALL)
     def get(self, request: Request) -> Answer:
@@ -41,7 +42,11 @@ class StateMachineService(Service):
 
     def _answer_monitor(self, request: Request) -> bool:
         number = NUMBER[self.broker.state_machine.state]
-        final = request.field("final", int, NUMBER["exit"])
+        # flux-core takes no notice of what it cannot read here.
+        payload = request.json() if request.message.payload else {}
+        final = payload.get("final")
+        if not isinstance(final, int):
+            final = NUMBER["exit"]
         if number <= final:
             request.respond({"state": number})
             if not request.message.is_streaming:
@@ -71,10 +76,6 @@ class StateMachineService(Service):
     def changed(self) -> None:
         """The state has changed: tell those who wait."""
         for request in list(self.held):
-            done = (
-                self._answer_wait(request)
-                if request.topic.endswith("wait")
-                else self._answer_monitor(request)
-            )
+            done = self._answer_wait(request) if request.topic.endswith("wait") else self._answer_monitor(request)
             if done:
                 self.release(request)

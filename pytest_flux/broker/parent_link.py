@@ -1,0 +1,198 @@
+"""A broker's link to its parent in the tree."""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from pytest_flux.broker.peers import DISCONNECT, HEARTBEAT, STATUS_CHANGE, Peer
+from pytest_flux.protocol.errors import FluxError, ProtocolError
+from pytest_flux.protocol.framing import FrameDecoder, encode_frame
+from pytest_flux.protocol.message import (
+    CONTROL,
+    EVENT,
+    NODEID_ANY,
+    REQUEST,
+    RESPONSE,
+    ROLE_LOCAL,
+    ROLE_OWNER,
+    Message,
+    encode_json,
+)
+from pytest_flux.reactor.stream import Stream
+from pytest_flux.reactor.usock import peer_credentials
+
+if TYPE_CHECKING:
+    from pytest_flux.broker.overlay import Overlay
+
+IPC = "ipc://"
+_RETRY = 0.05
+_CRIT, _ERR, _DEBUG = 2, 3, 7
+
+
+class ParentLink:
+    """From the first attempt to connect to the loss of the parent, which ``lost`` is told once.
+
+    FluxError for an endpoint that is none of a broker on this host. ``connected`` is called when the parent has
+    accepted us; until then ``peer`` is None.
+    """
+
+    def __init__(
+        self, overlay: Overlay, rank: int, endpoint: str, connected: Callable[[], None], lost: Callable[[], None]
+    ) -> None:
+        if not endpoint.startswith(IPC):
+            raise FluxError(
+                errno.EPROTONOSUPPORT,
+                f"parent endpoint {endpoint}: embedded brokers talk over {IPC} only; "
+                "install flux-core for instances of several hosts",
+            )
+        self.peer: Peer | None = None
+        self.rank = rank
+        self._is_parting = self._is_closed = False
+        self._overlay = overlay
+        self._broker = overlay.broker
+        self._connected = connected
+        self._lost = lost
+        self._path = endpoint.removeprefix(IPC)
+        self._stream: Stream | None = None
+        self._decoder = FrameDecoder()
+        self._greeted = False
+        self._deadline = time.monotonic() + self._broker.duration("tbon.connect_timeout")
+        overlay.log(_DEBUG, f"connecting to {endpoint}")
+        self._broker.reactor.call_soon(self._connect)
+
+    def _connect(self) -> None:
+        if self._is_closed:
+            return
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            sock.connect(self._path)
+            uid, _ = peer_credentials(sock)
+        except OSError as error:
+            sock.close()
+            if time.monotonic() < self._deadline:
+                self._broker.reactor.call_later(_RETRY, self._connect)
+            else:
+                self._fail(f"{self._path}: {error.strerror}")
+            return
+        if uid != os.getuid():
+            sock.close()
+            self._fail(f"{self._path}: belongs to user {uid}")
+            return
+        self._stream = Stream(self._broker.reactor, sock, self._receive, self._drop)
+        self._hello()
+
+    def _hello(self) -> None:
+        broker = self._broker
+        payload = {
+            "rank": broker.rank,
+            "version": broker.attributes.get("version"),
+            "uuid": broker.uuid,
+            "status": self._overlay.status,
+            "hostname": broker.hostname,
+        }
+        self._transmit(self._request("overlay.hello", encode_json(payload)))
+
+    def _request(self, topic: str, payload: bytes | None = None) -> Message:
+        return Message(
+            REQUEST,
+            topic,
+            payload,
+            aux1=NODEID_ANY,
+            userid=os.getuid(),
+            rolemask=ROLE_OWNER,
+            routes=[self._broker.uuid],
+        )
+
+    def _transmit(self, message: Message) -> None:
+        if self._stream is not None:
+            self._stream.write(encode_frame(message))
+
+    # -- what the parent sends
+
+    def _receive(self, data: bytes) -> None:
+        if not self._greeted:
+            if data[0]:
+                self._fail(f"{self._path}: {os.strerror(data[0])}")
+                return
+            self._greeted, data = True, data[1:]
+        try:
+            for message in self._decoder.feed(data):
+                if self._stream is not None:
+                    self._dispatch(message)
+        except ProtocolError as error:
+            self._fail(str(error))
+
+    def _dispatch(self, message: Message) -> None:
+        router = self._broker.router
+        message.rolemask &= ~ROLE_LOCAL
+        if message.type == CONTROL:
+            if message.aux1 == DISCONNECT:
+                host = self._broker.host_of(self.rank)
+                self._overlay.log(_CRIT, f"{host} (rank {self.rank}) sent disconnect control message")
+                self._drop()
+        elif self.peer is None:
+            self._welcome(message)
+        elif message.type == EVENT:
+            router.receive_event(message)
+        elif message.type == RESPONSE:
+            if self._is_parting and message.topic == "overlay.goodbye":
+                self._lost()
+            else:
+                self.peer.settle(message)
+                router.respond(message)
+        elif message.routes is not None:
+            message.routes.append(self.peer.uuid)
+            router.request(message)
+
+    def _welcome(self, message: Message) -> None:
+        if message.errnum:
+            reason = (message.payload or b"").rstrip(b"\0").decode(errors="replace")
+            self._fail(reason or os.strerror(message.errnum))
+            return
+        uuid = str(message.json().get("uuid"))
+        self.peer = Peer(self.rank, uuid, self._transmit)
+        self._overlay.log(_DEBUG, f"hello parent {self.rank} {uuid}")
+        self._connected()
+
+    # -- what it is told
+
+    def control(self, kind: int, status: int = 0) -> None:
+        """Send a control message, if the parent has accepted us."""
+        if self.peer is not None:
+            self.peer.send(Message(CONTROL, aux1=kind, aux2=status, userid=os.getuid(), rolemask=ROLE_OWNER))
+
+    def tell_status(self, status: int) -> None:
+        """Our subtree's status has changed."""
+        self.control(STATUS_CHANGE, status)
+
+    def beat(self, torpid_min: float) -> None:
+        """Say that we are alive if nothing else was said for ``torpid_min`` seconds."""
+        if self.peer is not None and time.monotonic() - self.peer.sent_at > torpid_min:
+            self.control(HEARTBEAT)
+
+    def part(self) -> None:
+        """Ask to be marked offline: the answer calls ``lost``, as the end of the connection does."""
+        self._is_parting = True
+        self._transmit(self._request("overlay.goodbye"))
+
+    # -- its end
+
+    def _fail(self, reason: str) -> None:
+        self._overlay.log(_ERR, f"overlay.hello: {reason}" if self.peer is None else f"parent: {reason}")
+        self._drop()
+
+    def _drop(self) -> None:
+        self.close()
+        self._lost()
+
+    def close(self) -> None:
+        """Hang up, once everything is sent."""
+        self._is_closed = True
+        if self._stream is not None:
+            self._stream.close(flush=True)
+            self._stream = None

@@ -1,0 +1,100 @@
+"""Neighbours in the tree of brokers, and what is known of the subtrees below."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from pytest_flux.protocol.message import MATCHTAG_NONE, REQUEST, Message
+from pytest_flux.reactor.usock import Connection
+
+STATUS = ("unknown", "full", "partial", "degraded", "lost", "offline")
+"""Subtree status, in the order of flux-core's numbers, which travel in control messages."""
+
+UNKNOWN, FULL, PARTIAL, DEGRADED, LOST, OFFLINE = range(6)
+
+HEARTBEAT, STATUS_CHANGE, DISCONNECT = range(3)
+"""Types of the control messages between neighbours, with flux-core's numbers."""
+
+_Key = tuple[tuple[str, ...], int]
+
+
+class Peer:
+    """A connected neighbour. Requests sent to it are remembered, to be refused if it goes before it answers."""
+
+    __slots__ = ("_pending", "_transmit", "rank", "sent_at", "uuid")
+
+    def __init__(self, rank: int, uuid: str, transmit: Callable[[Message], None]) -> None:
+        self.rank = rank
+        self.uuid = uuid
+        self.sent_at = time.monotonic()
+        self._transmit = transmit
+        self._pending: dict[_Key, Message] = {}
+
+    def send(self, message: Message) -> None:
+        """Send any message."""
+        self.sent_at = time.monotonic()
+        if message.type == REQUEST:
+            self._remember(message)
+        self._transmit(message)
+
+    def _remember(self, request: Message) -> None:
+        topic, routes = request.topic or "", tuple(request.routes or ())
+        service, _, method = topic.rpartition(".")
+        if request.wants_response and request.matchtag != MATCHTAG_NONE:
+            header = request.copy()
+            header.payload = None
+            self._pending[routes, request.matchtag] = header
+        elif method == "disconnect":
+            # The client is gone: nothing that it has asked of this service will be answered.
+            prefix = service + "."
+            for key in [key for key in self._pending if key[0] == routes]:
+                if (self._pending[key].topic or "").startswith(prefix):
+                    del self._pending[key]
+
+    def settle(self, response: Message) -> None:
+        """A response has come: the request is pending no more, unless it streams on."""
+        if response.errnum or not response.is_streaming:
+            self._pending.pop((tuple(response.routes or ()), response.matchtag), None)
+
+    @property
+    def pending(self) -> int:
+        """How many requests wait for an answer."""
+        return len(self._pending)
+
+    def abandon(self) -> list[Message]:
+        """The requests that will not be answered any more."""
+        pending, self._pending = list(self._pending.values()), {}
+        return pending
+
+
+class Child:
+    """What is known of one child and the subtree below it. ``error`` says why it is offline, if it was not before."""
+
+    __slots__ = ("connection", "error", "heard_at", "is_torpid", "peer", "rank", "since", "status")
+
+    def __init__(self, rank: int) -> None:
+        self.rank = rank
+        self.status = OFFLINE
+        self.since = time.monotonic()
+        self.error = ""
+        self.heard_at = 0.0
+        self.is_torpid = False
+        self.connection: Connection | None = None
+        self.peer: Peer | None = None
+
+    @property
+    def is_online(self) -> bool:
+        """Whether there is anybody to talk to."""
+        return self.status not in (LOST, OFFLINE)
+
+
+def subtree_status(children: list[Child]) -> int:
+    """The status of a broker's own subtree, the broker included."""
+    status = FULL
+    for child in children:
+        if child.status in (DEGRADED, LOST):
+            return DEGRADED
+        if child.status in (PARTIAL, OFFLINE):
+            status = PARTIAL
+    return status

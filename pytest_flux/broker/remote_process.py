@@ -1,0 +1,253 @@
+"""A process that a client has asked for (RFC 42): what is to be run, and who hears of it."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from pytest_flux.broker.service import Request
+from pytest_flux.protocol.errors import FluxError
+from pytest_flux.protocol.ioencode import decode_io, encode_io
+from pytest_flux.reactor.process import Process
+
+if TYPE_CHECKING:
+    from pytest_flux.broker.services.rexec import RexecService
+
+STDOUT, STDERR, CHANNEL, WRITE_CREDIT, WAITABLE = 1, 2, 4, 8, 16
+PASS_THROUGH, SAME_GROUP = 1, 2
+"""Local flags: standard streams are the broker's, and so is the process group."""
+
+_BUFFER_SIZE = 4 * 1024 * 1024
+_RETAINED_OUTPUT = 8192
+_ERR, _INFO = 3, 6
+_UNITS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30}
+
+
+class Command:
+    """What is to be run, checked. FluxError EPROTO, with Flux's text, where RFC 42 is broken."""
+
+    __slots__ = ("cmdline", "cwd", "env", "label", "opts")
+
+    def __init__(self, value: dict[str, Any]) -> None:
+        cmdline, env, opts = value.get("cmdline"), value.get("env"), value.get("opts")
+        if (
+            not _is_list_of_strings(cmdline)
+            or not _is_dict_of_strings(env)
+            or not _is_dict_of_strings(opts)
+            or not isinstance(value.get("channels"), list)
+            or not isinstance(value.get("cwd", ""), str)
+            or not isinstance(value.get("label", ""), str)
+        ):
+            raise FluxError(errno.EPROTO, "error parsing command string")
+        self.cmdline: list[str] = cmdline or []
+        self.env: dict[str, str] = env or {}
+        self.cwd: str | None = value.get("cwd")
+        self.label: str | None = value.get("label")
+        self.opts: dict[str, str] = opts or {}
+
+    @property
+    def name(self) -> str:
+        """How a list of processes calls it: of a Flux command, the second word says more."""
+        return " ".join(self.cmdline[: 2 if self.cmdline[0] == "flux" else 1])
+
+    def is_line_buffered(self, stream: str) -> bool:
+        """Whether output goes out line by line, which is the rule. FluxError EINVAL for a bad option."""
+        option = self.opts.get(f"{stream}_LINE_BUFFER", "true").lower()
+        if option not in ("true", "false"):
+            raise FluxError(errno.EINVAL, f"error launching process: {os.strerror(errno.EINVAL)}")
+        return option == "true"
+
+    def buffer_size(self, stream: str) -> int:
+        """How many bytes may wait to be taken. FluxError EINVAL for a bad option."""
+        option = self.opts.get(f"{stream}_BUFSIZE")
+        if option is None:
+            return _BUFFER_SIZE
+        digits = option.rstrip("kKmMgG")
+        unit = _UNITS.get(option[len(digits) :].lower())
+        if unit is None or not digits.isdigit() or int(digits) == 0:
+            raise FluxError(errno.EINVAL, f"error launching process: {os.strerror(errno.EINVAL)}")
+        return int(digits) * unit
+
+
+def _is_list_of_strings(value: object) -> bool:
+    return isinstance(value, list) and all(isinstance(word, str) for word in value)
+
+
+def _is_dict_of_strings(value: object) -> bool:
+    return isinstance(value, dict) and all(isinstance(text, str) for text in value.values())
+
+
+class RemoteProcess:
+    """A process run for a client. ``listener`` is the request that gets its output; none in the background.
+
+    Raises OSError or ValueError where the process cannot be started.
+    """
+
+    def __init__(
+        self, service: RexecService, request: Request, command: Command, flags: int, local_flags: int = 0
+    ) -> None:
+        self.service = service
+        self.command = command
+        self.flags = flags
+        self.background = not request.message.is_streaming
+        self.listener: Request | None = None if self.background else request
+        self.waitable = self.background and bool(flags & WAITABLE)
+        self.waiter: Request | None = None
+        self.status: int | None = None
+        self.is_complete = False
+        self.retained: list[dict[str, Any]] = []
+        self._retained_size = 0
+        self._closed: list[str] = []
+        self._partial = {"stdout": b"", "stderr": b""}
+        self._lines = {stream: command.is_line_buffered(stream) for stream in self._partial}
+        self._limits = {stream: command.buffer_size(stream) for stream in ("stdin", *self._partial)}
+        cwd = command.cwd
+        lost = cwd is not None and _cannot_enter(cwd)
+        own = not local_flags & PASS_THROUGH
+        self._process = Process(
+            service.broker.reactor,
+            command.cmdline,
+            ended=self._ended,
+            exited=self._exited,
+            stopped=lambda _: self._tell({"type": "stopped"}),
+            environ=service.environ(command),
+            cwd="/tmp" if lost else cwd,
+            on_stdin=self._credit if own else None,
+            on_stdout=self._reader("stdout", STDOUT) if own else None,
+            on_stderr=self._reader("stderr", STDERR) if own else None,
+            group=not local_flags & SAME_GROUP,
+            discard=own,
+        )
+        self.pid = self._process.pid
+        request.respond({"type": "started", "pid": self.pid})
+        if lost:
+            reason = f"Could not change dir to {cwd}: {os.strerror(lost)}. Going to /tmp instead\n"
+            self._output("stderr", reason.encode())
+        if self.background:
+            self.write(b"", eof=True)
+        else:
+            self._credit(self._limits["stdin"])
+
+    def _reader(self, stream: str, flag: int) -> Callable[[bytes], None] | None:
+        if not self.background and not self.flags & flag:
+            return None
+        return lambda data: self._output(stream, data)
+
+    # -- requests
+
+    def kill(self, signum: int) -> None:
+        """Signal the process and its group. FluxError where the kernel refuses."""
+        try:
+            self._process.kill(signum)
+        except OSError as error:
+            raise FluxError(error.errno or errno.ESRCH, f"killpg: {error.strerror}") from None
+
+    def write(self, data: bytes, *, eof: bool) -> None:
+        """Feed standard input."""
+        if self._process.stdin is not None:
+            self._process.stdin.write(data)
+            if eof:
+                self._process.stdin.end()
+
+    def attach(self, request: Request, flags: int) -> None:
+        """Make a client the listener of a background process, which may have ended."""
+        self.listener, self.flags = request, flags
+        command = self.command
+        cmd: dict[str, Any] = {} if command.cwd is None else {"cwd": command.cwd}
+        if command.label is not None:
+            cmd["label"] = command.label
+        cmd |= {"cmdline": command.cmdline, "env": command.env, "opts": command.opts, "channels": [], "msgchan": []}
+        self._tell({"type": "attached", "pid": self.pid, "cmd": cmd})
+        for stream in self._closed:
+            self._forward(stream, encode_io(stream, str(self.service.broker.rank), eof=True))
+        if self.status is not None:
+            self._tell({"type": "finished", "status": self.status})
+        if self.is_complete:
+            self.waitable = False
+            self._finish()
+
+    def destroy(self) -> None:
+        """Kill it, without further word."""
+        self._process.destroy()
+
+    # -- what becomes of it
+
+    def _tell(self, answer: dict[str, Any]) -> None:
+        if self.listener is not None:
+            self.listener.respond(answer)
+
+    def _credit(self, count: int) -> None:
+        if self.flags & WRITE_CREDIT:
+            self._tell({"type": "add-credit", "channels": {"stdin": count}})
+
+    def _output(self, stream: str, data: bytes) -> None:
+        for piece in self._pieces(stream, data):
+            self._emit(stream, piece)
+        if not data:
+            self._closed.append(stream)
+            self._forward(stream, encode_io(stream, str(self.service.broker.rank), eof=True))
+
+    def _pieces(self, stream: str, data: bytes) -> list[bytes]:
+        """Whole lines, or what has come; the rest of an unfinished line with the next data, or the end."""
+        if not self._lines[stream]:
+            return [data] if data else []
+        *lines, rest = (self._partial[stream] + data).split(b"\n")
+        pieces = [line + b"\n" for line in lines]
+        if rest and (not data or len(rest) >= self._limits[stream]):
+            pieces.append(rest)
+            rest = b""
+        self._partial[stream] = rest
+        return pieces
+
+    def _forward(self, stream: str, io: dict[str, Any]) -> None:
+        if self.flags & (STDOUT if stream == "stdout" else STDERR):
+            self._tell({"type": "output", "pid": self.pid, "io": io})
+
+    def _emit(self, stream: str, piece: bytes) -> None:
+        io = encode_io(stream, str(self.service.broker.rank), piece)
+        self._forward(stream, io)
+        if self.background:
+            name = self.command.label or os.path.basename(self.command.cmdline[0])
+            severity = _ERR if stream == "stderr" else _INFO
+            self.service.log(severity, f"{name}[{self.pid}]: {piece.decode(errors='replace')}")
+            if self.waitable:
+                self._retain(io, len(piece))
+
+    def _retain(self, io: dict[str, Any], size: int) -> None:
+        self.retained.append(io)
+        self._retained_size += size
+        while self._retained_size > _RETAINED_OUTPUT and len(self.retained) > 1:
+            self._retained_size -= len(decode_io(self.retained.pop(0)).data)
+
+    def _exited(self, status: int) -> None:
+        self.status = status
+        self._tell({"type": "finished", "status": status})
+
+    def _ended(self, status: int) -> None:
+        self.is_complete = True
+        if self.background:
+            label = f"{self.command.label}: " if self.command.label else ""
+            name = self.command.cmdline[0]
+            if os.WIFSIGNALED(status):
+                how = f"{name}[{self.pid}]: Killed by signal {os.WTERMSIG(status)}"
+            else:
+                how = f"{os.path.basename(name)}[{self.pid}]: Exit {os.WEXITSTATUS(status)}"
+            self.service.log(_INFO, label + how)
+        self._finish()
+
+    def _finish(self) -> None:
+        if self.listener is not None:
+            self.listener.finish()
+        self.service.settle(self)
+
+
+def _cannot_enter(directory: str) -> int:
+    """Why a directory cannot become the current one, as errno; 0 if it can."""
+    try:
+        descriptor = os.open(directory, os.O_PATH | os.O_DIRECTORY if hasattr(os, "O_PATH") else os.O_RDONLY)
+    except OSError as error:
+        return error.errno or errno.ENOENT
+    os.close(descriptor)
+    return 0 if os.access(directory, os.X_OK) else errno.EACCES

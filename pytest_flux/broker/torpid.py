@@ -1,0 +1,55 @@
+"""Brokers that do not answer: each says from time to time that it is alive, and its parent notices if it does not.
+
+flux-core has the heartbeat event as its clock, where that module is loaded, and otherwise looks every five seconds.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+from pytest_flux.protocol.duration import format_duration
+
+if TYPE_CHECKING:
+    from pytest_flux.broker.overlay import Overlay
+    from pytest_flux.broker.peers import Child
+
+_LONGEST, _SHORTEST = 5.0, 0.1
+_ERR = 3
+
+
+class TorpidWatch:
+    """Beats towards the parent, and looks after the children, until the reactor ends."""
+
+    def __init__(self, overlay: Overlay) -> None:
+        self._overlay = overlay
+        self._broker = overlay.broker
+
+    def start(self) -> None:
+        """Begin; a broker without neighbours has nothing to do."""
+        if self._broker.size > 1:
+            self._arm()
+
+    def _arm(self) -> None:
+        period = min(_LONGEST, max(_SHORTEST, self._broker.duration("tbon.torpid_min")))
+        self._broker.reactor.call_later(period, self._look)
+
+    def _look(self) -> None:
+        if self._overlay.parent is not None:
+            self._overlay.parent.beat(self._broker.duration("tbon.torpid_min"))
+        limit = self._broker.duration("tbon.torpid_max")
+        for child in self._overlay.children.values():
+            if child.is_online:
+                silence = time.monotonic() - child.heard_at
+                self._judge(child, silence, is_torpid=0 < limit <= silence)
+        self._arm()
+
+    def _judge(self, child: Child, silence: float, *, is_torpid: bool) -> None:
+        if child.is_torpid == is_torpid:
+            return
+        child.is_torpid = is_torpid
+        host = f"broker on {self._broker.host_of(child.rank)} (rank {child.rank})"
+        text = f"has been unresponsive for {format_duration(silence)}" if is_torpid else "is responsive now"
+        self._overlay.log(_ERR, f"{host} {text}")
+        for changed in list(self._overlay.on_change):
+            changed(child)
