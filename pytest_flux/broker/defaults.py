@@ -30,8 +30,14 @@ _STORES = {
     "content": "pytest_flux.broker.services.content:ContentService",
     "content-backing": "pytest_flux.broker.services.content_backing:ContentBackingService",
     "content-sqlite": "pytest_flux.broker.services.content_backing:ContentSqliteService",
+    "feasibility": "pytest_flux.broker.services.sched:FeasibilityService",
+    "job-info": "pytest_flux.broker.services.job_info:JobInfoService",
+    "job-ingest": "pytest_flux.broker.services.job_ingest:JobIngestService",
+    "job-list": "pytest_flux.broker.services.job_list:JobListService",
+    "job-manager": "pytest_flux.broker.services.job_manager:JobManagerService",
     "kvs": "pytest_flux.broker.services.kvs:KvsService",
     "kvs-watch": "pytest_flux.broker.services.kvs_watch:KvsWatchService",
+    "sched": "pytest_flux.broker.services.sched:SchedService",
 }
 _RELAYS = {
     "content": "pytest_flux.broker.services.content:RemoteContentService",

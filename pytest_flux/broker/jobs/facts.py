@@ -1,0 +1,128 @@
+"""What job-list tells of a job besides its events: read from jobspec and R, as flux-core's job_data.c does."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any, NamedTuple
+
+from pytest_flux.protocol.errors import ProtocolError
+from pytest_flux.protocol.hostlist import decode_hostlist, encode_hostlist
+from pytest_flux.protocol.idset import decode_idset, decode_ranges, encode_ranges
+from pytest_flux.protocol.jobspec import Counts, jobspec_counts, system_attributes
+
+
+class Facts(NamedTuple):
+    """None stands for what is not known, or not yet."""
+
+    name: str | None = None
+    cwd: str | None = None
+    queue: str | None = None
+    project: str | None = None
+    bank: str | None = None
+    ntasks: int | None = None
+    ncores: int | None = None
+    duration: float | None = None
+    nnodes: int | None = None
+    ranks: str | None = None
+    nodelist: str | None = None
+    expiration: float | None = None
+
+
+def job_facts(jobspec: dict[str, Any], resources: dict[str, Any] | None) -> Facts:
+    """The facts of a job. Parts that make no sense are left out."""
+    facts = _from_jobspec(jobspec)
+    if resources is None:
+        return facts
+    try:
+        return _with_resources(facts, jobspec, resources)
+    except (ProtocolError, KeyError, TypeError, ValueError, AttributeError, IndexError):
+        return facts
+
+
+def bracketed(idset: str) -> str:
+    """An idset as flux-core shows it: in brackets unless it is a single number."""
+    return idset if idset.isdigit() or not idset else f"[{idset}]"
+
+
+def _from_jobspec(jobspec: dict[str, Any]) -> Facts:
+    system = system_attributes(jobspec)
+
+    def text(key: str) -> str | None:
+        value = system.get(key)
+        # Hundreds of jobs share these.
+        return sys.intern(value) if isinstance(value, str) else None
+
+    facts = Facts(
+        name=_name(jobspec, system),
+        cwd=text("cwd"),
+        queue=text("queue"),
+        project=text("project"),
+        bank=text("bank"),
+    )
+    try:
+        counts = jobspec_counts(jobspec)
+        exclusive = counts.nnodes and counts.exclusive
+        return facts._replace(
+            duration=counts.duration,
+            nnodes=counts.nnodes or None,
+            ntasks=_tasks(jobspec, counts, counts.nnodes or None, None),
+            ncores=None if exclusive else counts.nslots * counts.cores_per_slot,
+        )
+    except (ProtocolError, KeyError, TypeError, ValueError, AttributeError, IndexError):
+        return facts
+
+
+def _name(jobspec: dict[str, Any], system: dict[str, Any]) -> str | None:
+    job = system.get("job")
+    if isinstance(job, dict) and isinstance(job.get("name"), str):
+        return sys.intern(job["name"])
+    try:
+        command = jobspec["tasks"][0]["command"][0]
+    except (KeyError, IndexError, TypeError):
+        return None
+    if not isinstance(command, str):
+        return None
+    return sys.intern(command.rpartition("/")[2] or command)
+
+
+def _tasks(jobspec: dict[str, Any], counts: Counts, nnodes: int | None, ncores: int | None) -> int | None:
+    options = system_attributes(jobspec).get("shell", {}).get("options", {})
+    per_resource = options.get("per-resource") if isinstance(options, dict) else None
+    if isinstance(per_resource, dict):
+        count = per_resource.get("count", 1)
+        if per_resource.get("type") == "node":
+            return nnodes * count if nnodes else None
+        if per_resource.get("type") == "core":
+            if counts.nnodes:
+                return ncores * count if ncores else None
+            return counts.nslots * counts.cores_per_slot * int(count)
+    total = jobspec["tasks"][0]["count"].get("total")
+    return total if isinstance(total, int) else counts.nslots
+
+
+def _with_resources(facts: Facts, jobspec: dict[str, Any], resources: dict[str, Any]) -> Facts:
+    execution = resources["execution"]
+    ranks: list[int] = []
+    ncores = 0
+    for entry in execution["R_lite"]:
+        here = decode_idset(entry["rank"])
+        cores = entry["children"].get("core", "")
+        ncores += len(here) * sum(last - first + 1 for first, last in decode_ranges(cores))
+        ranks += here
+    hosts = [host for text in execution["nodelist"] for host in decode_hostlist(text)]
+    ranges = [(rank, rank) for rank in sorted(ranks)]
+    joined: list[tuple[int, int]] = []
+    for first, last in ranges:
+        if joined and first == joined[-1][1] + 1:
+            joined[-1] = (joined[-1][0], last)
+        else:
+            joined.append((first, last))
+    counts = jobspec_counts(jobspec)
+    return facts._replace(
+        ranks=sys.intern(bracketed(encode_ranges(joined))),
+        nodelist=sys.intern(encode_hostlist(hosts)),
+        nnodes=len(ranks),
+        ncores=ncores,
+        ntasks=_tasks(jobspec, counts, len(ranks), ncores),
+        expiration=float(execution.get("expiration", 0.0)),
+    )

@@ -1,0 +1,156 @@
+"""Following an event log in the KVS, for ``job-info.eventlog-watch`` (flux-core's watch.c and guest_watch.c)."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from pytest_flux.broker.kvs.lookup import WAITCREATE, WATCH, WATCH_APPEND, WATCH_INITIAL_SENTINEL
+from pytest_flux.broker.kvs.namespace import PRIMARY
+from pytest_flux.broker.kvs.watch import Watch
+from pytest_flux.protocol.errors import FluxError, ProtocolError
+from pytest_flux.protocol.eventlog import decode_event
+from pytest_flux.protocol.fluid import kvs_key
+from pytest_flux.protocol.job_state import INACTIVE
+
+if TYPE_CHECKING:
+    from pytest_flux.broker.jobs.job import Job
+    from pytest_flux.broker.kvs import Kvs
+    from pytest_flux.broker.service import Request
+    from pytest_flux.protocol.treeobj import TreeObject
+
+WAIT_FOR_CREATION, INITIAL_SENTINEL = 1, 2
+"""The flags of ``eventlog-watch``."""
+
+
+class Follower:
+    """One request, and the log of one job that it follows. ``over`` is called when there is no more to come."""
+
+    def __init__(self, kvs: Kvs, request: Request, job: Job, path: str, over: Callable[[Follower], None]) -> None:
+        self.request = request
+        self.job = job
+        self.path = path
+        self._kvs = kvs
+        self._flags = request.field("flags", int)
+        self._over = over
+        self._watch: Watch | None = None
+        self._namespace = PRIMARY
+        self._sent = 0
+        self._marked = False
+
+    def begin(self) -> None:
+        """Tell what there is, and go on with what comes."""
+        self._follow(PRIMARY, kvs_key(self.job.id, self.path))
+
+    def _follow(self, namespace: str, key: str) -> None:
+        flags = WATCH | WATCH_APPEND
+        if self._flags & WAIT_FOR_CREATION:
+            flags |= WAITCREATE
+        if self._flags & INITIAL_SENTINEL:
+            flags |= WATCH_INITIAL_SENTINEL
+        self._namespace = namespace
+        watch = Watch(key, flags, self._kvs.credentials, self._tell, self._ended)
+        self._watch = watch
+        self._kvs.add_watch(namespace, watch)
+
+    def stop(self) -> None:
+        """No longer follow, and say nothing."""
+        watch, self._watch = self._watch, None
+        if watch is not None and not watch.finished:
+            self._kvs.unwatch(self._namespace, watch)
+
+    def changed(self, event: str) -> None:
+        """The job has had an event. To be overridden."""
+
+    def _tell(self, value: TreeObject | None) -> None:
+        if value is None:
+            self._mark()
+        else:
+            self._send(value.value())
+
+    def _mark(self) -> None:
+        if self._flags & INITIAL_SENTINEL and not self._marked:
+            self._marked = True
+            self.request.respond()
+
+    def _send(self, data: bytes) -> None:
+        self._sent += len(data)
+        for line in data.decode("utf-8", "surrogatepass").splitlines(keepends=True):
+            self.request.respond({"event": line})
+            if '"clean"' in line and self._is_end(line):
+                self._mark()
+                self._finish()
+                return
+
+    def _is_end(self, line: str) -> bool:
+        if self.path != "eventlog":
+            return False
+        try:
+            return bool(decode_event(line)["name"] == "clean")
+        except ProtocolError:
+            return False
+
+    def _ended(self, error: FluxError | None) -> None:
+        self._fail(errno.ENODATA if error is None else error.errnum)
+
+    def _finish(self) -> None:
+        self._fail(errno.ENODATA)
+
+    def _fail(self, errnum: int) -> None:
+        self.stop()
+        self._over(self)
+        self.request.error(errnum)
+
+
+class GuestFollower(Follower):
+    """Follows a log below ``guest.``.
+
+    While the job runs, that may be in a namespace of its own or already where it will stay; once the job's resources
+    are released it is complete, and there.
+    """
+
+    def begin(self) -> None:
+        """See Follower: not before the job has started, as there is no namespace before."""
+        if self.job.was_released:
+            self._complete()
+        elif self.job.state == INACTIVE:
+            self._finish()
+        elif self.job.was_started:
+            self._begin()
+
+    def _begin(self) -> None:
+        namespace = f"job-{self.job.id}"
+        if any(each.name == namespace for each in self._kvs.namespaces()):
+            self._follow(namespace, self.path.removeprefix("guest."))
+        else:
+            self._follow(PRIMARY, kvs_key(self.job.id, self.path))
+
+    def changed(self, event: str) -> None:
+        """See Follower."""
+        if event == "start" and self._watch is None:
+            self._begin()
+        elif event == "release" and self.job.was_released:
+            self._complete()
+        elif event == "clean":
+            self._finish()
+
+    def _ended(self, error: FluxError | None) -> None:
+        if error is not None and error.errnum == errno.ENOTSUP and not self.job.was_released:
+            # The namespace is gone: what was in it is below the job's own directory now.
+            self._watch = None
+            return
+        super()._ended(error)
+
+    def _complete(self) -> None:
+        """Tell the rest of a log to which nothing will be added."""
+        self.stop()
+        try:
+            data = self._kvs.lookup(kvs_key(self.job.id, self.path))
+        except FluxError as error:
+            self._fail(error.errnum)
+            return
+        if len(data) > self._sent:
+            self._send(data[self._sent :])
+        self._mark()
+        self._finish()

@@ -1,0 +1,118 @@
+"""Limits and defaults of the configuration: ``[policy]`` and ``[queues]`` (flux-config-policy(5), -queues(5))."""
+
+from __future__ import annotations
+
+import copy
+import errno
+from typing import Any
+
+from pytest_flux.protocol.duration import format_duration, parse_duration
+from pytest_flux.protocol.errors import FluxError, ProtocolError
+from pytest_flux.protocol.jobspec import jobspec_counts
+
+_SIZES = ("nnodes", "ncores", "ngpus")
+
+
+def _dig(table: object, *path: str) -> Any:  # noqa: ANN401 - configuration is what it is
+    for name in path:
+        table = table.get(name) if isinstance(table, dict) else None
+    return table
+
+
+def _queue_table(config: dict[str, Any], queue: str | None) -> dict[str, Any]:
+    return _dig(config, "queues", queue) or {} if queue is not None else {}
+
+
+def apply_defaults(config: dict[str, Any], jobspec: dict[str, Any]) -> None:
+    """Fill in what a jobspec leaves open, and what its queue requires (flux-core's job frobnicator).
+
+    FluxError EINVAL for a queue that there is not.
+    """
+    queues = config.get("queues") or {}
+    defaults = _dig(config, "policy", "jobspec", "defaults", "system") or {}
+    if not queues and not defaults:
+        return
+    system = jobspec["attributes"]["system"]
+    queue = system.get("queue") or defaults.get("queue")
+    if queue is None and queues:
+        raise FluxError(errno.EINVAL, "no queue specified")
+    if queue is not None and queue not in queues:
+        raise FluxError(errno.EINVAL, f"Invalid queue '{queue}' specified")
+    own = _dig(_queue_table(config, queue), "policy", "jobspec", "defaults", "system") or {}
+    for name, value in {**defaults, **own}.items():
+        if name == "duration":
+            if not system.get("duration"):
+                system["duration"] = parse_duration(value) if isinstance(value, str) else value
+        elif name not in system:
+            system[name] = copy.deepcopy(value)
+    requires = _queue_table(config, queue).get("requires")
+    if requires is not None:
+        _constrain(system, list(requires))
+
+
+def _constrain(system: dict[str, Any], properties: list[str]) -> None:
+    present = system.get("constraints")
+    if not present:
+        system["constraints"] = {"properties": properties}
+    elif isinstance(present.get("properties"), list):
+        present["properties"] += [name for name in properties if name not in present["properties"]]
+    else:
+        system["constraints"] = {"and": [present, {"properties": properties}]}
+
+
+def check_limits(config: dict[str, Any], jobspec: dict[str, Any]) -> None:
+    """FluxError EINVAL, in flux-core's words, for a job that asks for more, or less, than policy allows."""
+    if not _dig(config, "policy", "limits") and not config.get("queues"):
+        return
+    queue = _dig(jobspec, "attributes", "system", "queue")
+    where = f" for queue {queue}" if queue else ""
+    try:
+        counts = jobspec_counts(jobspec)
+    except ProtocolError as error:
+        raise FluxError(errno.EINVAL, str(error)) from None
+    asked = {
+        "nnodes": counts.nnodes,
+        "ncores": counts.nslots * counts.cores_per_slot,
+        "ngpus": counts.nslots * counts.gpus_per_slot,
+    }
+    for bound, verb in (("max", "exceeds"), ("min", "is under")):
+        for size in _SIZES:
+            limit = _limit(config, queue, "job-size", bound, size)
+            if not isinstance(limit, int) or limit < 0:
+                continue
+            if asked[size] > limit if bound == "max" else asked[size] < limit:
+                text = f"requested {size} ({asked[size]}) {verb} policy limit of {limit}{where}"
+                raise FluxError(errno.EINVAL, text)
+    _check_duration(_limit(config, queue, "duration"), counts.duration, where)
+
+
+def _limit(config: dict[str, Any], queue: str | None, *path: str) -> Any:  # noqa: ANN401
+    own = _dig(_queue_table(config, queue), "policy", "limits", *path)
+    return own if own is not None else _dig(config, "policy", "limits", *path)
+
+
+def _check_duration(text: object, duration: float, where: str) -> None:
+    if not isinstance(text, str):
+        return
+    limit = parse_duration(text)
+    if limit and (duration > limit or not duration):
+        requested = _short(duration) if duration else "unlimited"
+        raise FluxError(
+            errno.EINVAL, f"requested duration ({requested}) exceeds policy limit of {_short(limit)}{where}"
+        )
+
+
+def check_lifetime(expiration: float, now: float, jobspec: dict[str, Any]) -> None:
+    """FluxError EINVAL for a job that would outlive the instance, which ends at ``expiration`` unless that is 0."""
+    duration = _dig(jobspec, "attributes", "system", "duration") or 0.0
+    if expiration and duration > expiration - now:
+        left = _short(max(0.0, expiration - now))
+        text = f"job duration ({_short(duration)}) exceeds remaining instance lifetime ({left})"
+        raise FluxError(errno.EINVAL, text)
+
+
+def _short(seconds: float) -> str:
+    """A duration with two significant digits, as flux-core has it in these texts."""
+    full = format_duration(seconds)
+    number = full.rstrip("mshd")
+    return f"{float(number):.2g}{full[len(number) :]}" if number.replace(".", "").isdigit() else full

@@ -1,0 +1,174 @@
+"""The job manager of an instance: all its jobs, and the parts that move them along."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from pytest_flux.broker.jobs.alloc import Alloc
+from pytest_flux.broker.jobs.batch import Batch
+from pytest_flux.broker.jobs.dependencies import Dependencies
+from pytest_flux.broker.jobs.events import Events
+from pytest_flux.broker.jobs.job import Job
+from pytest_flux.broker.jobs.journal import Journal
+from pytest_flux.broker.jobs.limits import check_lifetime, check_limits
+from pytest_flux.broker.jobs.purge import Purge
+from pytest_flux.broker.jobs.queues import Queue, Queues
+from pytest_flux.broker.jobs.restart import Restart
+from pytest_flux.broker.jobs.start import Start
+from pytest_flux.broker.jobs.store import KvsClient, Store, encode_value
+from pytest_flux.broker.jobs.update import Update
+from pytest_flux.broker.jobs.waits import Waits
+from pytest_flux.protocol.errors import FluxError
+from pytest_flux.protocol.job_state import (
+    PRIORITY_MAX,
+    PRIORITY_MIN,
+    URGENCY_EXPEDITE,
+    URGENCY_HOLD,
+)
+
+if TYPE_CHECKING:
+    from pytest_flux.broker.broker import Broker
+
+_ERR = 3
+_CHECKPOINT = "checkpoint.job-manager"
+_CHECKPOINT_VERSION = 1
+
+
+class JobManager:
+    """Jobs by their ids: ``active`` in the order of submission, ``inactive`` in the order in which they ended."""
+
+    def __init__(self, broker: Broker, store: Store | None = None) -> None:
+        self.broker = broker
+        self.reactor = broker.reactor
+        self.owner = os.getuid()
+        self.store = KvsClient(broker) if store is None else store
+        self.active: dict[int, Job] = {}
+        self.inactive: dict[int, Job] = {}
+        self.history: list[int] = []
+        self.running = 0
+        self.max_jobid = 0
+        self.on_retire: list[Callable[[Job], None]] = []
+        self.on_forget: list[Callable[[Job], None]] = []
+        self.batch = Batch(broker.reactor, self.store, self._commit_failed)
+        self.events = Events(self, self.batch)
+        self.queues = Queues(broker.config, self._queue_changed)
+        self.alloc = Alloc(self)
+        self.journal = Journal(self)
+        self.dependencies = Dependencies(self)
+        self.start = Start(self)
+        self.waits = Waits(self)
+        self.purge = Purge(self)
+        self.update = Update(self)
+        self.purge.configure(broker.config)
+        Restart(self).run()
+
+    def _commit_failed(self, errnum: int) -> None:
+        self.broker.log.write(_ERR, f"eventlog update failed: {os.strerror(errnum)}", "job-manager")
+
+    def find(self, job_id: int) -> Job | None:
+        """The job of that id, active or not; None if there is none."""
+        return self.active.get(job_id) or self.inactive.get(job_id)
+
+    def find_active(self, job_id: int, errnum: int, unknown: str = "unknown job id") -> Job:
+        """The active job of that id. FluxError with ``errnum`` if there is none."""
+        job = self.active.get(job_id)
+        if job is None:
+            raise FluxError(errnum, "job is inactive" if job_id in self.inactive else unknown)
+        return job
+
+    # -- life of a job
+
+    def submit(self, job: Job, userid: int, urgency: int, flags: int) -> None:
+        """Take a job in. FluxError EINVAL, with the reason, if it is refused.
+
+        Its events go on only once all that was put into :attr:`batch` before is in the KVS.
+        """
+        self.queues.check_submit(job.queue)
+        self.active[job.id] = job
+        context = {"userid": userid, "urgency": urgency, "flags": flags, "version": 1}
+        try:
+            # Nothing of a job that is refused may reach the KVS: its events wait until it is not.
+            job.is_held = True
+            self.events.post(job, "submit", context)
+            job.userid, job.urgency, job.flags = userid, urgency, flags
+            check_limits(self.broker.config, job.jobspec)
+            pool = self.alloc.scheduler.pool
+            check_lifetime(pool.expiration if pool is not None else 0.0, time.time(), job.jobspec)
+            self.dependencies.check(job)
+        except FluxError:
+            job.queued_events.clear()
+            del self.active[job.id]
+            self.dependencies.forget(job)
+            raise
+        self.dependencies.admitted(job)
+        self.history.append(job.id)
+        self.max_jobid = max(self.max_jobid, job.id)
+        self.events.post(job, "validate")
+        self.events.admit(job)
+        self.waits.activated(job)
+
+    def prioritize(self, job: Job) -> None:
+        """A job is in PRIORITY: its urgency becomes its priority (flux-core's priority-default)."""
+        priority = job.urgency
+        if job.urgency == URGENCY_HOLD:
+            priority = PRIORITY_MIN
+        elif job.urgency == URGENCY_EXPEDITE:
+            priority = PRIORITY_MAX
+        self.events.post(job, "priority", {"priority": priority})
+
+    def retire(self, job: Job) -> None:
+        """A job is inactive."""
+        del self.active[job.id]
+        self.inactive[job.id] = job
+        job.queued_events.clear()
+        job.freeze()
+        for callback in self.on_retire:
+            callback(job)
+        self.waits.retired(job)
+
+    def forget(self, job: Job) -> None:
+        """A job was purged."""
+        if job.id in self.history:
+            self.history.remove(job.id)
+        for callback in self.on_forget:
+            callback(job)
+
+    def raise_exception(
+        self,
+        job: Job,
+        kind: str,
+        severity: int,
+        note: str = "",
+        userid: int | None = None,
+        wait_status: int | None = None,
+    ) -> None:
+        """Post an exception, and publish it as flux-core does."""
+        context: dict[str, Any] = {"type": kind, "severity": severity, "note": note}
+        context["userid"] = self.owner if userid is None else userid
+        published = {"id": job.id, "type": kind, "severity": severity}
+        if wait_status is not None:
+            context["wait_status"] = published["wait_status"] = wait_status
+        self.events.post(job, "exception", context)
+        payload = json.dumps(published).encode() + b"\0"
+        self.broker.router.publish("job-exception", payload, private=True)
+
+    def _queue_changed(self, queue: Queue) -> None:
+        for job in list(self.active.values()):
+            if queue.name is not None and job.queue != queue.name:
+                continue
+            if queue.is_started:
+                self.alloc.enqueue(job)
+            else:
+                self.alloc.dequeue(job)
+        self.waits.check()
+
+    # -- what outlives the instance
+
+    def save(self) -> None:
+        """Put what a restart needs into the KVS."""
+        state = {"version": _CHECKPOINT_VERSION, "max_jobid": self.max_jobid, "queue": self.queues.save()}
+        self.batch.put(_CHECKPOINT, encode_value(state))

@@ -1,0 +1,191 @@
+"""Constraints on which jobs are listed (flux-core's match.c): RFC 31's form, with operators of job-list's own."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from pytest_flux.protocol import job_state
+from pytest_flux.protocol.errors import ProtocolError
+from pytest_flux.protocol.hostlist import decode_hostlist
+from pytest_flux.protocol.idset import decode_idset
+from pytest_flux.protocol.job_state import INACTIVE, RUN
+
+if TYPE_CHECKING:
+    from pytest_flux.broker.jobs.job import Job
+
+Matcher = Callable[["Job"], bool]
+
+_MAX_DEPTH = 64
+_MAX_HOSTS = 1024
+_ANY_USER = 2**32 - 1
+_TIMES = ("t_submit", "t_depend", "t_priority", "t_sched", "t_run", "t_cleanup", "t_inactive")
+_ALL_STATES = job_state.NEW | job_state.ACTIVE | INACTIVE
+_ALL_RESULTS = job_state.COMPLETED | job_state.FAILED | job_state.CANCELED | job_state.TIMEOUT
+_NUMBER = re.compile(r"\s*[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
+_COMPARE: dict[str, Callable[[float, float], bool]] = {
+    ">=": lambda time, bound: time >= bound,
+    "<=": lambda time, bound: time <= bound,
+    ">": lambda time, bound: time > bound,
+    "<": lambda time, bound: time < bound,
+}
+
+
+def compile_match(constraint: object, depth: int = 0) -> Matcher:
+    """A function that tells whether a job fulfils ``constraint``; None is fulfilled by all.
+
+    Raises ProtocolError, in flux-core's words.
+    """
+    if constraint is None or constraint == {}:
+        return lambda job: True
+    if not isinstance(constraint, dict):
+        raise ProtocolError("constraint must be JSON object")
+    if len(constraint) > 1 or depth > _MAX_DEPTH:
+        raise ProtocolError("constraint must only contain 1 element")
+    ((operator, values),) = constraint.items()
+    if not isinstance(values, list):
+        raise ProtocolError(f"operator {operator} values not an array")
+    if operator in ("and", "or", "not"):
+        return _combine(operator, [compile_match(value, depth + 1) for value in values])
+    if operator in _TIMES:
+        return _time(operator, values)
+    makers = {
+        "userid": _userid,
+        "name": _name,
+        "queue": _queue,
+        "states": _states,
+        "results": _results,
+        "hostlist": _hostlist,
+        "ranks": _ranks,
+    }
+    if operator not in makers:
+        raise ProtocolError(f"unknown constraint operator: {operator[:80]}")
+    return makers[operator](values)
+
+
+def _combine(operator: str, parts: list[Matcher]) -> Matcher:
+    if operator == "or":
+        return lambda job: not parts or any(part(job) for part in parts)
+    if operator == "and":
+        return lambda job: all(part(job) for part in parts)
+    return lambda job: not all(part(job) for part in parts)
+
+
+def _userid(values: list[object]) -> Matcher:
+    wanted = set()
+    for value in values:
+        if not isinstance(value, int) or isinstance(value, bool):
+            raise ProtocolError("userid value must be an integer")
+        wanted.add(value & _ANY_USER)
+    return lambda job: _ANY_USER in wanted or job.userid in wanted
+
+
+def _strings(operator: str, values: list[object]) -> set[str]:
+    strings = set()
+    for value in values:
+        if not isinstance(value, str):
+            raise ProtocolError(f"{operator} value must be a string")
+        strings.add(value)
+    return strings
+
+
+def _name(values: list[object]) -> Matcher:
+    wanted = _strings("name", values)
+    return lambda job: job.facts.name in wanted
+
+
+def _queue(values: list[object]) -> Matcher:
+    wanted = _strings("queue", values)
+    return lambda job: job.facts.queue in wanted
+
+
+def _mask(operator: str, values: list[object], known: int, parse: Callable[[str], int]) -> int:
+    mask = 0
+    for value in values:
+        if isinstance(value, str):
+            try:
+                mask |= parse(value)
+            except ProtocolError:
+                raise ProtocolError(f"invalid {operator} value '{value[:80]}' specified") from None
+        elif isinstance(value, int) and not isinstance(value, bool):
+            if value & ~known:
+                raise ProtocolError(f"invalid {operator} value '{value:X}h' specified")
+            mask |= value
+        else:
+            raise ProtocolError(f"{operator} value invalid type")
+    return mask
+
+
+def _states(values: list[object]) -> Matcher:
+    mask = _mask("states", values, _ALL_STATES, job_state.parse_state)
+    return lambda job: bool(job.state & mask)
+
+
+def _results(values: list[object]) -> Matcher:
+    mask = _mask("results", values, _ALL_RESULTS, job_state.parse_result)
+    return lambda job: job.state == INACTIVE and bool(job.result & mask)
+
+
+def _hostlist(values: list[object]) -> Matcher:
+    wanted: set[str] = set()
+    for value in values:
+        if not isinstance(value, str):
+            raise ProtocolError("host value must be a string")
+        try:
+            wanted.update(decode_hostlist(value))
+        except ProtocolError:
+            raise ProtocolError("host value not in valid Hostlist format") from None
+    if len(wanted) > _MAX_HOSTS:
+        raise ProtocolError("too many hosts specified")
+
+    def match(job: Job) -> bool:
+        nodelist = job.facts.nodelist
+        return nodelist is not None and not wanted.isdisjoint(decode_hostlist(nodelist))
+
+    return match
+
+
+def _ranks(values: list[object]) -> Matcher:
+    wanted: set[int] = set()
+    for value in values:
+        if not isinstance(value, str):
+            raise ProtocolError("ranks value must be a string")
+        try:
+            wanted.update(decode_idset(value, limit=_MAX_HOSTS))
+        except ProtocolError as error:
+            raise ProtocolError(f"ranks value '{value[:80]}': {error}") from None
+    if len(wanted) > _MAX_HOSTS:
+        raise ProtocolError("too many ranks specified")
+
+    def match(job: Job) -> bool:
+        ranks = job.facts.ranks
+        return ranks is not None and not wanted.isdisjoint(decode_idset(ranks))
+
+    return match
+
+
+def _time(name: str, values: list[object]) -> Matcher:
+    if not values:
+        raise ProtocolError("timestamp value not specified")
+    text = values[0]
+    if not isinstance(text, str):
+        raise ProtocolError(f"{name} value must be a string")
+    operator = text[:2] if text[:2] in _COMPARE else text[:1]
+    if operator not in _COMPARE:
+        raise ProtocolError("timestamp comparison operator not specified")
+    number = text[len(operator) :]
+    if not _NUMBER.fullmatch(number):
+        raise ProtocolError("Invalid timestamp value specified")
+    bound = float(number)
+    if bound < 0:
+        raise ProtocolError("timestamp value must be >= 0.0")
+    compare = _COMPARE[operator]
+
+    def match(job: Job) -> bool:
+        time: float = getattr(job, name)
+        if name == "t_run" and not job.states_mask & RUN:
+            return False
+        return time > 0 and compare(time, bound)
+
+    return match

@@ -1,0 +1,174 @@
+"""First come, first served within a priority, with backfill (EASY, as flux-core's sched-backfill)."""
+
+from __future__ import annotations
+
+import json
+import time
+from bisect import bisect_left, insort
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
+
+from pytest_flux.broker.jobs.facts import bracketed
+from pytest_flux.broker.jobs.pool import InfeasibleError, Pool, Request
+from pytest_flux.protocol.constraint import compile_constraint
+from pytest_flux.protocol.errors import ProtocolError
+from pytest_flux.protocol.fluid import f58
+from pytest_flux.protocol.jobspec import jobspec_counts, system_attributes
+
+if TYPE_CHECKING:
+    from pytest_flux.broker.jobs.job import Job
+
+_BACKFILL_DEPTH = 128
+"""How many jobs behind a blocked one are tried in one pass: what bounds the cost of a pass."""
+
+Allocated = Callable[["Job", dict[str, Any], dict[str, Any]], None]
+Denied = Callable[["Job", str], None]
+
+
+def make_request(jobspec: dict[str, Any]) -> Request:
+    """What a jobspec wants of the scheduler. ProtocolError, in flux-core's words, where that cannot be said."""
+    counts = jobspec_counts(jobspec)
+    constraint = system_attributes(jobspec).get("constraints")
+    matcher = compile_constraint(constraint) if constraint else None
+    key = json.dumps([counts._replace(duration=0.0), constraint], sort_keys=True)
+    return Request(counts, matcher, key)
+
+
+def summarize(resources: dict[str, Any]) -> str:
+    """R in a few words: ``rank[0-1]/core[0-1],gpu0``."""
+    parts = []
+    for entry in resources["execution"]["R_lite"]:
+        children = ",".join(kind + bracketed(ids) for kind, ids in entry["children"].items() if ids)
+        parts.append(f"rank{bracketed(entry['rank'])}/{children}")
+    return " ".join(parts)
+
+
+class Scheduler:
+    """Jobs that wait, in the order of their turn, and when those that run will end."""
+
+    def __init__(self, allocated: Allocated, denied: Denied, annotate: Callable[[Job, dict[str, Any]], None]) -> None:
+        self.pool: Pool | None = None
+        self._allocated = allocated
+        self._denied = denied
+        self._annotate = annotate
+        self._order: list[tuple[int, int]] = []
+        self._jobs: dict[int, tuple[tuple[int, int], Job, Request]] = {}
+        self._running: dict[int, dict[str, Any]] = {}
+        self._estimated: tuple[Job, float] | None = None
+
+    def __len__(self) -> int:
+        return len(self._order)
+
+    def __iter__(self) -> Iterator[Job]:
+        return (self._jobs[key[1]][1] for key in list(self._order))
+
+    def add(self, job: Job) -> None:
+        """A job waits for resources."""
+        try:
+            request = make_request(job.jobspec)
+        except ProtocolError as error:
+            self._denied(job, f"cannot parse jobspec: {error}")
+            return
+        key = (-job.priority, job.id)
+        self._jobs[job.id] = (key, job, request)
+        insort(self._order, key)
+
+    def remove(self, job: Job) -> None:
+        """A job waits no longer."""
+        entry = self._jobs.pop(job.id, None)
+        if entry is not None:
+            del self._order[bisect_left(self._order, entry[0])]
+        if self._estimated is not None and self._estimated[0] is job:
+            self._estimated = None
+
+    def restore(self, job: Job) -> None:
+        """A job has had its resources since before a restart. ProtocolError if they are not there."""
+        if self.pool is not None and job.R is not None:
+            self.pool.take(job.R)
+            self._running[job.id] = job.R
+
+    def free(self, job: Job) -> None:
+        """A job gives its resources back."""
+        resources = self._running.pop(job.id, None)
+        if resources is not None and self.pool is not None:
+            self.pool.free(resources)
+
+    def update_expiration(self, job: Job, expiration: float) -> None:
+        """A job's time limit has changed."""
+        if job.id in self._running:
+            self._running[job.id]["execution"]["expiration"] = expiration
+
+    def check(self, jobspec: dict[str, Any]) -> None:
+        """Raise InfeasibleError or ProtocolError for what can never run here."""
+        request = make_request(jobspec)
+        if self.pool is not None:
+            self.pool.check(request)
+
+    def schedule(self) -> None:
+        """Start what can be started."""
+        if self.pool is None:
+            return
+        while self._order and self._try(self._order[0][1], self.pool):
+            pass
+        if len(self._order) > 1:
+            self._backfill(self.pool)
+
+    def _try(self, job_id: int, pool: Pool, head: Job | None = None) -> bool:
+        """Start one job or refuse it; False if it has to wait."""
+        _, job, request = self._jobs[job_id]
+        try:
+            resources = pool.find(request)
+        except InfeasibleError as error:
+            self.remove(job)
+            self._denied(job, str(error))
+            return True
+        if resources is None:
+            return False
+        self.remove(job)
+        now, duration = time.time(), request.counts.duration
+        execution = resources["execution"]
+        execution["starttime"] = now
+        execution["expiration"] = now + duration if duration else pool.expiration
+        self._running[job.id] = resources
+        annotations = {"resource_summary": summarize(resources)}
+        if head is not None:
+            annotations["backfill"] = f58(head.id)
+        self._allocated(job, resources, {"sched": annotations})
+        return True
+
+    def _backfill(self, pool: Pool) -> None:
+        """Start jobs that will have ended before the first one of the queue can begin."""
+        _, head, request = self._jobs[self._order[0][1]]
+        shorter = [
+            entry
+            for key in self._order[1 : _BACKFILL_DEPTH + 1]
+            if (entry := self._jobs[key[1]])[2].counts.duration > 0
+        ]
+        if not shorter:
+            return
+        begin = self._estimate(pool, request)
+        if begin is None:
+            return
+        if self._estimated is None or self._estimated != (head, begin):
+            self._estimated = (head, begin)
+            self._annotate(head, {"sched": {"t_estimate": begin}})
+        now = time.time()
+        blocked: set[str] = set()
+        for _, job, wanted in shorter:
+            fits = now + wanted.counts.duration <= begin and wanted.key not in blocked
+            if fits and not self._try(job.id, pool, head):
+                blocked.add(wanted.key)
+
+    def _estimate(self, pool: Pool, request: Request) -> float | None:
+        """When a request can be fulfilled at the latest; None if a job without limit may stand in its way."""
+        trial = pool.copy()
+        ends = sorted(
+            (float(expiration), job_id)
+            for job_id, resources in self._running.items()
+            if (expiration := resources["execution"]["expiration"])
+        )
+        for expiration, job_id in ends:
+            trial.free(self._running[job_id])
+            if trial.find(request) is not None:
+                return max(expiration, time.time())
+        return None

@@ -1,0 +1,118 @@
+"""Changing a job's jobspec after it was submitted (flux-core's update.c and its plugins for duration and queue)."""
+
+from __future__ import annotations
+
+import copy
+import errno
+import time
+from typing import TYPE_CHECKING, Any
+
+from pytest_flux.broker.jobs.limits import check_lifetime, check_limits
+from pytest_flux.broker.jobs.pool import InfeasibleError
+from pytest_flux.protocol.errors import FluxError, ProtocolError
+from pytest_flux.protocol.job_state import CLEANUP, RUN, RUNNING
+from pytest_flux.protocol.jobspec import set_path, system_attributes
+
+if TYPE_CHECKING:
+    from pytest_flux.broker.jobs.job import Job
+    from pytest_flux.broker.jobs.manager import JobManager
+    from pytest_flux.broker.service import Request
+
+_DURATION = "attributes.system.duration"
+_QUEUE = "attributes.system.queue"
+_CONSTRAINTS = "attributes.system.constraints"
+
+
+def _refuse(text: str) -> FluxError:
+    return FluxError(errno.EINVAL, text)
+
+
+class Update:
+    """What may be changed is the duration and the queue."""
+
+    def __init__(self, manager: JobManager) -> None:
+        self._manager = manager
+
+    def request(self, request: Request, job: Job) -> None:
+        """Check and post the updates of a request. FluxError, in flux-core's words, for what may not be."""
+        updates = request.field("updates", dict)
+        for path in updates:
+            if path.split(".")[0] not in ("attributes", "resources", "tasks"):
+                raise _refuse("one or more jobspec updates are invalid")
+        if job.is_immutable and not request.is_owner:
+            raise FluxError(errno.EPERM, "job is immutable due to previous instance owner update")
+        additional: dict[str, Any] = {}
+        is_validated = feasibility = False
+        for path, value in updates.items():
+            if path == _DURATION:
+                is_validated = self._check_duration(request, job, value)
+            elif path == _QUEUE:
+                additional[_CONSTRAINTS] = self._check_queue(job, value)
+                feasibility = True
+            else:
+                raise _refuse(f"update of {path} not supported")
+        updates = {**updates, **additional}
+        self._validate(job, updates, limits=not is_validated or bool(additional), feasibility=feasibility)
+        expiration = self._expiration(job, updates)
+        if is_validated and not additional and request.message.userid != job.userid:
+            self._manager.events.post(job, "set-flags", {"flags": ["immutable"]})
+        self._manager.events.post(job, "jobspec-update", updates)
+        if expiration is not None:
+            self._manager.events.post(job, "resource-update", {"expiration": expiration})
+
+    @staticmethod
+    def _check_duration(request: Request, job: Job, value: object) -> bool:
+        if not isinstance(value, (int, float)) or isinstance(value, bool):
+            raise _refuse("plugin args unpack failed")
+        if value < 0:
+            raise _refuse("duration must not be negative")
+        if job.state in (RUN, CLEANUP) and not request.is_owner:
+            raise _refuse("duration update of running job requires instance owner privileges")
+        return request.is_owner
+
+    def _check_queue(self, job: Job, name: object) -> dict[str, Any]:
+        """The constraints that come with the new queue."""
+        if not isinstance(name, str):
+            raise _refuse("plugin args unpack failed")
+        if job.state in (RUN, CLEANUP):
+            raise _refuse("update of queue for running job not supported")
+        if job.queue == name:
+            raise _refuse(f"job queue is already set to {name}")
+        queue = self._manager.queues.find(name)
+        if not queue.is_enabled:
+            raise _refuse(f"queue {name} is currently disabled")
+        current = self._manager.queues.find(job.queue)
+        expected = {"properties": current.requires} if current.requires else {}
+        if (system_attributes(job.jobspec).get("constraints") or {}) != expected:
+            raise _refuse(f"job appears to have non-queue constraints, unable to update queue to {job.queue}")
+        return {"properties": queue.requires} if queue.requires else {}
+
+    def _validate(self, job: Job, updates: dict[str, Any], *, limits: bool, feasibility: bool) -> None:
+        jobspec = copy.deepcopy(job.jobspec)
+        for path, value in updates.items():
+            set_path(jobspec, path, value)
+        if limits:
+            check_limits(self._manager.broker.config, jobspec)
+            pool = self._manager.alloc.scheduler.pool
+            check_lifetime(pool.expiration if pool is not None else 0.0, time.time(), jobspec)
+        if feasibility:
+            try:
+                self._manager.alloc.scheduler.check(jobspec)
+            except (InfeasibleError, ProtocolError) as error:
+                raise FluxError(errno.EOVERFLOW, str(error)) from None
+
+    @staticmethod
+    def _expiration(job: Job, updates: dict[str, Any]) -> float | None:
+        """When a running job now is to end; None if that does not change."""
+        if _DURATION not in updates or not job.state & RUNNING:
+            return None
+        duration = float(updates[_DURATION])
+        if not duration:
+            return 0.0
+        resources = job.R
+        start = resources["execution"].get("starttime", 0.0) if resources is not None else 0.0
+        if start <= 0:
+            raise _refuse("unable to get job starttime")
+        if start + duration <= time.time():
+            raise _refuse("requested duration places job expiration in the past")
+        return float(start + duration)

@@ -1,0 +1,187 @@
+"""`job-info`: a job's data in the KVS, for those who may see them."""
+
+from __future__ import annotations
+
+import errno
+import json
+from typing import TYPE_CHECKING, Any
+
+from pytest_flux.broker.jobs.follow import INITIAL_SENTINEL, WAIT_FOR_CREATION, Follower, GuestFollower
+from pytest_flux.broker.jobs.service import JobService, authorize
+from pytest_flux.broker.service import ALL, LATER, Answer, Request, _Later, method
+from pytest_flux.protocol.errors import FluxError
+from pytest_flux.protocol.fluid import kvs_key
+from pytest_flux.protocol.job_state import INACTIVE
+from pytest_flux.protocol.jobspec import set_path
+
+if TYPE_CHECKING:
+    from pytest_flux.broker.broker import Broker
+    from pytest_flux.broker.jobs.job import Job
+    from pytest_flux.protocol.eventlog import Event
+
+_JSON_DECODE, _CURRENT = 1, 2
+_UPDATES = {"R": "resource-update", "jobspec": "jobspec-update"}
+
+
+class JobInfoService(JobService):
+    """Looks up, and follows."""
+
+    name = "job-info"
+
+    def __init__(self, broker: Broker) -> None:
+        super().__init__(broker)
+        self._followers: dict[int, list[Follower]] = {}
+        self.manager.events.listen(self._event)
+
+    def _job(self, request: Request, text: str | None = None) -> Job:
+        job = self.manager.find(request.field("id", int))
+        if job is None:
+            raise FluxError(errno.ENOENT, text)
+        authorize(request, job, "access is restricted to job/instance owner")
+        return job
+
+    # -- looking up
+
+    @method("lookup", roles=ALL)
+    def lookup(self, request: Request) -> Answer:
+        """``{id, keys: [str], flags}`` → ``{id, <key>: value}``."""
+        keys, flags = request.field("keys", list), request.field("flags", int)
+        if flags & ~(_JSON_DECODE | _CURRENT):
+            raise FluxError(errno.EPROTO, "lookup request rejected with invalid flag")
+        if not all(isinstance(key, str) for key in keys):
+            raise FluxError(errno.EPROTO)
+        job = self._job(request, "invalid job id")
+        answer: dict[str, Any] = {"id": job.id}
+        for key in keys:
+            answer[key] = self._value(job, key, flags)
+        return answer
+
+    def _value(self, job: Job, key: str, flags: int) -> Any:  # noqa: ANN401
+        try:
+            text = self.broker.kvs.lookup(kvs_key(job.id, key)).decode("utf-8", "surrogateescape")
+        except FluxError as error:
+            reason = "key not found" if error.errnum == errno.ENOENT else error.strerror
+            raise FluxError(error.errnum, f"{key}: {reason}") from None
+        if not text:
+            raise FluxError(errno.EPROTO, f"{key}: value is unexpectedly empty")
+        if key not in _UPDATES or not flags:
+            return text
+        try:
+            value: dict[str, Any] = json.loads(text)
+        except ValueError as error:
+            raise FluxError(errno.EINVAL, f"{key}: {error}") from None
+        if flags & _CURRENT:
+            _apply_updates(job, key, value)
+        return value if flags & _JSON_DECODE else json.dumps(value, ensure_ascii=False)
+
+    @method("update-lookup", roles=ALL)
+    def update_lookup(self, request: Request) -> Answer:
+        """``{id, key: "R", flags: 0}`` → ``{id, R}`` with updates applied."""
+        key = request.field("key", str)
+        if request.field("flags", int):
+            raise FluxError(errno.EPROTO, "update-lookup request rejected with invalid flag")
+        if key != "R":
+            raise FluxError(errno.EINVAL, "update-lookup unsupported key specified")
+        job = self._job(request, "invalid job id")
+        return {"id": job.id, key: self._value(job, key, _JSON_DECODE | _CURRENT)}
+
+    # -- following
+
+    @method("eventlog-watch", roles=ALL)
+    def eventlog_watch(self, request: Request) -> _Later:
+        """``{id, path, flags}``, streaming → ``{event: line}`` for each event."""
+        path, flags = request.field("path", str), request.field("flags", int)
+        if flags & ~(WAIT_FOR_CREATION | INITIAL_SENTINEL):
+            raise FluxError(errno.EPROTO, "eventlog-watch request rejected with invalid flag")
+        if not request.message.is_streaming:
+            raise FluxError(errno.EPROTO, "eventlog-watch request rejected without streaming RPC flag")
+        job = self._job(request)
+        kind = GuestFollower if path.startswith("guest.") else Follower
+        follower = kind(self.broker.kvs, request, job, path, self._over)
+        self._followers.setdefault(job.id, []).append(follower)
+        self.hold(request)
+        follower.begin()
+        return LATER
+
+    def _over(self, follower: Follower) -> None:
+        self.release(follower.request)
+        followers = self._followers.get(follower.job.id, [])
+        if follower in followers:
+            followers.remove(follower)
+        if not followers:
+            self._followers.pop(follower.job.id, None)
+
+    @method("eventlog-watch-cancel", roles=ALL)
+    def eventlog_watch_cancel(self, request: Request) -> Answer:
+        """``{matchtag}``: the stream of that number ends."""
+        return super().cancel(request)
+
+    @method("update-watch", roles=ALL)
+    def update_watch(self, request: Request) -> _Later:
+        """``{id, key: R|jobspec, flags: 0}``, streaming → ``{<key>: object}``, again after each update."""
+        key = request.field("key", str)
+        if request.field("flags", int):
+            raise FluxError(errno.EPROTO, "update-watch request rejected with invalid flag")
+        if not request.message.is_streaming:
+            raise FluxError(errno.EPROTO, "update-watch request rejected without streaming RPC flag")
+        if key not in _UPDATES:
+            raise FluxError(errno.EINVAL, "update-watch unsupported key specified")
+        job = self._job(request)
+        request.respond({key: self._value(job, key, _JSON_DECODE | _CURRENT)})
+        if job.state == INACTIVE:
+            request.finish()
+            return LATER
+        return self.hold(request)
+
+    @method("update-watch-cancel", roles=ALL)
+    def update_watch_cancel(self, request: Request) -> Answer:
+        """``{matchtag}``: the stream of that number ends."""
+        return super().cancel(request)
+
+    def abandoned(self, request: Request) -> None:
+        """A client no longer follows."""
+        for followers in list(self._followers.values()):
+            for follower in [each for each in followers if each.request is request]:
+                follower.stop()
+                self._over(follower)
+
+    def _event(self, job: Job, event: Event, _: bool) -> None:
+        name = event["name"]
+        for follower in list(self._followers.get(job.id, ())):
+            follower.changed(name)
+        if self.held and (name in ("resource-update", "jobspec-update", "clean")):
+            for request in self.held_for("job-info.update-watch"):
+                if request.field("id", int) == job.id:
+                    self._tell_update(request, job, name)
+
+    def _tell_update(self, request: Request, job: Job, name: str) -> None:
+        key = request.field("key", str)
+        if name == "clean":
+            self.release(request)
+            request.finish()
+        elif name == _UPDATES[key]:
+            request.respond({key: getattr(job, key)})
+
+    @method("stats-get")
+    def stats_get(self, request: Request) -> Answer:
+        """→ how many look up and follow."""
+        followers = [follower for each in self._followers.values() for follower in each]
+        guests = sum(isinstance(follower, GuestFollower) for follower in followers)
+        return {
+            "lookups": 0,
+            "watchers": len(followers) - guests,
+            "guest_watchers": guests,
+            "update_lookups": 0,
+            "update_watchers": sum(1 for _ in self.held_for("job-info.update-watch")),
+        }
+
+
+def _apply_updates(job: Job, key: str, value: dict[str, Any]) -> None:
+    for event in job.eventlog:
+        if event["name"] != _UPDATES[key]:
+            continue
+        for path, update in event.get("context", {}).items():
+            if key == "jobspec":
+                set_path(value, path, update)
+            elif path == "expiration":
+                set_path(value, "execution.expiration", update)

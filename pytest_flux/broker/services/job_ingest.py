@@ -1,0 +1,165 @@
+"""`job-ingest`: takes jobs in. J is unwrapped, the jobspec checked and completed, and the job gets its id."""
+
+from __future__ import annotations
+
+import errno
+import time
+from typing import TYPE_CHECKING, Any
+
+from pytest_flux.broker.jobs.job import Job
+from pytest_flux.broker.jobs.limits import apply_defaults
+from pytest_flux.broker.jobs.service import JobService
+from pytest_flux.broker.jobs.store import encode_value
+from pytest_flux.broker.service import ALL, LATER, Answer, Request, _Later, method
+from pytest_flux.protocol.errors import FluxError, ProtocolError
+from pytest_flux.protocol.fluid import FluidGenerator, fluid_timestamp, kvs_key
+from pytest_flux.protocol.hostlist import decode_hostlist
+from pytest_flux.protocol.job_state import (
+    FLAG_DEBUG,
+    FLAG_NOVALIDATE,
+    FLAG_WAITABLE,
+    URGENCY_DEFAULT,
+    URGENCY_MAX,
+    URGENCY_MIN,
+)
+from pytest_flux.protocol.jobspec import decode_jobspec, system_attributes, validate_jobspec
+from pytest_flux.protocol.signed_jobspec import unwrap_none
+
+if TYPE_CHECKING:
+    from pytest_flux.broker.broker import Broker
+
+_FLAGS = FLAG_DEBUG | FLAG_WAITABLE | FLAG_NOVALIDATE
+
+
+def _now() -> int:
+    return time.monotonic_ns() // 1_000_000
+
+
+class JobIngestService(JobService):
+    """Validation is done here and at once: flux-core leaves it to a crew of Python processes."""
+
+    name = "job-ingest"
+
+    def __init__(self, broker: Broker) -> None:
+        super().__init__(broker)
+        self._generator: FluidGenerator | None = None
+        self._hosts: frozenset[str] | None = None
+        self._is_shut_down = False
+        self._counts = {"requests": 0, "errors": 0}
+
+    @property
+    def _fluids(self) -> FluidGenerator:
+        if self._generator is None:
+            begin = fluid_timestamp(self.manager.max_jobid) + 1
+            self._generator = FluidGenerator(self.broker.rank, begin, _now())
+        return self._generator
+
+    @method("submit", roles=ALL)
+    def submit(self, request: Request) -> _Later:
+        """``{J, urgency, flags}`` → ``{id}``, once the job is in the KVS."""
+        if self._is_shut_down:
+            raise FluxError(errno.ENOSYS)
+        self._counts["requests"] += 1
+        try:
+            self._submit(request)
+        except (FluxError, ProtocolError):
+            self._counts["errors"] += 1
+            raise
+        return LATER
+
+    def _submit(self, request: Request) -> None:
+        try:
+            signed, urgency, flags = (
+                request.field("J", str),
+                request.field("urgency", int),
+                request.field("flags", int),
+            )
+        except ProtocolError as error:
+            raise FluxError(errno.EPROTO, f"error decoding job request: {error}") from None
+        _check_credentials(request, urgency, flags)
+        jobspec = self._unwrap(request, signed)
+        try:
+            if not flags & FLAG_NOVALIDATE:
+                apply_defaults(self.broker.config, _with_system(jobspec))
+                validate_jobspec(jobspec, self._known_hosts())
+        except ProtocolError as error:
+            raise FluxError(errno.EINVAL, str(error)) from None
+        self._admit(request, signed, jobspec, urgency, flags)
+
+    @staticmethod
+    def _unwrap(request: Request, signed: str) -> dict[str, Any]:
+        try:
+            data, signer = unwrap_none(signed)
+        except ProtocolError as error:
+            raise FluxError(errno.EINVAL, f"could not unwrap jobspec: {error}") from None
+        if signer != request.message.userid:
+            raise FluxError(errno.EPERM, f"signer={signer} != requestor={request.message.userid}")
+        if not request.is_owner:
+            raise FluxError(errno.EPERM, "only instance owner can use sign-type=none")
+        try:
+            return decode_jobspec(data)
+        except ProtocolError as error:
+            raise FluxError(errno.EINVAL, str(error)) from None
+
+    def _known_hosts(self) -> frozenset[str]:
+        if self._hosts is None:
+            hostlist = self.broker.attributes.get("hostlist") or ""
+            self._hosts = frozenset(decode_hostlist(hostlist))
+        return self._hosts
+
+    def _admit(self, request: Request, signed: str, jobspec: dict[str, Any], urgency: int, flags: int) -> None:
+        environment = system_attributes(jobspec).pop("environment", None)
+        job = Job(self._fluids.generate(_now()), jobspec)
+        job.environment = environment if isinstance(environment, dict) else None
+        manager = self.manager
+        # As flux-core stores it: the order of members is kept.
+        encoded = encode_value(jobspec)
+        manager.submit(job, request.message.userid, urgency, flags)
+        manager.batch.put(kvs_key(job.id, "J"), signed.encode())
+        manager.batch.put(kvs_key(job.id, "jobspec"), encoded)
+
+        def committed(errnum: int) -> None:
+            if errnum:
+                request.error(errnum, "KVS commit failed")
+            else:
+                request.respond({"id": job.id})
+
+        manager.batch.afterwards(committed)
+
+    @method("getinfo")
+    def getinfo(self, request: Request) -> Answer:
+        """→ ``{timestamp}``: the clock of job ids."""
+        return {"timestamp": self._fluids.timestamp(_now())}
+
+    @method("shutdown")
+    def shutdown(self, request: Request) -> Answer:
+        """From now on nothing is taken in."""
+        self._is_shut_down = True
+        return None
+
+    @method("stats-get", roles=ALL)
+    def stats_get(self, request: Request) -> Answer:
+        """→ ``{pipeline: {frobnicator, validator}}``, in the shape of flux-core's crews."""
+        idle = {"running": 0, "requests": 0, "errors": 0, "trash": 0, "backlog": 0, "pids": []}
+        return {"pipeline": {"frobnicator": idle, "validator": {**idle, **self._counts}}}
+
+
+def _with_system(jobspec: dict[str, Any]) -> dict[str, Any]:
+    """The jobspec, if defaults can be put into it at all; validation says what is wrong otherwise."""
+    if not isinstance(jobspec.get("attributes"), dict) or not isinstance(jobspec["attributes"].get("system"), dict):
+        validate_jobspec(jobspec)
+    return jobspec
+
+
+def _check_credentials(request: Request, urgency: int, flags: int) -> None:
+    if flags & ~_FLAGS:
+        raise FluxError(errno.EPROTO, "invalid job flags")
+    if not request.is_owner and flags & FLAG_NOVALIDATE:
+        raise FluxError(errno.EPERM, "only the instance owner can submit with FLUX_JOB_NOVALIDATE")
+    if not URGENCY_MIN <= urgency <= URGENCY_MAX:
+        raise FluxError(errno.EINVAL, f"urgency range is [{URGENCY_MIN}:{URGENCY_MAX}]")
+    if not request.is_owner and urgency > URGENCY_DEFAULT:
+        text = f"only the instance owner can submit with urgency >{URGENCY_DEFAULT}"
+        raise FluxError(errno.EINVAL, text)
+    if not request.is_owner and flags & FLAG_WAITABLE:
+        raise FluxError(errno.EINVAL, "only the instance owner can submit with FLUX_JOB_WAITABLE")

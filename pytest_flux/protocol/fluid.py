@@ -1,0 +1,225 @@
+"""FLUIDs, the job ids of Flux: RFC 19.
+
+A FLUID has 64 bits: 40 of a clock in milliseconds, 14 that name the generator, 10 that count within a millisecond. It
+is a plain integer in memory and in JSON; the other forms are for people and for keys of the KVS.
+
+Parsing goes by the order of flux-core's `fluid_parse`: a ``.`` means dothex, a ``-`` means words, then ``ƒ`` or ``f``
+begins F58, then emoji, then ``0x`` or decimal digits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from pytest_flux.protocol.errors import ProtocolError
+
+_DIGITS = "123456789ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnopqrstuvwxyz"
+_VALUES = {digit: value for value, digit in enumerate(_DIGITS)}
+_MAX_F58 = 12
+_MAX = 2**64 - 1
+_SEQUENCE_BITS = 10
+_GENERATOR_BITS = 14
+_SPACE = " \t\n\v\f\r"
+_WORD_BASE = 1626
+_EMOJI_BASE = 576
+
+FORMS = ("dec", "hex", "dothex", "kvs", "words", "f58", "f58plain", "emoji")
+"""The names that `flux job id --to` knows, and :func:`encode_fluid` with it."""
+
+
+def f58(fluid: int) -> str:
+    """The form that people see: ``ƒ`` and base58 digits without leading zeros."""
+    return "ƒ" + _base58(fluid)
+
+
+def f58plain(fluid: int) -> str:
+    """F58 with ``f`` in front, for places that take no more than ASCII."""
+    return "f" + _base58(fluid)
+
+
+def _base58(fluid: int) -> str:
+    digits = ""
+    while fluid:
+        fluid, rest = divmod(fluid, 58)
+        digits = _DIGITS[rest] + digits
+    return digits or "1"
+
+
+def dothex(fluid: int) -> str:
+    """Four groups of four hexadecimal digits, with dots between them."""
+    text = f"{fluid:016x}"
+    return f"{text[:4]}.{text[4:8]}.{text[8:12]}.{text[12:]}"
+
+
+def kvs_key(fluid: int, name: str = "") -> str:
+    """Where a job's data are in the KVS, or one datum of them (RFC 16)."""
+    key = "job." + dothex(fluid)
+    return f"{key}.{name}" if name else key
+
+
+def words(fluid: int) -> str:
+    """The words of mnemonicode: three for each half, the lower half first."""
+    from pytest_flux.protocol.fluid_words import WORDS
+
+    halves = []
+    for half in (fluid & 0xFFFFFFFF, fluid >> 32):
+        upper, first = divmod(half, _WORD_BASE)
+        third, second = divmod(upper, _WORD_BASE)
+        halves.append(f"{WORDS[first]}-{WORDS[second]}-{WORDS[third]}")
+    return "--".join(halves)
+
+
+def emoji(fluid: int) -> str:
+    """Base 576 in emoji."""
+    from pytest_flux.protocol.fluid_emoji import EMOJI
+
+    digits = ""
+    while fluid:
+        fluid, rest = divmod(fluid, _EMOJI_BASE)
+        digits = EMOJI[rest] + digits
+    return digits or EMOJI[0]
+
+
+def encode_fluid(fluid: int, form: str = "f58") -> str:
+    """A FLUID in one of the :data:`FORMS`. Raises ProtocolError for another one."""
+    encoders: dict[str, Callable[[int], str]] = {
+        "dec": str,
+        "hex": hex,
+        "dothex": dothex,
+        "kvs": kvs_key,
+        "words": words,
+        "f58": f58,
+        "f58plain": f58plain,
+        "emoji": emoji,
+    }
+    if form not in encoders:
+        raise ProtocolError("unknown form of a job id", form[:40])
+    return encoders[form](fluid)
+
+
+def parse_fluid(text: str) -> int:
+    """The FLUID that ``text`` stands for, in whichever form. Raises ProtocolError for what is none."""
+    stripped = text.lstrip(_SPACE)
+    try:
+        if "." in stripped:
+            return _parse_dothex(stripped)
+        if "-" in stripped:
+            return _parse_words(stripped)
+        if stripped[:1] in ("ƒ", "f"):
+            return _parse_f58(stripped[1:])
+        if stripped[:1] >= "\U0001f000":
+            return _parse_emoji(stripped)
+        return _parse_integer(stripped.rstrip(_SPACE))
+    except (KeyError, ValueError):
+        raise ProtocolError("not a job id", repr(text[:80])) from None
+
+
+def _checked(fluid: int) -> int:
+    if not 0 <= fluid <= _MAX:
+        raise ValueError
+    return fluid
+
+
+def _parse_dothex(text: str) -> int:
+    # KVS keys begin with "job."; flux-core takes them off where it accepts keys.
+    groups = text.removeprefix("job.").split(".")
+    if len(groups) != 4 or not all(0 < len(group) <= 4 and group.isalnum() for group in groups):
+        raise ValueError
+    fluid = 0
+    for group in groups:
+        fluid = fluid << 16 | int(group, 16)
+    return fluid
+
+
+def _parse_words(text: str) -> int:
+    from pytest_flux.protocol.fluid_words import WORDS
+
+    found = [word for word in text.strip(_SPACE).lower().split("-") if word]
+    if len(found) != 6:
+        raise ValueError
+    index = {word: value for value, word in enumerate(WORDS)}
+    first, second, third, fourth, fifth, sixth = (index[word] for word in found)
+    lower = first + _WORD_BASE * (second + _WORD_BASE * third)
+    upper = fourth + _WORD_BASE * (fifth + _WORD_BASE * sixth)
+    if max(lower, upper) > 0xFFFFFFFF:
+        raise ValueError
+    return upper << 32 | lower
+
+
+def _parse_f58(digits: str) -> int:
+    if not 0 < len(digits) <= _MAX_F58:
+        raise ValueError
+    fluid = 0
+    for digit in digits:
+        fluid = fluid * 58 + _VALUES[digit]
+    return _checked(fluid)
+
+
+def _parse_emoji(text: str) -> int:
+    from pytest_flux.protocol.fluid_emoji import EMOJI
+
+    if not 0 < len(text) <= 7:
+        raise ValueError
+    fluid = 0
+    for digit in text:
+        value = EMOJI.find(digit)
+        if value < 0:
+            raise ValueError
+        fluid = fluid * _EMOJI_BASE + value
+    return _checked(fluid)
+
+
+def _parse_integer(text: str) -> int:
+    # More digits than 64 bits have never reach int(), which is slow on them.
+    if not text.isascii() or not 0 < len(text) <= 20:
+        raise ValueError
+    if text.startswith("0x"):
+        if not text[2:].isalnum():
+            raise ValueError
+        return _checked(int(text, 16))
+    if not text.isdigit():
+        raise ValueError
+    return _checked(int(text))
+
+
+class FluidGenerator:
+    """Makes FLUIDs that grow. ``now`` is a clock in milliseconds that the caller reads; it may stand still.
+
+    ``timestamp`` is where the instance's own clock begins: after a restart, past the newest id that was given out.
+    """
+
+    def __init__(self, generator: int, timestamp: int, now: int) -> None:
+        if not 0 <= generator < 1 << _GENERATOR_BITS:
+            raise ProtocolError("generator id out of range", str(generator))
+        self._generator = generator
+        self._offset = timestamp - now
+        self._timestamp = timestamp
+        self._sequence = 0
+
+    def timestamp(self, now: int) -> int:
+        """The instance's clock."""
+        if now + self._offset > self._timestamp:
+            self._timestamp = now + self._offset
+            self._sequence = 0
+        return self._timestamp
+
+    def generate(self, now: int) -> int:
+        """A new FLUID.
+
+        flux-core waits for the next millisecond after 1023 ids in one. Waiting would block everything else, so the
+        clock is put forward here: ids stay unique and in order.
+        """
+        self.timestamp(now)
+        if self._sequence + 1 >= 1 << _SEQUENCE_BITS:
+            self._timestamp += 1
+            self._sequence = 0
+        fluid = (
+            self._timestamp << (_GENERATOR_BITS + _SEQUENCE_BITS) | self._generator << _SEQUENCE_BITS | self._sequence
+        )
+        self._sequence += 1
+        return fluid
+
+
+def fluid_timestamp(fluid: int) -> int:
+    """The clock part of a FLUID, in milliseconds."""
+    return fluid >> (_GENERATOR_BITS + _SEQUENCE_BITS)
