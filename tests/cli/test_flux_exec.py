@@ -233,8 +233,10 @@ def test_signals_are_passed_on(processes: Processes, signum: int) -> None:
         assert process.stdout.readline() == b"ready\n"
         assert process.stdout.readline() == b"ready\n"
         process.send_signal(signum)
-        _, errors = process.communicate(timeout=WAIT)
-    assert process.returncode == 128 + signum
+        # Not communicate, which closes stdin, and so ends the processes too.
+        assert process.wait(WAIT) == 128 + signum
+        assert process.stderr is not None
+        errors = process.stderr.read()
     assert b"sending signal %d to 2 running processes\n" % signum in errors
     assert errors.endswith(f"[0-1]: {signal.strsignal(signum)}\n".encode())
     assert sorted(processes.signals) == [(100, signum), (101, signum)]
@@ -297,7 +299,9 @@ def test_interrupt_detaches(processes: Processes) -> None:
         assert process.stdout is not None
         assert process.stdout.readline() == b"ready\n"
         process.send_signal(signal.SIGINT)
-        _, errors = process.communicate(timeout=WAIT)
+        assert process.wait(WAIT) == 0
+        assert process.stderr is not None
+        errors = process.stderr.read()
     assert (errors, process.returncode) == (b"detached; use 'flux sproc kill mine' to signal it\n", 0)
     assert processes.signals == []
 
