@@ -29,15 +29,18 @@ _SIMILAR_AT_MOST = 3
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; the result is its exit code. Without ``argv``, be the program: then ^C simply ends it."""
+    """Run one command; the result is its exit code. Without ``argv``, be the program: then ^C just ends it."""
     if argv is not None:
         return _dispatch(argv)
     _behave_as_program()
     try:
         status = _dispatch(sys.argv[1:])
         sys.stdout.flush()
+    except KeyboardInterrupt:
+        _end_by_signal("SIGINT")
     except BrokenPipeError:
-        _end_by_broken_pipe()
+        # Nobody reads on. That Python ignores the signal is right, as it would also end us when the broker hangs up.
+        _end_by_signal("SIGPIPE")
     return status
 
 
@@ -81,15 +84,13 @@ def _parser() -> OptionParser:
 
 
 def _behave_as_program() -> None:
-    """What a C program does: end by SIGINT, write UTF-8; and be found by the programs that are started."""
+    """What a C program does: write UTF-8; and be found by the programs that are started."""
     import io
-    import signal
 
     # A standard descriptor that is closed would become our connection to the broker.
     while (spare := os.open(os.devnull, os.O_RDWR)) <= 2:
         pass
     os.close(spare)
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
         if isinstance(stream, io.TextIOWrapper):
@@ -100,16 +101,14 @@ def _behave_as_program() -> None:
         os.environ["PATH"] = path_with(os.environ.get("PATH", os.defpath), os.path.dirname(sys.argv[0]))
 
 
-def _end_by_broken_pipe() -> NoReturn:
-    """Nobody reads on: end as the signal would have ended us, had it not been turned off.
-
-    It must be, as it would also end us when the broker hangs up on us.
-    """
+def _end_by_signal(name: str) -> NoReturn:
+    """End as a C program does that leaves signals alone; what shells conclude depends on it."""
     import signal
 
-    signal.signal(signal.SIGPIPE, signal.SIG_DFL)
-    os.kill(os.getpid(), signal.SIGPIPE)
-    os._exit(1)
+    signum = signal.Signals[name]
+    signal.signal(signum, signal.SIG_DFL)
+    os.kill(os.getpid(), signum)
+    os._exit(128 + signum)
 
 
 def path_with(path: str, directory: str) -> str:

@@ -287,6 +287,16 @@ def test_output_that_nobody_reads(bed: Bed) -> None:
         assert process.stderr.read() == b""
 
 
+def test_interrupt_ends_it_silently(bed: Bed) -> None:
+    followed = threading.Event()
+    bed.on("log.dmesg", lambda *_: followed.set())
+    with subprocess.Popen([*FLUX, "dmesg", "-f"], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert followed.wait(WAIT)
+        process.send_signal(signal.SIGINT)
+        assert process.communicate(timeout=WAIT) == (b"", b"")
+        assert process.returncode == -signal.SIGINT
+
+
 @pytest.mark.skipif(not os.path.exists("/proc/self/status"), reason="reads Linux's /proc")
 def test_programs_that_are_started_end_by_sigpipe() -> None:
     result = run_program("env", "grep", "SigIgn", "/proc/self/status")

@@ -1,0 +1,86 @@
+"""Changes to the key-value store that are made together, or not at all."""
+
+from __future__ import annotations
+
+import errno
+import json
+
+from pytest_flux.launcher.record import NamedTuple
+from pytest_flux.protocol import treeobj
+from pytest_flux.protocol.errors import FluxError
+from pytest_flux.protocol.treeobj import TreeObject
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from pytest_flux.client.connection import Connection
+    from pytest_flux.client.rpc import Rpc
+
+_APPEND = 32
+
+
+class Root(NamedTuple):
+    """A root: its blobref, and its place in the sequence of roots of its namespace."""
+
+    ref: str
+    sequence: int
+
+
+class Transaction:
+    """Collects operations in their order; each method returns the transaction."""
+
+    def __init__(self, flux: Connection, namespace: str) -> None:
+        self._flux = flux
+        self._namespace = namespace
+        self._ops: list[dict[str, Any]] = []
+
+    def __len__(self) -> int:
+        return len(self._ops)
+
+    def put(self, key: str, value: bytes | str) -> Transaction:
+        """Set a value."""
+        return self.put_entry(key, treeobj.val(_encode(value)))
+
+    def put_json(self, key: str, value: object) -> Transaction:
+        """Set a value to JSON, compact."""
+        return self.put(key, json.dumps(value, separators=(",", ":"), ensure_ascii=False))
+
+    def put_entry(self, key: str, entry: TreeObject) -> Transaction:
+        """Put a tree object as it is."""
+        return self._add(key, entry.json())
+
+    def append(self, key: str, value: bytes | str) -> Transaction:
+        """Add to a value."""
+        return self._add(key, treeobj.val(_encode(value)).json(), _APPEND)
+
+    def mkdir(self, key: str) -> Transaction:
+        """Make an empty directory, whatever was there."""
+        return self.put_entry(key, treeobj.directory())
+
+    def symlink(self, key: str, target: str, namespace: str | None = None) -> Transaction:
+        """Make a key another name for a target."""
+        return self.put_entry(key, treeobj.symlink(target, namespace))
+
+    def unlink(self, key: str) -> Transaction:
+        """Remove a key, with all that is below it."""
+        return self._add(key, None)
+
+    def _add(self, key: str, dirent: dict[str, Any] | None, flags: int = 0) -> Transaction:
+        if not key:
+            raise FluxError(errno.EINVAL)
+        self._ops.append({"key": key, "flags": flags, "dirent": dirent})
+        return self
+
+    def begin(self, flags: int = 0) -> Rpc:
+        """Send the changes without waiting; the answer is ``{rootref, rootseq}``."""
+        return self._flux.rpc("kvs.commit", {"namespace": self._namespace, "flags": flags, "ops": self._ops})
+
+    def commit(self, flags: int = 0) -> Root:
+        """Make the changes; the root that contains them."""
+        answer = self.begin(flags).get()
+        return Root(answer["rootref"], answer["rootseq"])
+
+
+def _encode(value: bytes | str) -> bytes:
+    return value.encode("utf-8", "surrogateescape") if isinstance(value, str) else value
