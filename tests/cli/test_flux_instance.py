@@ -158,7 +158,9 @@ def test_background(uri: str) -> None:
 
 def test_version_and_uptime(uri: str) -> None:
     assert re.search(r"(?m)^broker:  \t\t[0-9]+\.[0-9]+\.[0-9]+", ours(uri, "version").out)
-    assert re.fullmatch(r" [0-9:]{8} run [0-9.]+[a-z]+,  owner \S+,  depth 0,  size 3\n", ours(uri, "uptime").out)
+    # The second line, if there is one, is about queues.
+    first = ours(uri, "uptime").out.splitlines()[0]
+    assert re.fullmatch(r" [0-9:]{8} run [0-9.]+[a-z]+,  owner \S+,  depth 0,  size 3", first)
 
 
 @pytest.fixture(scope="module")
