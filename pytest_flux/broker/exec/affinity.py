@@ -1,0 +1,85 @@
+"""Which processors and gpus each task gets: the shell options ``cpu-affinity`` and ``gpu-affinity``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from pytest_flux.broker.exec.failure import ShellFailure
+from pytest_flux.protocol.errors import ProtocolError
+from pytest_flux.protocol.idset import decode_idset
+from pytest_flux.protocol.resource_set import Node, ids_of
+
+Cpus = frozenset[int]
+
+
+def bindings(options: dict[str, Any], node: Node, cores: Sequence[Cpus], ntasks: int) -> list[Cpus | None]:
+    """For each task the processors that it is bound to, or None for no binding.
+
+    ``cores`` are those of the machine. LookupError where it has not all those of ``node``: then there is no binding.
+    """
+    option = options.get("cpu-affinity", "on")
+    if not isinstance(option, str) or option == "off":
+        return [None] * ntasks
+    mine = [cores[core] for core in ids_of(node.cores)]
+    if option == "per-task":
+        return list(distribute(mine, ntasks))
+    if option.startswith("map:"):
+        return list(cpu_map(option[4:], ntasks))
+    everything: Cpus = frozenset().union(*mine)
+    return [everything] * ntasks
+
+
+def distribute(cores: Sequence[Cpus], ntasks: int) -> list[Cpus]:
+    """Cores dealt out to tasks in order, as evenly as can be (hwloc_distrib): a task has at least one."""
+    total = sum(map(len, cores))
+    sets: list[Cpus] = []
+    given = 0
+    for core in cores:
+        weight = len(core)
+        chunk = _share(given + weight, ntasks, total) - _share(given, ntasks, total)
+        if chunk:
+            sets.extend([core] * chunk)
+        elif sets:
+            sets[-1] |= core
+        given += weight
+    return sets
+
+
+def _share(weight: int, ntasks: int, total: int) -> int:
+    return (weight * ntasks + total - 1) // total
+
+
+def cpu_map(text: str, ntasks: int) -> list[Cpus]:
+    """Sets in a list with semicolons, in each of hwloc's notations; used over again where there are more tasks."""
+    sets = [_cpu_set(part) for part in text.split(";") if part]
+    if not sets or not all(sets):
+        raise ShellFailure(f"cpuset {text} contains no cores or is invalid", component="cpu-affinity")
+    return [sets[index % len(sets)] for index in range(ntasks)]
+
+
+def _cpu_set(text: str) -> Cpus:
+    try:
+        if not text.startswith("0x"):
+            return frozenset(decode_idset(text))
+        mask = 0
+        for word in text.split(","):
+            mask = mask << 32 | int(word, 16)
+        return frozenset(ids_of(mask))
+    except (ProtocolError, ValueError):
+        return frozenset()
+
+
+def gpu_environ(options: dict[str, Any], node: Node, local_id: int, ntasks: int) -> dict[str, str]:
+    """What tells a task's libraries which gpus it has."""
+    option = options.get("gpu-affinity", "on")
+    if option == "off":
+        return {}
+    gpus = ids_of(node.gpus)
+    visible = ",".join(map(str, gpus)) or "-1"
+    if option == "per-task":
+        each = len(gpus) // ntasks
+        visible = ",".join(map(str, gpus[local_id * each : (local_id + 1) * each]))
+    elif isinstance(option, str) and option.startswith("map:"):
+        visible = ",".join(map(str, sorted(cpu_map(option[4:], ntasks)[local_id])))
+    return {"CUDA_VISIBLE_DEVICES": visible}

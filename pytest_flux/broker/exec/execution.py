@@ -1,0 +1,317 @@
+"""One job under execution, as rank 0 sees it: its shells, its logs, and what it comes to."""
+
+from __future__ import annotations
+
+import json
+import signal
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from pytest_flux.broker.exec import options
+from pytest_flux.broker.exec.doom import Doom
+from pytest_flux.broker.exec.failure import ShellFailure
+from pytest_flux.broker.exec.guest import Guest
+from pytest_flux.broker.exec.kill_ladder import KillLadder, kill_config
+from pytest_flux.broker.exec.link import Link
+from pytest_flux.broker.exec.output import NOTICE, WARNING, event_line
+from pytest_flux.broker.exec.placement import Placement, place
+from pytest_flux.broker.exec.stdin import service_name
+from pytest_flux.broker.exec.task import exit_code
+from pytest_flux.protocol.idset import encode_idset
+from pytest_flux.protocol.resource_set import ResourceSet
+from pytest_flux.reactor.reactor import Timer
+
+if TYPE_CHECKING:
+    from pytest_flux.broker.exec.job_exec import JobExec
+    from pytest_flux.broker.jobs.start import Callbacks
+
+
+class Execution:
+    """See the module. ``jobspec`` has its environment; ``done`` is called when nothing is left to do."""
+
+    def __init__(
+        self,
+        executor: JobExec,
+        job_id: int,
+        userid: int,
+        jobspec: dict[str, Any],
+        resources: dict[str, Any],
+        callbacks: Callbacks,
+        done: Callable[[], None],
+    ) -> None:
+        self._broker = executor.broker
+        self._executor = executor
+        self.job_id = job_id
+        self.userid = userid
+        self.jobspec = jobspec
+        self._resources = resources
+        self._callbacks = callbacks
+        self._done = done
+        self._guest = Guest(self._broker.kvs, job_id, userid)
+        self._set = ResourceSet.decode(resources)
+        self._links = {
+            rank: Link(self._broker, executor.shells, rank, job_id, self._report, self.lose) for rank in self._set
+        }
+        self._leader = next(iter(self._set))
+        self._critical = set(self._links)
+        self._statuses: dict[int, int] = {}
+        self._waiting: dict[str, set[int]] = {"ready": set(self._links), "running": set(self._links)}
+        self._exchange: dict[int, dict[str, str]] = {}
+        self._sizes: dict[str, int] = {}
+        self._held_exit: dict[str, Any] | None = None
+        self._ladder = KillLadder(self._broker.reactor, kill_config(self._broker.config), self._kill, self._destroy)
+        self._doom: Doom | None = None
+        self._warning: Timer | None = None
+        self._in_exception = False
+        self._exception_status: int | None = None
+        self._is_over = False
+        self._placement: Placement | None = None
+        self._shell_options = options.shell_options(jobspec)
+
+    # -- beginning
+
+    def begin(self) -> None:
+        """Start the shells."""
+        self._guest.log("init")
+        self._guest.log("starting")
+        self._callbacks.started()
+        try:
+            self._placement = place(self.jobspec, self._set, self._shell_options)
+            self._limit = options.size_option(
+                options.nested(self._shell_options, "output", "limit"), options.OUTPUT_LIMIT
+            )
+            self._doom = Doom(self._broker, self._shell_options, self._doomed)
+        except ShellFailure:
+            # The shells come to the same conclusion, and say so.
+            self._limit = options.OUTPUT_LIMIT
+        ntasks = self._placement.ntasks if self._placement is not None else 0
+        self._guest.begin("output", stdout=ntasks, stderr=ntasks)
+        self._guest.begin("input", stdin=1)
+        for link in list(self._links.values()):
+            link.start(self.userid, self.jobspec, self._resources)
+
+    def _initialized(self) -> None:
+        service = service_name(self.userid, self.job_id)
+        context = {"service": service, "leader-rank": self._leader, "size": len(self._links)}
+        self._guest.log("shell.init", context)
+        self._arm_warning(self._set.expiration)
+        for link in list(self._links.values()):
+            link.command("run")
+
+    def _running(self) -> None:
+        assert self._placement is not None
+        blocks = [list(block) for block in self._placement.taskmap.blocks]
+        self._guest.log("shell.start", {"taskmap": {"version": 1, "map": blocks}})
+        if self._held_exit is not None:
+            held, self._held_exit = self._held_exit, None
+            self._task_ended(held)
+
+    # -- what shells report
+
+    def _report(self, rank: int, name: str, particulars: dict[str, Any]) -> None:
+        if name == "output":
+            self._put_out(**particulars)
+        elif name in self._waiting:
+            self._waiting[name].discard(rank)
+            if not self._waiting[name]:
+                (self._initialized if name == "ready" else self._running)()
+        elif name == "task-exit":
+            self._task_ended(particulars)
+        elif name == "pmi":
+            self._exchange[rank] = particulars["values"]
+            self._check_exchange()
+        elif name == "stdin":
+            self._pass_on(particulars["io"], particulars["size"])
+        elif name == "raise":
+            self._raise(particulars["note"])
+        elif name == "die":
+            status = particulars["wait_status"]
+            if status is not None:
+                self._exception_status = exit_code(status) << 8
+            self._raise(particulars["note"], status)
+        elif name == "exit":
+            self._shell_ended(rank, particulars["status"])
+
+    def _put_out(self, stream: str, size: int, text: str) -> None:
+        before = self._sizes.get(stream, 0)
+        self._sizes[stream] = before + size
+        if size and before + size > self._limit:
+            if before <= self._limit:
+                self._log(WARNING, f"{stream} will be truncated, {self._limit} limit exceeded", "output.kvs")
+            return
+        self._guest.append("output", text)
+
+    def _log(self, level: int, message: str, component: str) -> None:
+        self._links[self._leader].command("log", level=level, message=message, component=component)
+
+    def _task_ended(self, info: dict[str, Any]) -> None:
+        if self._waiting["running"] and not self._in_exception:
+            # The barrier at the start comes first, although a task of another shell may be faster.
+            self._held_exit = self._held_exit or info
+        elif self._doom is not None and not self._doom.has_begun and self._placement is not None:
+            self._guest.log("shell.task-exit", info)
+            shell = self._placement.taskmap.node_of(info["rank"])
+            host = self._broker.host_of(self._placement.ranks[shell])
+            self._doom.begin(self.jobspec["tasks"][0]["command"][0], "task", info["rank"], host, info["wait_status"])
+
+    def _doomed(self, note: str, code: int, status: int | None) -> None:
+        self._links[self._leader].command("die", text=note, code=code, component="task-exit", wait_status=status)
+
+    def _check_exchange(self) -> None:
+        if len(self._exchange) == len(self._links):
+            values = {key: value for of_shell in self._exchange.values() for key, value in of_shell.items()}
+            self._exchange.clear()
+            for link in list(self._links.values()):
+                link.command("exchange", values=values)
+
+    def _pass_on(self, io: dict[str, Any], size: int) -> None:
+        self._sizes["stdin"] = self._sizes.get("stdin", 0) + size
+        if self._sizes["stdin"] > options.INPUT_LIMIT:
+            text = (
+                "stdin exceeds 10M limit. Try file input (flux submit --input=FILE) or redirect input to your command"
+                " to avoid the KVS for large amounts of input"
+            )
+            self._links[self._leader].command("die", text=text)
+            return
+        self._guest.append("input", event_line("data", io))
+        for link in list(self._links.values()):
+            link.command("write", io=io)
+
+    # -- signals and exceptions
+
+    def _kill(self, signum: int) -> None:
+        for link in list(self._links.values()):
+            link.command("kill", signum=signum)
+
+    def _destroy(self) -> None:
+        for link in list(self._links.values()):
+            link.command("destroy")
+
+    def _raise(self, note: str, status: int | None = None) -> None:
+        """An exception that a shell reports goes the way of those that users raise."""
+        request: dict[str, Any] = {"id": self.job_id, "type": "exec", "severity": 0, "note": note}
+        if status is not None:
+            request["wait_status"] = status
+        self._broker.router.rpc("job-manager.raise", request, lambda _: None)
+
+    def terminate(self, kind: str) -> None:
+        """A fatal exception of that type has been posted."""
+        if self._is_over:
+            return
+        self._in_exception = True
+        if self._waiting["ready"]:
+            # No task has begun: there is nothing that a signal could reach.
+            self._destroy()
+            return
+        self._ladder.start(signal.SIGALRM if kind == "timeout" else kill_config(self._broker.config).term_signal)
+
+    def expiration(self, expiration: float) -> None:
+        """The time limit has changed."""
+        self._arm_warning(expiration)
+
+    def _arm_warning(self, expiration: float) -> None:
+        if self._warning is not None:
+            self._warning.cancel()
+            self._warning = None
+        try:
+            wanted = options.signal_options(self._shell_options)
+        except ShellFailure:
+            return
+        if wanted is None:
+            return
+        name = signal.Signals(wanted.signum).name
+        if not expiration:
+            self._log(NOTICE, f"job has no expiration, {name} will not be sent", "signal")
+            return
+
+        def warn() -> None:
+            self._log(NOTICE, f"job will expire in {wanted.timeleft:.1f}s, sending {name} to job", "signal")
+            self._kill(wanted.signum)
+
+        delay = max(0.0, expiration - wanted.timeleft - time.time())
+        self._warning = self._broker.reactor.call_later(delay, warn)
+
+    # -- end
+
+    def set_critical(self, shells: set[int]) -> None:
+        """Only these shells' loss is the job's end."""
+        self._critical = {rank for shell, rank in enumerate(self._links) if shell in shells}
+
+    def lose(self, rank: int) -> None:
+        """A broker with a shell of this job is gone."""
+        link = self._links.get(rank)
+        if link is None or rank in self._statuses or self._is_over:
+            return
+        link.cut()
+        shell, host = list(self._links).index(rank), self._broker.host_of(rank)
+        text = f"node failure on {host} (shell rank {shell})"
+        if rank in self._critical:
+            if rank != self._leader:
+                self._log(WARNING, text, "exception")
+            if not self._in_exception:
+                self._in_exception = True
+                self._callbacks.exception("exec", 0, f"node failure on {host} (rank {rank})")
+        else:
+            self._callbacks.exception("node-failure", 2, text)
+            if self._doom is not None:
+                self._doom.begin(self.jobspec["tasks"][0]["command"][0], "shell", shell, host, None)
+        for waiting in self._waiting.values():
+            waiting.discard(rank)
+        self._shell_ended(rank, 0)
+
+    def _shell_ended(self, rank: int, status: int) -> None:
+        self._statuses[rank] = status
+        active = [other for other in self._links if other not in self._statuses]
+        leader_failed = rank == self._leader and self._in_exception
+        if active and not leader_failed:
+            return
+        if self._leader in self._statuses and not self._is_over and not self._told_exit:
+            context: dict[str, object] = {"rank": self._leader, "wait_status": self._statuses[self._leader]}
+            if active:
+                context["active_ranks"] = encode_idset(active)
+            self._told_exit = True
+            self._guest.log("shell-exit", context)
+        if not active:
+            self._complete()
+
+    _told_exit = False
+
+    def _complete(self) -> None:
+        if self._is_over:
+            return
+        self._is_over = True
+        self._ladder.stop()
+        if self._doom is not None:
+            self._doom.stop()
+        if self._warning is not None:
+            self._warning.cancel()
+        status = max(self._statuses.values())
+        if self._in_exception:
+            status = self._exception_status or status or 1 << 8
+        self._guest.log("complete", {"status": status})
+        self._callbacks.finished(status)
+        self._guest.log("done")
+        self._guest.end(self._released)
+
+    def _released(self) -> None:
+        self._done()
+        self._callbacks.released("all", final=True)
+
+
+def full_jobspec(jobspec: dict[str, Any], environment: dict[str, Any] | None) -> dict[str, Any]:
+    """A jobspec with the environment that its copy in the KVS lacks (RFC 12)."""
+    if environment is None:
+        return jobspec
+    attributes = jobspec["attributes"]
+    system = {**attributes.get("system", {}), "environment": environment}
+    return {**jobspec, "attributes": {**attributes, "system": system}}
+
+
+def decode_signed(signed: bytes) -> dict[str, Any]:
+    """The environment in a signed jobspec, J."""
+    from pytest_flux.protocol.signed_jobspec import unwrap_none
+
+    jobspec = json.loads(unwrap_none(signed.decode())[0])
+    found = jobspec["attributes"]["system"].get("environment")
+    return found if isinstance(found, dict) else {}

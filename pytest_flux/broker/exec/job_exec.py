@@ -1,0 +1,105 @@
+"""Jobs under execution, on rank 0: the job manager's executor."""
+
+from __future__ import annotations
+
+import errno
+import os
+from typing import TYPE_CHECKING, Any
+
+from pytest_flux.broker.exec.execution import Execution, decode_signed, full_jobspec
+from pytest_flux.broker.exec.mock import MockExecution, is_mock
+from pytest_flux.broker.exec.shells import Shells
+from pytest_flux.broker.services.lazy import part
+from pytest_flux.protocol.errors import FluxError, ProtocolError
+from pytest_flux.protocol.fluid import kvs_key
+from pytest_flux.protocol.idset import decode_idset
+
+if TYPE_CHECKING:
+    from pytest_flux.broker.broker import Broker
+    from pytest_flux.broker.jobs.job import Job
+    from pytest_flux.broker.jobs.start import Callbacks
+
+
+class JobExec:
+    """See Executor of the job manager."""
+
+    def __init__(self, broker: Broker) -> None:
+        self.broker = broker
+        self.shells = part(broker, Shells)
+        self._executions: dict[int, Execution | MockExecution] = {}
+        self._online: set[int] = set()
+        self._watches = False
+
+    def start(self, job: Job, resources: dict[str, Any], callbacks: Callbacks) -> None:
+        """See Executor."""
+        if job.was_started:
+            text = "reattach to running job is not implemented"
+            callbacks.exception("exec", 0, f"{text}: {os.strerror(errno.ENOSYS)}")
+            callbacks.released("all", final=True)
+            return
+        self._watch()
+        # Not at once: what comes of it are events, and the one that has led here is not over yet.
+        environment, jobspec = job.environment, job.jobspec
+        self.broker.reactor.call_soon(
+            lambda: self._begin(job.id, job.userid, jobspec, environment, resources, callbacks)
+        )
+
+    def _begin(
+        self,
+        job_id: int,
+        userid: int,
+        jobspec: dict[str, Any],
+        environment: dict[str, Any] | None,
+        resources: dict[str, Any],
+        callbacks: Callbacks,
+    ) -> None:
+        kind = MockExecution if is_mock(jobspec) else Execution
+        try:
+            if environment is None:
+                environment = decode_signed(self.broker.kvs.lookup(kvs_key(job_id, "J")))
+            jobspec = full_jobspec(jobspec, environment)
+            execution = kind(self, job_id, userid, jobspec, resources, callbacks, lambda: self._ended(job_id))
+        except (ProtocolError, FluxError, ValueError, KeyError, TypeError) as error:
+            callbacks.exception("exec", 0, f"job start failure: {error}")
+            callbacks.released("all", final=True)
+            return
+        self._executions[job_id] = execution
+        execution.begin()
+
+    def _ended(self, job_id: int) -> None:
+        self._executions.pop(job_id, None)
+
+    def terminate(self, job_id: int, kind: str) -> None:
+        """See Executor."""
+        execution = self._executions.get(job_id)
+        if execution is not None:
+            execution.terminate(kind)
+
+    def expiration(self, job_id: int, expiration: float) -> None:
+        """See Executor."""
+        execution = self._executions.get(job_id)
+        if execution is not None:
+            execution.expiration(expiration)
+
+    def set_critical(self, job_id: int, shells: set[int], userid: int | None) -> None:
+        """The job of that user, None for the owner, survives the loss of other shells. FluxError ENOENT, EPERM."""
+        execution = self._executions.get(job_id)
+        if execution is None:
+            raise FluxError(errno.ENOENT)
+        if userid is not None and userid != execution.userid:
+            raise FluxError(errno.EPERM)
+        execution.set_critical(shells)
+
+    # -- brokers that are lost
+
+    def _watch(self) -> None:
+        if not self._watches:
+            self._watches = True
+            self.broker.groups.watch("broker.online", self._members_changed)
+
+    def _members_changed(self, members: str) -> None:
+        online = set(decode_idset(members))
+        for rank in self._online - online:
+            for execution in list(self._executions.values()):
+                execution.lose(rank)
+        self._online = online

@@ -1,0 +1,65 @@
+"""The way between a job, on rank 0, and one of its shells, which may be at another broker."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from pytest_flux.protocol.message import Message
+
+if TYPE_CHECKING:
+    from pytest_flux.broker.broker import Broker
+    from pytest_flux.broker.exec.shells import Shells
+
+Report = Callable[[int, str, dict[str, Any]], None]
+"""Takes the broker's rank, what the shell reports, and its particulars."""
+
+
+class Link:
+    """Starts a shell at the broker of that rank. ``lost`` is called when there will be no more reports."""
+
+    def __init__(
+        self, broker: Broker, shells: Shells, rank: int, job_id: int, report: Report, lost: Callable[[int], None]
+    ) -> None:
+        self.rank = rank
+        self._job_id = job_id
+        self._router = broker.router
+        self._shells = shells if rank == broker.rank else None
+        self._report = report
+        self._lost = lost
+        self._is_over = False
+
+    def start(self, userid: int, jobspec: dict[str, Any], resources: dict[str, Any]) -> None:
+        """Make the shell."""
+        if self._shells is not None:
+            self._shells.start(self._job_id, userid, jobspec, resources, self._told)
+            return
+        request = {"id": self._job_id, "userid": userid, "jobspec": jobspec, "R": resources}
+        self._router.rpc("job-shell.start", request, self._answered, nodeid=self.rank, streaming=True)
+
+    def command(self, name: str, **particulars: object) -> None:
+        """Tell the shell to do something; see Shells.command."""
+        if self._is_over:
+            return
+        if self._shells is not None:
+            self._shells.command(self._job_id, name, particulars)
+            return
+        request = {"id": self._job_id, "command": name, "particulars": particulars}
+        self._router.rpc("job-shell.command", request, nodeid=self.rank)
+
+    def cut(self) -> None:
+        """Listen no more."""
+        self._is_over = True
+
+    def _answered(self, message: Message) -> None:
+        if not message.errnum:
+            answer = message.json()
+            self._told(answer["report"], answer["particulars"])
+        elif not self._is_over:
+            self._is_over = True
+            self._lost(self.rank)
+
+    def _told(self, report: str, particulars: dict[str, Any]) -> None:
+        if not self._is_over:
+            self._is_over = report == "exit"
+            self._report(self.rank, report, particulars)

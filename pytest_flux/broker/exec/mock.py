@@ -1,0 +1,105 @@
+"""Jobs that only take time: ``attributes.system.exec.test`` of a jobspec (flux-core's testexec)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from pytest_flux.broker.exec.guest import Guest
+from pytest_flux.broker.exec.options import nested
+from pytest_flux.protocol.duration import parse_duration
+from pytest_flux.protocol.errors import ProtocolError
+from pytest_flux.reactor.reactor import Timer
+
+if TYPE_CHECKING:
+    from pytest_flux.broker.exec.job_exec import JobExec
+    from pytest_flux.broker.jobs.start import Callbacks
+
+
+def is_mock(jobspec: dict[str, Any]) -> bool:
+    """Whether a jobspec asks for this."""
+    return isinstance(nested(jobspec, "attributes", "system", "exec", "test"), dict)
+
+
+class MockExecution:
+    """See Execution."""
+
+    def __init__(
+        self,
+        executor: JobExec,
+        job_id: int,
+        userid: int,
+        jobspec: dict[str, Any],
+        resources: dict[str, Any],
+        callbacks: Callbacks,
+        done: Callable[[], None],
+    ) -> None:
+        self.userid = userid
+        self._reactor = executor.broker.reactor
+        self._guest = Guest(executor.broker.kvs, job_id, userid)
+        self._test: dict[str, Any] = jobspec["attributes"]["system"]["exec"]["test"]
+        self._duration = float(jobspec["attributes"]["system"].get("duration") or 0.0)
+        self._callbacks = callbacks
+        self._done = done
+        self._timer: Timer | None = None
+        self._is_over = False
+        self._in_exception = False
+
+    def begin(self) -> None:
+        """Start the timer."""
+        self._guest.log("init")
+        if self._test.get("mock_exception") == "init":
+            self._callbacks.exception("exec", 0, "mock initialization exception generated")
+            self._finalize()
+            return
+        self._guest.log("starting")
+        try:
+            self._duration = parse_duration(str(self._test["run_duration"]))
+        except (KeyError, ProtocolError):
+            pass
+        if not self._test.get("override"):
+            self._run()
+        if self._test.get("mock_exception") == "run":
+            self._callbacks.exception("exec", 0, "mock run exception generated")
+
+    def _run(self) -> None:
+        if self._duration > 0:
+            self._timer = self._reactor.call_later(
+                self._duration, lambda: self._complete(int(self._test.get("wait_status", 0)))
+            )
+        self._callbacks.started()
+        self._guest.log("recoverable")
+
+    def terminate(self, kind: str) -> None:
+        """See Execution."""
+        self._in_exception = True
+        self._complete(14 if kind == "timeout" else 15)
+
+    def expiration(self, expiration: float) -> None:
+        """See Execution."""
+
+    def set_critical(self, shells: set[int]) -> None:
+        """See Execution."""
+
+    def lose(self, rank: int) -> None:
+        """See Execution."""
+
+    def _complete(self, status: int) -> None:
+        if self._is_over:
+            return
+        if self._in_exception:
+            status = status or 1 << 8
+        self._guest.log("complete", {"status": status})
+        self._callbacks.finished(status)
+        self._finalize()
+
+    def _finalize(self) -> None:
+        self._is_over = True
+        if self._timer is not None:
+            self._timer.cancel()
+        self._guest.log("done")
+        self._guest.end(self._released)
+
+    def _released(self) -> None:
+        self._done()
+        self._callbacks.released("all", final=True)

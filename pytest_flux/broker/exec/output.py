@@ -1,0 +1,155 @@
+"""Where the output of a shell's tasks goes: to the job, which has it in the KVS (RFC 24), or into files."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+from pytest_flux.broker.exec.failure import ShellFailure
+from pytest_flux.broker.exec.mustache import Tags, TagsOfTask
+from pytest_flux.broker.exec.options import OutputOptions
+
+FATAL, ERROR, WARNING, NOTICE = 0, 3, 4, 5
+"""Levels of a shell's log messages (RFC 24)."""
+
+_LEVELS = ("FATAL", "FATAL", "FATAL", "ERROR", " WARN", None, "DEBUG", "TRACE")
+
+Send = Callable[[str, int, str], None]
+"""Takes a stream's name, how many bytes of it these are, and lines for ``guest.output``."""
+
+_quote: Callable[[str], str] = json.encoder.encode_basestring
+
+
+def data_lines(stream: str, rank: int, pieces: Sequence[bytes]) -> str:
+    """Events of RFC 24, one for each piece, in one go: this is where output in quantity spends its time."""
+    head = f'{{"timestamp":{time.time()!r},"name":"data","context":{{"stream":"{stream}","rank":"{rank}",'
+    lines = []
+    for piece in pieces:
+        try:
+            lines.append(f'{head}"data":{_quote(piece.decode())}}}}}\n')
+        except UnicodeDecodeError:
+            import base64
+
+            lines.append(f'{head}"encoding":"base64","data":"{base64.b64encode(piece).decode()}"}}}}\n')
+    return "".join(lines)
+
+
+def end_line(stream: str, rank: int) -> str:
+    """The event that ends a stream."""
+    context = f'{{"stream":"{stream}","rank":"{rank}","eof":true}}'
+    return f'{{"timestamp":{time.time()!r},"name":"data","context":{context}}}\n'
+
+
+def event_line(name: str, context: dict[str, object] | None = None) -> str:
+    """An event that happens now, as a line (RFC 18)."""
+    event: dict[str, object] = {"timestamp": time.time(), "name": name}
+    if context is not None:
+        event["context"] = context
+    return json.dumps(event, separators=(",", ":"), ensure_ascii=False) + "\n"
+
+
+class _File(NamedTuple):
+    """A file that is open, and whether lines in it are labelled with the task's rank."""
+
+    descriptor: int
+    label: bool
+
+    def write(self, rank: int, pieces: Sequence[bytes]) -> None:
+        label = f"{rank}: ".encode() if self.label else b""
+        data = memoryview(b"".join(label + piece for piece in pieces))
+        while data:
+            data = data[os.write(self.descriptor, data) :]
+
+
+class Output:
+    """The output of one shell. ``directory`` is that of the job, for paths that are relative."""
+
+    def __init__(
+        self,
+        options: tuple[OutputOptions, OutputOptions],
+        tags: Tags,
+        shell: int,
+        directory: str,
+        send: Send,
+    ) -> None:
+        self._options = dict(zip(("stdout", "stderr"), options, strict=True))
+        self._tags = tags
+        self._shell = shell
+        self._directory = directory
+        self._send = send
+        self._open: dict[str, int] = {}
+        self._files: dict[tuple[str, int], _File] = {}
+
+    def by_line(self, stream: str) -> bool:
+        """Whether to hold back what is no line yet."""
+        return self._options[stream].by_line
+
+    def open(self, tasks: Sequence[TagsOfTask], *, running: bool) -> None:
+        """Open the files of the tasks; ShellFailure where that fails.
+
+        A file that shells share is emptied by the first of them while all start, and opened by the others when all
+        run: they are on one host, and what each appends, stays whole.
+        """
+        for stream, options in self._options.items():
+            if options.path is None or not tasks:
+                continue
+            own = self._shell == 0 or self._tags.is_per_shell(options.path, tasks[0])
+            if own == running:
+                continue
+            flags = os.O_CREAT | os.O_WRONLY | os.O_APPEND
+            if own and not options.append:
+                flags |= os.O_TRUNC
+            for task in tasks:
+                path = self._tags.render(options.path, node=-1, task=task)
+                self._files[stream, task.rank] = _File(self._open_path(path, flags), options.label)
+
+    def _open_path(self, path: str, flags: int) -> int:
+        if path not in self._open:
+            try:
+                self._open[path] = os.open(os.path.join(self._directory, path), flags, 0o644)
+            except OSError as error:
+                text = f"open: {path}: {error.strerror}"
+                self.log(ERROR, text, "output.task")
+                self.log(ERROR, "plugin 'output': shell.init failed")
+                raise ShellFailure(f"shell_init: {error.strerror}") from None
+        return self._open[path]
+
+    def write(self, stream: str, rank: int, pieces: Sequence[bytes]) -> None:
+        """What a task has put out, line by line."""
+        file = self._files.get((stream, rank))
+        if file is None:
+            self._send(stream, sum(map(len, pieces)), data_lines(stream, rank, pieces))
+            return
+        try:
+            file.write(rank, pieces)
+        except OSError as error:
+            self.log(ERROR, f"write {stream} task {rank}: {error.strerror}", "output.task")
+
+    def end(self, stream: str, rank: int) -> None:
+        """A task's stream is at its end."""
+        if (stream, rank) not in self._files:
+            self._send(stream, 0, end_line(stream, rank))
+
+    def log(self, level: int, message: str, component: str = "") -> None:
+        """A message of the shell's own: into the file of standard error, if it has one."""
+        file = next((file for (stream, _), file in self._files.items() if stream == "stderr"), None)
+        if file is not None:
+            name = _LEVELS[level] if 0 <= level < len(_LEVELS) else None
+            parts = [f"flux-shell[{self._shell}]", name, component or None, message]
+            text = ": ".join(part for part in parts if part)
+            file._replace(label=False).write(0, [text.encode() + b"\n"])
+            return
+        context: dict[str, object] = {"rank": self._shell, "level": level, "message": message}
+        if component:
+            context["component"] = component
+        self._send("log", 0, event_line("log", context))
+
+    def close(self) -> None:
+        """Close the files."""
+        for descriptor in self._open.values():
+            os.close(descriptor)
+        self._open.clear()
+        self._files.clear()

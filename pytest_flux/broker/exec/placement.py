@@ -1,0 +1,170 @@
+"""Which tasks run where: flux-core's distribution over R (shell/rcalc.c), and the task map (RFC 34) of it."""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Any, NamedTuple
+
+from pytest_flux.broker.exec.failure import ShellFailure
+from pytest_flux.protocol.errors import ProtocolError
+from pytest_flux.protocol.resource_set import ResourceSet, text_of
+from pytest_flux.protocol.taskmap import Taskmap, decode_taskmap
+
+
+class Placement(NamedTuple):
+    """Broker ranks in the order of shells, and the tasks of each shell."""
+
+    resources: ResourceSet
+    ranks: list[int]
+    taskmap: Taskmap
+
+    @property
+    def ntasks(self) -> int:
+        """The number of tasks of all shells."""
+        return self.taskmap.ntasks
+
+    def tasks(self, shell: int) -> list[int]:
+        """The ranks of a shell's tasks."""
+        try:
+            return self.taskmap.tasks_of(shell)
+        except ProtocolError:
+            return []
+
+    def describe(self, shell: int, hostname: str) -> dict[str, Any]:
+        """What is known of a shell's node, as flux-core's flux_shell_get_rank_info(3) has it."""
+        from pytest_flux.protocol.idset import encode_idset
+
+        node = self.resources.nodes[self.ranks[shell]]
+        tasks = self.tasks(shell)
+        return {
+            "id": shell,
+            "name": hostname,
+            "broker_rank": self.ranks[shell],
+            "ntasks": len(tasks),
+            "taskids": encode_idset(tasks),
+            "resources": {
+                "ncores": node.cores.bit_count(),
+                "cores": text_of(node.cores),
+                "gpus": text_of(node.gpus),
+            },
+        }
+
+
+def place(jobspec: dict[str, Any], resources: ResourceSet, options: dict[str, Any]) -> Placement:
+    """Distribute a job's tasks. ShellFailure for what cannot be."""
+    ranks = list(resources)
+    if not ranks:
+        raise ShellFailure("R has no ranks")
+    counts = _per_resource(options, resources) or _spread(jobspec, resources)
+    if not any(counts):
+        raise ShellFailure(f"error distributing {sum(counts)} tasks over R")
+    taskmap = Taskmap()
+    for shell, count in enumerate(counts):
+        if count:
+            taskmap = taskmap.append(shell, 1, count)
+    return Placement(resources, ranks, _remapped(taskmap, options))
+
+
+def slot_count(jobspec: dict[str, Any], resources: ResourceSet) -> int:
+    """The number of slots; R tells unless it was made by a scheduler that does not say."""
+    if resources.nslots > 0:
+        return resources.nslots
+
+    def walk(vertices: object, nodes: bool) -> int:
+        for vertex in vertices if isinstance(vertices, list) else []:
+            if vertex.get("type") == "slot":
+                return int(vertex["count"]) * (len(resources) if nodes else 1)
+            if found := walk(vertex.get("with"), nodes or vertex.get("type") == "node"):
+                return found
+        return 0
+
+    found = walk(jobspec.get("resources"), False)
+    if not found:
+        raise ShellFailure("error parsing jobspec: Missing slot resource")
+    return found
+
+
+def _spread(jobspec: dict[str, Any], resources: ResourceSet) -> list[int]:
+    slots = slot_count(jobspec, resources)
+    count = jobspec["tasks"][0]["count"]
+    if "total" in count:
+        tasks = int(count["total"])
+    elif count.get("per_slot") == 1:
+        tasks = slots
+    else:
+        raise ShellFailure(f"error parsing jobspec: per_slot count: expected 1 got {count.get('per_slot')}")
+    cores = [node.cores.bit_count() for node in resources.nodes.values()]
+    size = sum(cores) // slots or sum(cores) // tasks
+    if not size:
+        raise ShellFailure(f"error distributing {tasks} tasks over R")
+    return _deal(cores, min(size, *cores) if len(cores) > 1 else min(size, cores[0]), tasks)
+
+
+def _deal(cores: list[int], size: int, tasks: int) -> list[int]:
+    """One task after another to the nodes in turn, the largest first; over again when all are full."""
+    counts = [0] * len(cores)
+    if size <= 0:
+        raise ShellFailure(f"error distributing {tasks} tasks over R")
+    left: deque[tuple[int, int]] = deque()
+    while tasks:
+        if not left:
+            order = sorted(range(len(cores)), key=lambda index: -cores[index])
+            left = deque((index, cores[index]) for index in order)
+        index, free = left.popleft()
+        if free >= size:
+            counts[index] += 1
+            tasks -= 1
+            left.append((index, free - size))
+    return counts
+
+
+def _per_resource(options: dict[str, Any], resources: ResourceSet) -> list[int]:
+    wanted = options.get("per-resource")
+    if not isinstance(wanted, dict):
+        return []
+    kind, count = wanted.get("type"), wanted.get("count", 1)
+    if not isinstance(count, int) or count <= 0:
+        raise ShellFailure("error parsing jobspec: per-resource.count must be > 0")
+    if kind == "node":
+        return [count] * len(resources)
+    if kind == "core":
+        return [count * node.cores.bit_count() for node in resources.nodes.values()]
+    raise ShellFailure(f"error distributing {count} tasks per-{kind} over R")
+
+
+def _remapped(taskmap: Taskmap, options: dict[str, Any]) -> Taskmap:
+    wanted = options.get("taskmap")
+    if not isinstance(wanted, dict):
+        return taskmap
+    scheme, value = wanted.get("scheme"), str(wanted.get("value", ""))
+    if scheme == "block":
+        if value:
+            raise ShellFailure(f"block taskmap does not accept a value (got {value})")
+        return taskmap
+    if scheme == "cyclic":
+        return _cyclic(taskmap, value)
+    if scheme != "manual":
+        raise ShellFailure(f"failed to map tasks with scheme={scheme}")
+    try:
+        mapped = decode_taskmap(value)
+    except ProtocolError as error:
+        raise ShellFailure(f"taskmap={value}: {error}") from None
+    if (mapped.ntasks, mapped.nnodes) != (taskmap.ntasks, taskmap.nnodes):
+        raise ShellFailure("failed to set new shell taskmap")
+    return mapped
+
+
+def _cyclic(taskmap: Taskmap, value: str) -> Taskmap:
+    stride = int(value) if value.isdigit() else 0 if value else 1
+    if stride <= 0:
+        raise ShellFailure(f"invalid cyclic stride: {value}")
+    left = [0] * taskmap.nnodes
+    for task in range(taskmap.ntasks):
+        left[taskmap.node_of(task)] += 1
+    mapped = Taskmap()
+    while any(left):
+        for node, count in enumerate(left):
+            if count:
+                mapped = mapped.append(node, 1, min(stride, count))
+                left[node] -= min(stride, count)
+    return mapped

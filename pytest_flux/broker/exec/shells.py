@@ -1,0 +1,88 @@
+"""All job shells at one broker."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from pytest_flux.broker.exec.failure import ShellFailure
+from pytest_flux.broker.exec.shell import Report, Shell
+from pytest_flux.broker.exec.stdin import StdinService
+from pytest_flux.protocol.errors import ProtocolError
+from pytest_flux.protocol.idset import decode_idset
+from pytest_flux.protocol.ioencode import decode_io
+from pytest_flux.protocol.message import Message
+from pytest_flux.protocol.resource_set import ResourceSet
+
+if TYPE_CHECKING:
+    from pytest_flux.broker.broker import Broker
+
+
+class Shells:
+    """Shells by the ids of their jobs. Signals of users come to them as events ``shell-<id>.kill``."""
+
+    def __init__(self, broker: Broker) -> None:
+        self._broker = broker
+        self._shells: dict[int, Shell] = {}
+        self._stdins: dict[int, StdinService] = {}
+        broker.router.subscribe("shell-", self._event)
+
+    def start(
+        self, job_id: int, userid: int, jobspec: dict[str, Any], resources: dict[str, Any], report: Report
+    ) -> None:
+        """Make a shell; it reports what becomes of it. ProtocolError where R makes no sense."""
+        chosen = ResourceSet.decode(resources)
+
+        def told(name: str, particulars: dict[str, Any]) -> None:
+            if name == "exit":
+                self._forget(job_id)
+            report(name, particulars)
+
+        shell = self._shells[job_id] = Shell(self._broker, job_id, jobspec, chosen, told)
+        if next(iter(chosen), None) == self._broker.rank:
+            self._stdins[job_id] = StdinService(self._broker.router, job_id, userid, shell)
+        shell.prepare()
+
+    def _forget(self, job_id: int) -> None:
+        self._shells.pop(job_id, None)
+        stdin = self._stdins.pop(job_id, None)
+        if stdin is not None:
+            stdin.close()
+
+    def command(self, job_id: int, name: str, particulars: dict[str, Any]) -> None:
+        """What a job tells its shell: run, kill, write, exchange, log, die or destroy."""
+        shell = self._shells.get(job_id)
+        if shell is None:
+            return
+        if name == "run":
+            shell.run()
+        elif name == "kill":
+            shell.kill(particulars["signum"])
+        elif name == "write":
+            piece = decode_io(particulars["io"])
+            ranks = None if piece.rank == "all" else frozenset(decode_idset(piece.rank))
+            shell.write(ranks, piece.data, eof=piece.eof)
+        elif name == "exchange":
+            shell.exchanged(particulars["values"])
+        elif name == "log":
+            shell.output.log(particulars["level"], particulars["message"], particulars["component"])
+        elif name == "die":
+            shell.die(ShellFailure(**particulars))
+        elif name == "destroy":
+            shell.destroy()
+
+    def _event(self, message: Message) -> None:
+        number, _, what = (message.topic or "").removeprefix("shell-").partition(".")
+        shell = self._shells.get(int(number)) if number.isdigit() else None
+        if shell is None or what != "kill":
+            return
+        try:
+            signum = message.json().get("signum")
+        except ProtocolError:
+            return
+        if isinstance(signum, int) and 0 < signum < 65:
+            shell.kill(signum)
+
+    def destroy(self) -> None:
+        """The broker ends: so does everything that its shells have running."""
+        for shell in list(self._shells.values()):
+            shell.destroy()

@@ -1,0 +1,63 @@
+"""`<uid>-shell-<job id>`: the service of a job's leading shell, to which clients send standard input."""
+
+from __future__ import annotations
+
+import errno
+from typing import TYPE_CHECKING
+
+from pytest_flux.protocol.errors import FluxError, ProtocolError
+from pytest_flux.protocol.fluid import f58plain
+from pytest_flux.protocol.idset import decode_idset
+from pytest_flux.protocol.ioencode import decode_io
+from pytest_flux.protocol.message import ROLE_OWNER, Message
+
+if TYPE_CHECKING:
+    from pytest_flux.broker.exec.shell import Shell
+    from pytest_flux.broker.router import Router
+
+
+def service_name(userid: int, job_id: int) -> str:
+    """The name of the service, which ``shell.init`` tells."""
+    return f"{userid}-shell-{f58plain(job_id)}"
+
+
+class StdinService:
+    """Takes ``stdin`` requests with RFC 24 data for one task, several, or all."""
+
+    def __init__(self, router: Router, job_id: int, userid: int, shell: Shell) -> None:
+        self._router = router
+        self._name = service_name(userid, job_id)
+        self._userid = userid
+        self._shell = shell
+        self._closed: set[int] = set()
+        router.services[self._name] = self._receive
+
+    def close(self) -> None:
+        """The shell is gone."""
+        self._router.services.pop(self._name, None)
+
+    def _receive(self, message: Message) -> None:
+        try:
+            self._take(message)
+        except FluxError as error:
+            self._router.refuse(message, error.errnum, error.text)
+        except ProtocolError as error:
+            self._router.refuse(message, errno.EPROTO, str(error))
+        else:
+            self._router.refuse(message, 0)
+
+    def _take(self, message: Message) -> None:
+        if (message.topic or "").partition(".")[2] != "stdin" or self._shell.reads_file:
+            raise FluxError(errno.ENOSYS, f"No service matching {message.topic} is registered")
+        if not message.rolemask & ROLE_OWNER and message.userid != self._userid:
+            raise FluxError(errno.EPERM)
+        request = message.json()
+        piece = decode_io(request)
+        size = self._shell.placement.ntasks
+        everybody = piece.rank == "all"
+        ranks = set(range(size)) if everybody else set(decode_idset(piece.rank))
+        if not ranks - self._closed if everybody else ranks & self._closed or not ranks <= set(range(size)):
+            raise FluxError(errno.EPIPE)
+        if piece.eof:
+            self._closed |= ranks
+        self._shell.report("stdin", {"io": request, "size": len(piece.data)})

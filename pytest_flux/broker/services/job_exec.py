@@ -1,0 +1,84 @@
+"""`job-shell`, at every broker: its job shells. `job-exec`, on rank 0: what others ask of job execution."""
+
+from __future__ import annotations
+
+import errno
+from typing import TYPE_CHECKING, Any
+
+from pytest_flux.broker.exec.job_exec import JobExec
+from pytest_flux.broker.exec.kill_ladder import kill_config
+from pytest_flux.broker.exec.shells import Shells
+from pytest_flux.broker.service import ALL, Answer, Request, Service, _Later, method
+from pytest_flux.broker.services.lazy import part
+from pytest_flux.protocol.errors import FluxError
+from pytest_flux.protocol.idset import decode_idset
+
+if TYPE_CHECKING:
+    from pytest_flux.broker.broker import Broker
+
+
+class JobShellService(Service):
+    """Between rank 0's jobs and their shells here."""
+
+    name = "job-shell"
+
+    def __init__(self, broker: Broker) -> None:
+        super().__init__(broker)
+        self._shells = part(broker, Shells)
+
+    @method("start")
+    def start(self, request: Request) -> _Later:
+        """``{id, userid, jobspec, R}`` → ``{report, particulars}`` until the shell has ended."""
+        if not request.message.is_streaming:
+            raise FluxError(errno.EPROTO)
+        later = self.hold(request)
+
+        def report(name: str, particulars: dict[str, Any]) -> None:
+            request.respond({"report": name, "particulars": particulars})
+            if name == "exit":
+                self.release(request)
+                request.finish()
+
+        self._shells.start(
+            request.field("id", int),
+            request.field("userid", int),
+            request.field("jobspec", dict),
+            request.field("R", dict),
+            report,
+        )
+        return later
+
+    @method("command")
+    def command(self, request: Request) -> Answer:
+        """``{id, command, particulars}``, without answer."""
+        name, particulars = request.field("command", str), request.field("particulars", dict)
+        self._shells.command(request.field("id", int), name, particulars)
+        return None
+
+
+class JobExecService(Service):
+    """On rank 0."""
+
+    name = "job-exec"
+
+    def __init__(self, broker: Broker) -> None:
+        super().__init__(broker)
+        self._exec = part(broker, JobExec)
+
+    @method("critical-ranks", roles=ALL)
+    def critical_ranks(self, request: Request) -> Answer:
+        """``{id, ranks}``: the shells without which a job cannot go on; all, unless it says so."""
+        shells = set(decode_idset(request.field("ranks", str)))
+        userid = None if request.is_owner else request.message.userid
+        self._exec.set_critical(request.field("id", int), shells, userid)
+        return None
+
+    @method("stats-get", roles=ALL)
+    def stats_get(self, request: Request) -> Answer:
+        """→ how jobs are killed."""
+        config = kill_config(self.broker.config)
+        return {
+            "kill-timeout": config.timeout,
+            "term-signal": int(config.term_signal),
+            "kill-signal": int(config.kill_signal),
+        }
