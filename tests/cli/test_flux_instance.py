@@ -153,7 +153,24 @@ def test_exec_of_much(uri: str) -> None:
 def test_background(uri: str) -> None:
     script = "echo started; read line; exit 5"
     assert ours(uri, "exec", "--bg", "--waitable", "--label=clitest", "-r1", "sh", "-c", script).code == 0
+    assert ours(uri, "sproc", "ps", "-r1", "-n", "-o", "{label} {cmd} {rank}").out == "clitest sh 1\n"
     assert ours(uri, "exec", "--attach", "-n", "-r1", "clitest").code == 5
+    assert ours(uri, "sproc", "ps", "-r1").out == "      PID ST LABEL        COMMAND\n"
+
+
+def test_processes_in_the_background(uri: str) -> None:
+    for signum, code in (("9", 137), ("15", 143)):
+        assert ours(uri, "exec", "--bg", "--waitable", "--label=clitest", "-r2", "sleep", "60").code == 0
+        assert ours(uri, "sproc", "kill", "-w", "-r2", signum, "clitest").shown == ([], [], code)
+    assert ours(uri, "exec", "--bg", "--waitable", "--label=clitest", "-r2", "sh", "-c", "exit 3").code == 0
+    assert ours(uri, "sproc", "wait", "-r", "2", "clitest").shown == ([], [], 3)
+    assert ours(uri, "sproc", "wait", "clitest").shown == (
+        [],
+        ["flux-sproc: wait: label clitest does not belong to any subprocess"],
+        1,
+    )
+    assert ours(uri, "sproc", "kill", "9", "nosuch").code == 1
+    assert ours(uri, "sproc", "kill", "TERM", "nosuch").err == ("flux-sproc: 'TERM' is not the number of a signal\n")
 
 
 def test_version_and_uptime(uri: str) -> None:
@@ -241,6 +258,7 @@ def both(system_flux: str) -> Iterator[tuple[str, str]]:
         "exec --bg -r0-1 true",
         "exec --attach -r0 nosuchlabel",
         "exec cat",
+        "sproc ps -n -r1",
     ],
 )
 def test_as_the_real_one(both: tuple[str, str], line: str) -> None:

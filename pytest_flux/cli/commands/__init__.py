@@ -43,6 +43,7 @@ TABLE = (
     Entry("config", INSTANCE, "print the broker's configuration"),
     Entry("setattr", CONTROL, "set a broker attribute"),
     Entry("exec", CONTROL, "run a program next to each broker"),
+    Entry("sproc", CONTROL, "list, kill or wait for programs that exec left running"),
     Entry("event", CONTROL, "publish events, or watch them"),
     Entry("logger", CONTROL, "write to the broker's log"),
     Entry("shutdown", CONTROL, "stop the instance"),
@@ -59,7 +60,7 @@ LACKING = frozenset(
     (
         "admin alloc archive batch bulksubmit cancel cgroup content cron dump fortune fsck gc heaptrace hostlist "
         "housekeeping job jobs jobtap keygen kvs lptest modprobe multi-prog pgrep pkill post-job-event proxy pstree "
-        "python queue R relay resource restore run sproc startlog submit terminus top update uri watch"
+        "python queue R relay resource restore run startlog submit terminus top update uri watch"
     ).split()
 )
 
