@@ -5,11 +5,9 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-import subprocess
-import sys
 from collections.abc import Callable, Mapping, Sequence
-from typing import IO, Any
 
+from pytest_flux.reactor.program import STDERR, STDIN, STDOUT, start_program
 from pytest_flux.reactor.reactor import Reactor
 
 _CHUNK = 65536
@@ -127,31 +125,21 @@ class Process:
         self._streams = 0
         self._status: int | None = None
         self._readers: list[PipeReader] = []
-        options: dict[str, Any] = {}
-        if group:
-            options = {"process_group": 0} if sys.version_info >= (3, 11) else {"preexec_fn": os.setpgrp}
-        otherwise = subprocess.DEVNULL if discard else None
-        child = subprocess.Popen(
-            list(argv),
-            env=environ,
+        callbacks: dict[int, Callable[..., None] | None] = {STDIN: on_stdin, STDOUT: on_stdout, STDERR: on_stderr}
+        self.pid, pipes = start_program(
+            argv,
+            environ=environ,
             cwd=cwd,
-            bufsize=0,
-            stdin=subprocess.PIPE if on_stdin else otherwise,
-            stdout=subprocess.PIPE if on_stdout else otherwise,
-            stderr=subprocess.PIPE if on_stderr else otherwise,
-            **options,
+            pipes=[stream for stream, callback in callbacks.items() if callback is not None],
+            discard=discard,
+            group=group,
         )
-        self.pid = child.pid
-        reactor.on_child(child.pid, self._exited, stopped)
-        # The reactor reaps it; Popen must neither wait nor warn.
-        child.returncode = 0
-        self.stdin: PipeWriter | None = None
-        if child.stdin is not None:
-            self.stdin = PipeWriter(reactor, _take(child.stdin), on_stdin)
-        for stream, callback in ((child.stdout, on_stdout), (child.stderr, on_stderr)):
-            if stream is not None and callback is not None:
+        reactor.on_child(self.pid, self._exited, stopped)
+        self.stdin = PipeWriter(reactor, pipes[STDIN], on_stdin) if STDIN in pipes else None
+        for stream, callback in ((STDOUT, on_stdout), (STDERR, on_stderr)):
+            if callback is not None:
                 self._streams += 1
-                self._readers.append(PipeReader(reactor, _take(stream), self._relay(callback)))
+                self._readers.append(PipeReader(reactor, pipes[stream], self._relay(callback)))
 
     @property
     def is_running(self) -> bool:
@@ -196,10 +184,3 @@ class Process:
     def _finish(self) -> None:
         if self._status is not None and not self._streams:
             self._ended(self._status)
-
-
-def _take(stream: IO[bytes]) -> int:
-    """The descriptor of a file object, to be ours alone."""
-    fd = os.dup(stream.fileno())
-    stream.close()
-    return fd
