@@ -38,6 +38,8 @@ _FOLLOW_GRACE = 1.0
 _LAST_WORDS = 0.5
 # How often a broker is asked while it starts up.
 _QUERY_INTERVAL = 0.01
+# States of a real broker's in which a signal starts its shutdown: in these it has not come, or has not worked yet.
+_STARTING = ("join", "config-sync", "init", "quorum")
 
 
 class _Broker:
@@ -277,7 +279,7 @@ class Brokers:
             self._forward()
         self._be_patient()
         if self._engine.kind == "system" and 0 in self._running:
-            self._ask_state()
+            self._ask_state(early=self._statedir_unknown)
 
     def kill(self) -> None:
         """Kill every process of the instance."""
@@ -308,11 +310,14 @@ class Brokers:
             self._signal(self._stop_signal)
 
     def _repeat(self, early: bool, payloads: list[dict[str, Any]]) -> None:
-        """A real broker ignores signals while its state is the very first one. Repeat it if that was so."""
+        """A real broker ignores signals while in the first of its states. Repeat it if that may have been so.
+
+        ``early``: the broker had not been heard of yet when it was sent, or was in that state afterwards.
+        """
         state = payloads[0].get("state") if payloads else None
         if state == "load-builtins":
             self._ask_state(early=True)
-        elif early:
+        elif state in _STARTING or (state == "run" and early):
             self._forward()
 
     def _be_patient(self) -> None:
@@ -344,15 +349,21 @@ class Brokers:
 
         self._query(QUESTIONS, self._take_statedir)
 
-    def _ask_state(self, *, early: bool = False) -> None:
+    def _ask_state(self, *, early: bool) -> None:
         from pytest_flux.launcher.query import STATE
 
-        self._query(STATE, partial(self._repeat, early))
+        # At once: the more time passes, the less the answer tells of the state in which the signal came.
+        self._query(STATE, partial(self._repeat, early), interval=0)
 
-    def _query(self, requests: Requests, answered: Callable[[list[dict[str, Any]]], None]) -> None:
+    def _query(
+        self,
+        requests: Requests,
+        answered: Callable[[list[dict[str, Any]]], None],
+        interval: float = _QUERY_INTERVAL,
+    ) -> None:
         from pytest_flux.launcher.query import BrokerQuery
 
-        query = BrokerQuery(self._reactor, self._socket(), requests, answered, interval=_QUERY_INTERVAL)
+        query = BrokerQuery(self._reactor, self._socket(), requests, answered, interval=interval)
         self._queries.append(query)
 
     def _cancel_queries(self) -> None:
