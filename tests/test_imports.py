@@ -15,15 +15,19 @@ import pytest
 PACKAGE = "pytest_flux"
 ROOT = Path(__file__).parent.parent
 
-_BELOW_SESSION = frozenset({"protocol", "reactor", "launcher", "client"})
+_LEAVES = frozenset({"record", "options", "usage"})
+_BELOW_SESSION = frozenset({"protocol", "reactor", "launcher", "client"}) | _LEAVES
 _SESSION = frozenset({"settings", "instance", "hooks"})
 
 MAY_IMPORT = {
     "protocol": frozenset[str](),
+    "record": frozenset[str](),
+    "options": frozenset({"protocol", "record"}),
+    "usage": frozenset({"options"}),
     "reactor": frozenset({"protocol"}),
-    "client": frozenset({"protocol", "reactor"}),
-    "launcher": frozenset({"protocol", "reactor"}),
-    "broker": frozenset({"protocol", "reactor", "launcher.pmi_server"}),
+    "client": frozenset({"protocol", "reactor"}) | _LEAVES,
+    "launcher": frozenset({"protocol", "reactor"}) | _LEAVES,
+    "broker": frozenset({"protocol", "reactor", "launcher.pmi_server"}) | _LEAVES,
     "cli": _BELOW_SESSION,
     "settings": _SESSION | _BELOW_SESSION,
     "instance": _SESSION | _BELOW_SESSION,

@@ -6,14 +6,14 @@ import os
 import sys
 
 from pytest_flux.cli.commands import LACKING, TABLE, find_entry
-from pytest_flux.cli.options import Option, OptionExit, OptionParser
+from pytest_flux.options import Option, OptionExit, OptionParser
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from typing import NoReturn
 
-    from pytest_flux.cli.options import Options
+    from pytest_flux.options import Options
 
 OPTIONS = (
     Option("verbose", "v", usage="Show the environment of the command, and how it is found"),

@@ -6,11 +6,11 @@ import errno
 import os
 import sys
 
-from pytest_flux.cli.options import Option, OptionExit, OptionParser, Options
 from pytest_flux.launcher.command import announcement, broker_argv, broker_environ
 from pytest_flux.launcher.engine import Engine, find_engine
 from pytest_flux.launcher.report import report, write_error
 from pytest_flux.launcher.spec import LaunchError, LaunchSpec, validate
+from pytest_flux.options import Option, OptionExit, OptionParser, Options
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import errno
 import json
 
-from pytest_flux.launcher.record import NamedTuple
 from pytest_flux.protocol import treeobj
 from pytest_flux.protocol.errors import FluxError
 from pytest_flux.protocol.treeobj import TreeObject
+from pytest_flux.record import NamedTuple
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -6,8 +6,8 @@ import errno
 import os
 
 from pytest_flux.launcher.flux_command import ask_environment
-from pytest_flux.launcher.record import NamedTuple
 from pytest_flux.launcher.spec import LaunchError
+from pytest_flux.record import NamedTuple
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

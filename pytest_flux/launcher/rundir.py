@@ -10,8 +10,8 @@ import os
 import stat
 import sys
 
-from pytest_flux.launcher.record import NamedTuple
 from pytest_flux.launcher.spec import LaunchError, LaunchSpec
+from pytest_flux.record import NamedTuple
 
 #: The longest path of a run directory: with ``/local-9999`` and a NUL it fills sockaddr_un.sun_path.
 #: flux-core's brokers enforce the same.

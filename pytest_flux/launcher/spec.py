@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pytest_flux.launcher.record import NamedTuple
+from pytest_flux.record import NamedTuple
 
 EXIT_MODES = ("any", "leader")
 START_MODES = ("all", "leader")

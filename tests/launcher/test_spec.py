@@ -5,8 +5,8 @@ import pickle
 
 import pytest
 
-from pytest_flux.launcher.record import NamedTuple
 from pytest_flux.launcher.spec import LaunchError, LaunchSpec, hostnames, validate
+from pytest_flux.record import NamedTuple
 
 
 class Point(NamedTuple):

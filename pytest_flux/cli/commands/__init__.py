@@ -6,7 +6,7 @@ does. To add a command, write the module and one line here.
 
 from __future__ import annotations
 
-from pytest_flux.launcher.record import NamedTuple
+from pytest_flux.record import NamedTuple
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

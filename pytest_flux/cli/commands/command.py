@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import sys
 
-from pytest_flux.cli.options import Option, OptionExit, OptionParser, Options
 from pytest_flux.client import Flux
+from pytest_flux.options import Option, OptionExit, OptionParser, Options
 from pytest_flux.protocol.errors import FluxError
 
 TYPE_CHECKING = False

@@ -7,7 +7,7 @@ import json
 import os
 
 from pytest_flux.cli.commands.command import Command, CommandError, Context, reason
-from pytest_flux.cli.options import Option
+from pytest_flux.options import Option
 from pytest_flux.protocol.duration import parse_duration
 from pytest_flux.protocol.errors import FluxError
 
@@ -15,7 +15,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from pytest_flux.cli.options import Options
+    from pytest_flux.options import Options
 
 GET_OPTIONS = (
     Option("config-path", "c", "PATH", usage="Read this file or directory instead of asking the broker"),

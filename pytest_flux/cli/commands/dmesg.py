@@ -8,14 +8,14 @@ import time
 
 from pytest_flux.cli.commands.command import COLOR, Command, CommandError, Context, reason, wants_color
 from pytest_flux.cli.commands.loglevel import LEVELS
-from pytest_flux.cli.options import Option
-from pytest_flux.launcher.record import NamedTuple
+from pytest_flux.options import Option
 from pytest_flux.protocol.errors import FluxError
+from pytest_flux.record import NamedTuple
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from pytest_flux.cli.options import Options
     from pytest_flux.client import Flux
+    from pytest_flux.options import Options
 
 OPTIONS = (
     Option("clear", "C", usage="Clear the log, print nothing"),

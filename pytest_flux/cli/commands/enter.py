@@ -9,8 +9,8 @@ from pytest_flux.protocol.errors import FluxError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from pytest_flux.cli.options import Options
     from pytest_flux.client import Flux
+    from pytest_flux.options import Options
 
 
 def enter_parent(options: Options, context: Context) -> int:

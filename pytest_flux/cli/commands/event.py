@@ -6,13 +6,13 @@ import os
 import sys
 
 from pytest_flux.cli.commands.command import Command, CommandError, Context
-from pytest_flux.cli.options import Option
+from pytest_flux.options import Option
 from pytest_flux.protocol.errors import FluxError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from pytest_flux.cli.options import Options
     from pytest_flux.client import Flux
+    from pytest_flux.options import Options
     from pytest_flux.protocol.message import Message
 
 PUB_OPTIONS = (

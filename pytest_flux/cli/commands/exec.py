@@ -8,8 +8,8 @@ import sys
 import time
 
 from pytest_flux.cli.commands.command import Command, CommandError, Context, reason
-from pytest_flux.cli.options import Option, parse_integer
 from pytest_flux.client.process import FLAG_WAITABLE, describe_command
+from pytest_flux.options import Option, parse_integer
 from pytest_flux.protocol.errors import FluxError
 from pytest_flux.protocol.idset import decode_idset
 
@@ -17,8 +17,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from pytest_flux.cli.options import Options
     from pytest_flux.client import Flux
+    from pytest_flux.options import Options
 
 OPTIONS = (
     Option("rank", "r", "IDSET", usage="Run on these ranks (default: all)"),

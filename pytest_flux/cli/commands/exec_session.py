@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from typing import Any
 
     from pytest_flux.cli.commands.command import Context
-    from pytest_flux.cli.options import Options
     from pytest_flux.client import Flux, Rpc
+    from pytest_flux.options import Options
 
 INTERRUPT_WINDOW = 1.0
 """Seconds within which one more ^C makes us leave without the processes."""

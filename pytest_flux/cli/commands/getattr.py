@@ -9,7 +9,7 @@ from pytest_flux.protocol.errors import FluxError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from pytest_flux.cli.options import Options
+    from pytest_flux.options import Options
 
 
 def run(options: Options, context: Context) -> int:

@@ -8,11 +8,11 @@ import time
 
 from pytest_flux.cli.commands.command import Command, CommandError, Context
 from pytest_flux.cli.commands.loglevel import LEVELS
-from pytest_flux.cli.options import Option
+from pytest_flux.options import Option
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from pytest_flux.cli.options import Options
+    from pytest_flux.options import Options
 
 OPTIONS = (
     Option("severity", "s", "LEVEL", usage="emerg, alert, crit, err, warning, notice (default), info or debug"),

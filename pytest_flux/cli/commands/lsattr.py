@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 
 from pytest_flux.cli.commands.command import Command, CommandError, Context
-from pytest_flux.cli.options import Option
+from pytest_flux.options import Option
 from pytest_flux.protocol.errors import FluxError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from pytest_flux.cli.options import Options
     from pytest_flux.client import Rpc
+    from pytest_flux.options import Options
 
 OPTIONS = (Option("values", "v", usage="With their values"),)
 

@@ -6,14 +6,14 @@ import json
 import os
 
 from pytest_flux.cli.commands.command import Command, CommandError, Context, reason
-from pytest_flux.cli.options import Option
+from pytest_flux.options import Option
 from pytest_flux.protocol.errors import FluxError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from pytest_flux.cli.options import Options
+    from pytest_flux.options import Options
 
 LIST_OPTIONS = (Option("long", "l", usage="Print the path of each module too"),)
 STATS_OPTIONS = (

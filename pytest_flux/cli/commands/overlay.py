@@ -6,15 +6,15 @@ from pytest_flux.cli.commands.command import Command, CommandError, Context, rea
 from pytest_flux.cli.commands.overlay_status import COMMAND as STATUS
 from pytest_flux.cli.commands.overlay_status import DEFAULT_TIMEOUT
 from pytest_flux.cli.commands.topology import Topology, fetch_topology, find_parent
-from pytest_flux.cli.options import Option, parse_integer
 from pytest_flux.client.hosts import HostMap
+from pytest_flux.options import Option, parse_integer
 from pytest_flux.protocol.errors import FluxError
 from pytest_flux.protocol.hostlist import encode_hostlist
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from pytest_flux.cli.options import Options
     from pytest_flux.client import Flux
+    from pytest_flux.options import Options
 
 ERRORS_OPTIONS = (Option("timeout", "t", "FSD", usage="Wait so long for each answer (default 0.5s, 0 for ever)"),)
 DISCONNECT_OPTIONS = (

@@ -6,19 +6,19 @@ import time
 
 from pytest_flux.cli.commands.command import COLOR, Command, CommandError, Context, reason, wants_color
 from pytest_flux.cli.commands.topology import Topology, fetch_topology
-from pytest_flux.cli.options import Option
 from pytest_flux.client.hosts import HostMap
-from pytest_flux.launcher.record import NamedTuple
+from pytest_flux.options import Option
 from pytest_flux.protocol.duration import format_duration
 from pytest_flux.protocol.idset import decode_idset, encode_idset
+from pytest_flux.record import NamedTuple
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
-    from pytest_flux.cli.options import Options
     from pytest_flux.client import Flux
+    from pytest_flux.options import Options
 
 DEFAULT_TIMEOUT = 0.5
 

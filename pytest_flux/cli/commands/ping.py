@@ -6,17 +6,17 @@ import os
 import time
 
 from pytest_flux.cli.commands.command import Command, CommandError, Context
-from pytest_flux.cli.options import Option
 from pytest_flux.client.core import NODEID_UPSTREAM
 from pytest_flux.client.hosts import HostMap
-from pytest_flux.launcher.record import NamedTuple
+from pytest_flux.options import Option
 from pytest_flux.protocol.errors import FluxError, ProtocolError
 from pytest_flux.protocol.message import NODEID_ANY
+from pytest_flux.record import NamedTuple
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from pytest_flux.cli.options import Options
     from pytest_flux.client import Flux, Rpc
+    from pytest_flux.options import Options
 
 OPTIONS = (
     Option("rank", "r", "RANK", usage="Look for TARGET at this rank or host, or at 'any' or 'upstream'"),

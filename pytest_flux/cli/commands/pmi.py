@@ -7,7 +7,7 @@ import sys
 import time
 
 from pytest_flux.cli.commands.command import Command, CommandError, Context
-from pytest_flux.cli.options import Option
+from pytest_flux.options import Option
 from pytest_flux.protocol.idset import decode_idset
 
 TYPE_CHECKING = False
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Protocol, TypeVar
 
-    from pytest_flux.cli.options import Options
+    from pytest_flux.options import Options
 
     Result = TypeVar("Result")
 

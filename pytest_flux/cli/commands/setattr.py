@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from pytest_flux.cli.commands.command import Command, CommandError, Context, reason
-from pytest_flux.cli.options import Option
+from pytest_flux.options import Option
 from pytest_flux.protocol.errors import FluxError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from pytest_flux.cli.options import Options
+    from pytest_flux.options import Options
 
 OPTIONS = (Option("force", "f", usage="Set it even if it is not meant to change at run time"),)
 

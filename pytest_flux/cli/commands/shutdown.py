@@ -8,13 +8,13 @@ import sys
 
 from pytest_flux.cli.commands.command import Command, CommandError, Context, reason
 from pytest_flux.cli.commands.loglevel import DEBUG, INFO, WARNING
-from pytest_flux.cli.options import Option
+from pytest_flux.options import Option
 from pytest_flux.protocol.errors import FluxError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from pytest_flux.cli.options import Options
     from pytest_flux.client import Flux
+    from pytest_flux.options import Options
 
 OPTIONS = (
     Option("skip-gc", usage="Do not collect garbage of the KVS, even if the instance is set to"),

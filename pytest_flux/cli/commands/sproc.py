@@ -7,7 +7,7 @@ import os
 import sys
 
 from pytest_flux.cli.commands.command import Command, CommandError, Context, reason
-from pytest_flux.cli.options import Option, parse_integer
+from pytest_flux.options import Option, parse_integer
 from pytest_flux.protocol.errors import FluxError
 from pytest_flux.protocol.ioencode import decode_io
 from pytest_flux.protocol.message import NODEID_ANY
@@ -16,8 +16,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from pytest_flux.cli.options import Options
     from pytest_flux.client import Flux, Rpc
+    from pytest_flux.options import Options
 
 _COMMON = (
     Option("rank", "r", "RANK", usage="Ask the broker of this rank (default: the nearest)"),

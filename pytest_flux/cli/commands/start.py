@@ -6,7 +6,7 @@ from pytest_flux.cli.commands.command import Command, Context
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from pytest_flux.cli.options import Options
+    from pytest_flux.options import Options
 
 
 def run(options: Options, context: Context) -> int:

@@ -9,7 +9,7 @@ from pytest_flux.protocol.errors import FluxError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from pytest_flux.cli.options import Options
+    from pytest_flux.options import Options
 
 FLUX_CORE_VERSION = "0.88.0"
 """The version of flux-core whose protocols, options and output these commands have."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from pytest_flux.launcher.record import NamedTuple
+from pytest_flux.record import NamedTuple
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -153,7 +153,7 @@ class OptionParser:
 
     def help(self) -> str:
         """The text of ``--help``."""
-        from pytest_flux.cli.usage import option_lines
+        from pytest_flux.usage import option_lines
 
         return "\n".join([f"Usage: {self.program} {self.usage}", *option_lines(self.table, self.width)]) + "\n"
 

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pytest_flux.cli.options import Option, OptionExit, OptionParser, Options, split_commas
+from pytest_flux.options import Option, OptionExit, OptionParser, Options, split_commas
 
 TABLE = (
     Option("setattr", "S", "ATTR=VAL", split=True, usage="Set an attribute"),

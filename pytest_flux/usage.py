@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from pytest_flux.cli.options import Option, parse_integer
+from pytest_flux.options import Option, parse_integer
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
