@@ -41,8 +41,9 @@ MAY_IMPORT = {
 MAY_IMPORT_LATE = {
     "launcher": frozenset({"broker.main"}),
     "cli": frozenset({"broker"}),
+    "options": frozenset({"usage"}),
 }
-"""What may be imported besides, inside a function: embedded brokers, which real ones make unnecessary."""
+"""What may be imported besides, inside a function: embedded brokers, and help texts, which are rarely needed."""
 
 MAY_READ_VERSION = frozenset({"broker", "cli", "client", "launcher", "plugin"})
 """Who may import the package itself, for ``__version__``."""
