@@ -103,8 +103,9 @@ class LocalConnector:
         if not self._broker.is_online and topic not in _BEFORE_INIT:
             self._broker.router.refuse(message, errno.EAGAIN, "Upstream Flux broker is offline. Try again later.")
             return
-        prefix = topic.rpartition(".")[0]
-        client.contacted.add((prefix, message.nodeid, message.flags & FLAG_UPSTREAM))
+        if message.wants_response:
+            prefix = topic.rpartition(".")[0]
+            client.contacted.add((prefix, message.nodeid, message.flags & FLAG_UPSTREAM))
         self._broker.router.request(message)
 
     # -- what the connector answers itself (flux-core's librouter)
@@ -123,8 +124,8 @@ class LocalConnector:
 
     def _add_service(self, client: Client, request: Request) -> None:
         name = request.field("service", str)
-        userid = client.connection.userid
-        if not client.connection.rolemask & ROLE_OWNER and not name.startswith(f"{userid}-"):
+        # What the message says, which an owner may have set for somebody else.
+        if not request.is_owner and not name.startswith(f"{request.message.userid}-"):
             raise FluxError(errno.EPERM)
         if "." in name:
             raise FluxError(errno.EINVAL)

@@ -19,8 +19,8 @@ from pytest_flux.broker.broker import Broker
 from pytest_flux.broker.config import ConfigError, load_config, update_config
 from pytest_flux.broker.log import LOG_CRIT, LOG_DEBUG, LOG_ERR, LOG_INFO, BrokerLog
 from pytest_flux.broker.programs import initial_program, is_interactive
-from pytest_flux.broker.rundir import create_directory, write_flux_script
-from pytest_flux.cli.options import Option, OptionExit, OptionParser, Options
+from pytest_flux.broker.rundir import Cleanup, create_directory, write_flux_script
+from pytest_flux.options import Option, OptionExit, OptionParser, Options
 from pytest_flux.protocol.errors import FluxError
 from pytest_flux.reactor.reactor import Reactor
 
@@ -189,7 +189,7 @@ def _inherit(attributes: Attributes) -> None:
 def _create_directories(attributes: Attributes, rank: int, cleanup: contextlib.ExitStack) -> None:
     made = [create_directory(attributes, "rundir", os.environ.get("TMPDIR") or "/tmp")]
     rundir = attributes.get("rundir") or ""
-    made.append(write_flux_script(rundir, sys.executable))
+    made.append(_provide_flux(rundir, rank))
     if rank == 0:
         # In the rundir, where flux-core takes another temporary directory: what removes the rundir of a killed
         # broker then removes this as well.
@@ -210,6 +210,14 @@ def _create_directories(attributes: Attributes, rank: int, cleanup: contextlib.E
         raise StartError(
             f"local-uri length of {length} bytes exceeds max {_SOCKET_PATH_MAX} AF_UNIX socket path length"
         )
+
+
+def _provide_flux(rundir: str, rank: int) -> Cleanup | None:
+    """Put the ``flux`` command into the rundir. Rank 0, which is the last to run programs, removes it."""
+    write_flux_script(rundir, sys.executable)
+    directory = f"{rundir}/bin"
+    alone = all(name == "flux" or name.startswith(".flux-") for name in os.listdir(directory))
+    return Cleanup.of(directory) if rank == 0 and alone else None
 
 
 def _define_phases(broker: Broker, command: list[str]) -> None:

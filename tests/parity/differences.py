@@ -1,0 +1,73 @@
+"""What an embedded instance does otherwise than a real one, by name and with the reason. There is nothing else."""
+
+from __future__ import annotations
+
+import re
+from typing import NamedTuple
+
+
+class Difference(NamedTuple):
+    """Why it is so. ``system_only`` are lines on standard error that real brokers alone print."""
+
+    reason: str
+    system_only: tuple[str, ...] = ()
+
+
+DIFFERENCES = {
+    "no modules to load": Difference(
+        "An embedded broker has its services built in: it loads and unloads none, and says nothing of it.",
+        (
+            r"broker\.info\[\d+\]: (un)?loading [\w-]+$",
+            r"broker\.debug\[\d+\]: (insmod|rmmod) [\w-]+$",
+            r"broker\.debug\[\d+\]: module [\w-]+ exited$",
+            r"connector-local\.debug\[\d+\]: allow-(guest-user|root-owner)=\w+$",
+            r"overlay\.crit\[\d+\]: module exiting abnormally$",
+            r"broker\.err\[\d+\]: error loading builtins: overlay is unexpectedly finalizing$",
+            r"broker\.err\[\d+\]: overlay: Invalid argument$",
+        ),
+    ),
+    "losses are noticed at once": Difference(
+        "A real broker notices the loss of a child when it next sends something there, and the loss of its parent "
+        "not at all over ipc://. An embedded one has a socket that ends, and does not wait for what cannot come.",
+    ),
+    "service errors have texts": Difference(
+        "A malformed request is answered EPROTO by both; the embedded broker also says what is wrong with it.",
+    ),
+    "log-stderr-level is a number": Difference(
+        "flux-core takes a level that is no number for 0, which hides everything; the embedded broker refuses it.",
+    ),
+    "groups are known at once": Difference(
+        "flux-core collects changes of groups for a moment and answers before they are applied; embedded brokers "
+        "tell rank 0 first.",
+    ),
+    "no auxiliary channels": Difference(
+        "rexec.exec with channels (PMI of flux-shell, in flux-core) is refused with ENOTSUP by embedded brokers.",
+    ),
+    "modules are compiled": Difference("module.load is refused by embedded brokers: ENOSYS, with the way out."),
+    "no message counters": Difference(
+        "`<module>.stats-get` counts messages in flux-core; embedded services have no queues of their own.",
+    ),
+    "fewer hops": Difference(
+        "A request from a client passes through connector-local and the broker's router in flux-core, which a ping "
+        "shows as two more hops; in an embedded broker these are one.",
+    ),
+    "services are there without rc1": Difference(
+        "What rc1 loads into a real instance (kvs, content, job-manager and so on) is there from the start.",
+    ),
+}
+
+_SYSTEM_ONLY = [re.compile(pattern) for difference in DIFFERENCES.values() for pattern in difference.system_only]
+
+
+def hide_differences(engine: str, stderr: str) -> str:
+    """Standard error of an engine without the lines that only real brokers print."""
+    if engine == "embedded":
+        return stderr
+    lines = stderr.splitlines(keepends=True)
+    return "".join(line for line in lines if not any(pattern.search(line) for pattern in _SYSTEM_ONLY))
+
+
+def differs(engine: object, name: str) -> bool:
+    """Whether a test has to expect the difference of that name."""
+    assert name in DIFFERENCES, f"there is no such difference: {name}"
+    return str(engine) == "embedded"
