@@ -70,6 +70,17 @@ class ResourcePool:
                 self._leave(rank)
                 self._down.add(rank)
 
+    def shrink(self, ranks: Iterable[int]) -> None:
+        """These are gone for good: nobody is to wait for them."""
+        gone = [rank for rank in ranks if rank in self._free]
+        for rank in gone:
+            if rank not in self._down:
+                self._leave(rank)
+            self._down.discard(rank)
+            del self._free[rank]
+        if gone:
+            self.resources = self.resources.without(gone)
+
     def down(self) -> ResourceSet:
         """All that the ranks have that are not up."""
         return self.resources.select(self._down)

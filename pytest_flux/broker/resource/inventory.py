@@ -1,0 +1,276 @@
+"""What the instance has, on rank 0: R and where it came from, who is online, drained, excluded (RFC 20, RFC 44)."""
+
+from __future__ import annotations
+
+import errno
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from pytest_flux.broker.enclosing import find
+from pytest_flux.broker.resource.config import decode_config
+from pytest_flux.broker.resource.discovery import core_count, gpu_count
+from pytest_flux.broker.resource.drain import MODES, Drains
+from pytest_flux.broker.resource.journal import EVENTLOG, Journal
+from pytest_flux.broker.resource.verify import verify
+from pytest_flux.protocol.errors import FluxError, ProtocolError
+from pytest_flux.protocol.hostlist import decode_hostlist, encode_hostlist
+from pytest_flux.protocol.idset import decode_idset, encode_idset
+from pytest_flux.protocol.resource_set import Node, ResourceSet
+
+if TYPE_CHECKING:
+    from pytest_flux.broker.broker import Broker
+
+KEY = "resource.R"
+_CHECKPOINT = "checkpoint.resource"
+_ERR, _INFO = 3, 6
+
+
+class Inventory:
+    """``on_change`` is called whenever what jobs may use has changed. ``allocated`` tells what they have."""
+
+    def __init__(self, broker: Broker) -> None:
+        self.broker = broker
+        self.on_change: list[Callable[[], None]] = []
+        self.allocated: Callable[[], ResourceSet] = ResourceSet
+        self.resources = ResourceSet()
+        self.method = ""
+        self.drains = Drains()
+        self.online: set[int] = set()
+        self.torpid: set[int] = set()
+        self.excluded: set[int] = set()
+        self.lost: set[int] = set()
+        self.journal = Journal(broker)
+        self._config = decode_config({})
+        self._watching = False
+        try:
+            self._config = decode_config(broker.config)
+        except ProtocolError as error:
+            broker.log.write(_ERR, str(error), "resource")
+        self.journal.limit = self._config.journal_max
+        self._recall()
+        self._begin()
+        self._verify()
+
+    # -- beginning
+
+    def _begin(self) -> None:
+        everybody = encode_idset(range(self.broker.size))
+        nodelist = self.broker.attributes.get("hostlist") or ""
+        self.journal.post("restart", {"ranks": everybody, "online": "", "nodelist": nodelist}, commit=False)
+        self.broker.groups.watch("broker.online", self._online_changed)
+        self.broker.groups.watch("broker.torpid", self._torpid_changed)
+        resources, method = self._find()
+        self.define(resources, method)
+        self._watching = True
+        if self._config.exclude:
+            try:
+                self.excluded = self.targets(self._config.exclude)
+            except FluxError as error:
+                text = f"error decoding exclude set {self._config.exclude}: {error.text}"
+                self.broker.log.write(_ERR, text, "resource")
+        # Excluded ranks cannot be drained, whatever was before.
+        self.drains.undrain(self.excluded)
+
+    def _find(self) -> tuple[ResourceSet, str]:
+        if self._config.resources is not None:
+            if self._config.fake:
+                self.online = set(self._config.resources)
+                return self._config.resources, "kvs"
+            return self._config.resources, "configuration"
+        inherited = None if self._config.rediscover else self._inherited()
+        if inherited is not None:
+            return inherited, "job-info"
+        try:
+            return ResourceSet.decode(self.broker.kvs.lookup_json(KEY)), "kvs"
+        except (FluxError, ProtocolError, ValueError):
+            return self._discover(), "dynamic-discovery"
+
+    def _inherited(self) -> ResourceSet | None:
+        """What the enclosing instance has given us, with ranks from 0 on; None unless each broker has a part."""
+        enclosing = find(self.broker)
+        given = enclosing.resources() if enclosing is not None else None
+        if enclosing is None or given is None or len(given) != self.broker.size:
+            return None
+        enclosing.on_expiration = self.set_expiration
+        nodes = dict(enumerate(given.nodes.values()))
+        new_rank = {rank: position for position, rank in enumerate(given)}
+        properties = {name: frozenset(new_rank[rank] for rank in of) for name, of in given.properties.items()}
+        return ResourceSet(
+            nodes, properties, starttime=given.starttime, expiration=given.expiration, scheduling=given.scheduling
+        )
+
+    def _discover(self) -> ResourceSet:
+        """Every broker is on this host, and offers all of it, as flux-core's do."""
+        cores, gpus = (1 << core_count()) - 1, (1 << gpu_count()) - 1
+        return ResourceSet({rank: Node(self.broker.host_of(rank), cores, gpus) for rank in range(self.broker.size)})
+
+    def _verify(self) -> None:
+        """Drain the ranks that do not have what the configuration says of them."""
+        if self._config.resources is None or not self._config.verify:
+            return
+        actual = self._discover()
+        for rank in self.resources:
+            complaint = verify(rank, self.resources.nodes[rank], actual.nodes.get(rank))
+            if complaint and rank not in self.drains and rank not in self.excluded:
+                self.broker.log.write(_ERR, complaint, "resource")
+                self._drain({rank}, complaint, 0, named=False)
+
+    def define(self, resources: ResourceSet, method: str) -> None:
+        """This is what there is from now on."""
+        self.resources, self.method = resources, method
+        self.broker.kvs.put_json(KEY, resources.encode())
+        self.journal.post("resource-define", {"method": method}, resources=resources)
+        self._changed()
+
+    def _recall(self) -> None:
+        """What was drained before the instance was started again."""
+        since = 0.0
+        try:
+            checkpoint = self.broker.kvs.lookup_json(_CHECKPOINT)
+            since = float(checkpoint["timestamp"])
+            for ranks, entry in checkpoint["drain_state"].items():
+                self.drains.drain(decode_idset(ranks), float(entry["timestamp"]), entry["reason"] or None, 0)
+        except (FluxError, ProtocolError, ValueError, KeyError, TypeError, AttributeError):
+            pass
+        for event in self.journal.recall():
+            context = event.get("context", {})
+            if event["timestamp"] < since or event["name"] not in ("drain", "undrain"):
+                continue
+            ranks = set(decode_idset(context["idset"]))
+            if event["name"] == "drain":
+                overwrite = context.get("overwrite", 1)
+                self.drains.drain(ranks, event["timestamp"], context.get("reason"), overwrite)
+            else:
+                self.drains.undrain(ranks)
+
+    def checkpoint(self) -> None:
+        """Keep what is drained for the next start."""
+        state = {
+            ranks: {**entry, "nodelist": self._hosts(decode_idset(ranks))}
+            for ranks, entry in self.drains.encode().items()
+        }
+        self.broker.kvs.put_json(_CHECKPOINT, {"timestamp": time.time(), "drain_state": state})
+
+    # -- who is there
+
+    def _online_changed(self, members: str) -> None:
+        self._compare(self.online, set(decode_idset(members)) | self._forced(), "online", "offline")
+
+    def _torpid_changed(self, members: str) -> None:
+        self._compare(self.torpid, set(decode_idset(members)), "torpid", "lively")
+
+    def _forced(self) -> set[int]:
+        return set(self.resources) if self._config.fake else set()
+
+    def _compare(self, known: set[int], now: set[int], joined: str, left: str) -> None:
+        gone, new = known - now, now - known
+        known.clear()
+        known.update(now)
+        if joined == "online":
+            self.lost = (self.lost | gone) - new
+        for name, ranks in ((joined, new), (left, gone)):
+            if ranks:
+                self.journal.post(name, {"idset": encode_idset(ranks)}, commit=False)
+        if gone or new:
+            self._changed()
+
+    def _changed(self) -> None:
+        for callback in self.on_change if self._watching else ():
+            callback()
+
+    @property
+    def offline(self) -> set[int]:
+        """Ranks whose broker is not there."""
+        return set(range(max(self.broker.size, len(self.resources)))) - self.online
+
+    def usable(self) -> ResourceSet:
+        """What is neither excluded nor lost. What configuration says is there, will come back."""
+        gone = self.excluded if self.method == "configuration" else self.excluded | self.lost
+        return self.resources.without(gone)
+
+    def down(self) -> set[int]:
+        """Ranks on which no job may start now."""
+        return self.offline | self.torpid | self.drains.ranks()
+
+    # -- draining
+
+    def targets(self, text: str) -> set[int]:
+        """Ranks that an idset or hostlist stands for. FluxError EINVAL, in flux-core's words."""
+        try:
+            ranks = set(decode_idset(text))
+        except ProtocolError:
+            ranks = self._ranks_of(text)
+        if not ranks:
+            raise FluxError(errno.EINVAL, "idset is empty")
+        if max(ranks) >= max(self.broker.size, len(self.resources)):
+            raise FluxError(errno.EINVAL, "idset is out of range")
+        return ranks
+
+    def _ranks_of(self, text: str) -> set[int]:
+        try:
+            wanted = decode_hostlist(text)
+        except ProtocolError:
+            raise FluxError(errno.EINVAL, "invalid targets: Hostlist cannot be decoded") from None
+        known: dict[str, set[int]] = {}
+        for rank, node in self.resources.nodes.items():
+            known.setdefault(node.hostname, set()).add(rank)
+        missing = [host for host in wanted if host not in known]
+        if missing:
+            raise FluxError(errno.EINVAL, f"invalid targets: invalid hosts: {encode_hostlist(missing)}")
+        return {rank for host in wanted for rank in known[host]}
+
+    def _hosts(self, ranks: list[int]) -> str:
+        nodes = self.resources.nodes
+        return encode_hostlist(nodes[rank].hostname if rank in nodes else self.broker.host_of(rank) for rank in ranks)
+
+    def drain(self, targets: str, reason: str | None, mode: str | None) -> None:
+        """Drain ranks. FluxError where targets, mode or the state of a rank do not allow it."""
+        ranks = self.targets(targets)
+        if mode not in MODES:
+            raise FluxError(errno.EINVAL, "Invalid mode specified")
+        if mode is None:
+            self.drains.check_drain(ranks, self.excluded)
+        self._drain(ranks, reason, MODES[mode])
+
+    def _drain(self, ranks: set[int], reason: str | None, overwrite: int, *, named: bool = True) -> None:
+        timestamp = time.time()
+        self.drains.drain(ranks, timestamp, reason, overwrite)
+        context: dict[str, Any] = {"idset": encode_idset(ranks), "nodelist": self._hosts(sorted(ranks))}
+        if reason is not None:
+            context["reason"] = reason
+        if named:
+            context["overwrite"] = overwrite
+        self._tell("drain", context, overwrite, reason)
+        self.journal.post("drain", context, timestamp=timestamp)
+        self._changed()
+
+    def undrain(self, targets: str, reason: str | None, mode: str | None) -> None:
+        """Drain ranks no longer. FluxError as for drain."""
+        ranks = self.targets(targets)
+        if mode not in MODES:
+            raise FluxError(errno.EINVAL, f"invalid undrain mode '{mode}' specified")
+        if mode is None:
+            self.drains.check_undrain(ranks)
+        self.drains.undrain(ranks)
+        context: dict[str, Any] = {"idset": encode_idset(ranks), "nodelist": self._hosts(sorted(ranks))}
+        if reason is not None:
+            context["reason"] = reason
+        context["overwrite"] = MODES[mode]
+        self._tell("undrain", context, MODES[mode], reason)
+        self.journal.post("undrain", context)
+        self._changed()
+
+    def _tell(self, name: str, context: dict[str, Any], overwrite: int, reason: str | None) -> None:
+        where = f"idset={context['idset']} nodelist={context['nodelist']}"
+        self.broker.log.write(_INFO, f"{name} {where} overwrite={overwrite} reason={reason or ''}", "resource")
+
+    def set_expiration(self, expiration: float) -> None:
+        """The enclosing instance gives us more, or less, time."""
+        self.resources.expiration = expiration
+        self.broker.kvs.put_json(KEY, self.resources.encode())
+        self.journal.post("resource-update", {"expiration": expiration})
+        self._changed()
+
+
+__all__ = ["EVENTLOG", "KEY", "Inventory"]

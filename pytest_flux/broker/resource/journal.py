@@ -1,0 +1,86 @@
+"""The event log of resources: in the KVS what must outlive the instance, here all, for those who follow it."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from typing import TYPE_CHECKING, Any
+
+from pytest_flux.protocol.errors import FluxError, ProtocolError
+from pytest_flux.protocol.eventlog import Event, decode_eventlog, encode_event, make_event
+from pytest_flux.protocol.resource_set import ResourceSet
+
+if TYPE_CHECKING:
+    from pytest_flux.broker.broker import Broker
+    from pytest_flux.broker.service import Request
+
+EVENTLOG = "resource.eventlog"
+_BATCH = 100
+
+
+class Journal:
+    """``limit`` is how many events it holds."""
+
+    def __init__(self, broker: Broker) -> None:
+        self._broker = broker
+        self.limit = 100000
+        self._events: deque[tuple[Event, ResourceSet | None]] = deque()
+        self._followers: list[Request] = []
+
+    def recall(self) -> list[Event]:
+        """The events of the instance before it was started again."""
+        try:
+            events = decode_eventlog(self._broker.kvs.lookup(EVENTLOG).decode())
+        except (FluxError, ProtocolError, UnicodeDecodeError):
+            events = []
+        self._events.extend((event, None) for event in events)
+        return events
+
+    def post(
+        self,
+        name: str,
+        context: dict[str, Any],
+        *,
+        commit: bool = True,
+        timestamp: float | None = None,
+        resources: ResourceSet | None = None,
+    ) -> None:
+        """Add an event; ``resources`` are what a ``resource-define`` has defined."""
+        event = make_event(name, context, timestamp=time.time() if timestamp is None else timestamp)
+        self._events.append((event, resources))
+        while len(self._events) > max(self.limit, 1):
+            self._events.popleft()
+        if commit:
+            self._broker.kvs.append(EVENTLOG, encode_event(event))
+        for follower in self._followers:
+            self._send(follower, [event], resources)
+
+    def follow(self, request: Request) -> None:
+        """Answer with all events so far, an empty list, and then each event as it comes."""
+        batch: list[Event] = []
+        for event, resources in self._events:
+            if resources is None:
+                batch.append(event)
+                if len(batch) < _BATCH:
+                    continue
+            if batch:
+                self._send(request, batch, None)
+                batch = []
+            if resources is not None:
+                self._send(request, [event], resources)
+        if batch:
+            self._send(request, batch, None)
+        self._send(request, [], None)
+        self._followers.append(request)
+
+    def forget(self, request: Request) -> None:
+        """Somebody follows no longer."""
+        if request in self._followers:
+            self._followers.remove(request)
+
+    @staticmethod
+    def _send(request: Request, events: list[Event], resources: ResourceSet | None) -> None:
+        answer: dict[str, Any] = {"events": events}
+        if resources is not None:
+            answer["R"] = resources.encode()
+        request.respond(answer)

@@ -1,0 +1,42 @@
+"""Between inventory and scheduler: which resources it may choose from, as they come and go."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pytest_flux.broker.resource.inventory import Inventory
+from pytest_flux.protocol.resource_pool import ResourcePool
+
+if TYPE_CHECKING:
+    from pytest_flux.broker.jobs.alloc import Alloc
+
+
+class Supply:
+    """Keeps the pool of ``alloc`` up to date from now on."""
+
+    def __init__(self, inventory: Inventory, alloc: Alloc) -> None:
+        self._inventory = inventory
+        self._alloc = alloc
+        self._defined = inventory.resources
+        self._pool = self._new_pool()
+        inventory.on_change.append(self._changed)
+        inventory.allocated = lambda: self._pool.allocated()
+
+    def _new_pool(self) -> ResourcePool:
+        self._defined = self._inventory.resources
+        pool = ResourcePool(self._inventory.usable())
+        pool.mark_down(self._inventory.down())
+        self._alloc.go_online(pool)
+        return pool
+
+    def _changed(self) -> None:
+        if self._inventory.resources is not self._defined:
+            self._pool = self._new_pool()
+            return
+        pool, down = self._pool, self._inventory.down()
+        usable = self._inventory.usable()
+        pool.shrink([rank for rank in pool.resources if rank not in usable])
+        pool.mark_down(down)
+        pool.mark_up([rank for rank in pool.resources if rank not in down])
+        pool.resources.expiration = self._inventory.resources.expiration
+        self._alloc.plan()

@@ -1,0 +1,124 @@
+"""`resource`: what the instance has, and draining (flux-core's modules/resource)."""
+
+from __future__ import annotations
+
+import errno
+from typing import TYPE_CHECKING, Any
+
+from pytest_flux.broker.resource.config import decode_config, load_resources
+from pytest_flux.broker.resource.inventory import Inventory
+from pytest_flux.broker.service import ALL, Answer, Request, Service, _Later, method
+from pytest_flux.broker.services.lazy import part
+from pytest_flux.protocol.errors import FluxError, ProtocolError
+from pytest_flux.protocol.idset import encode_idset
+from pytest_flux.protocol.resource_set import ResourceSet
+
+if TYPE_CHECKING:
+    from pytest_flux.broker.broker import Broker
+
+
+class ResourceService(Service):
+    """On rank 0."""
+
+    name = "resource"
+
+    def __init__(self, broker: Broker) -> None:
+        super().__init__(broker)
+        self._inventory = part(broker, Inventory)
+
+    @method("status", roles=ALL)
+    def status(self, request: Request) -> Answer:
+        """→ ``{R, drain: {idset: {timestamp, reason}}, online, offline, exclude, torpid}``."""
+        inventory = self._inventory
+        encoded = inventory.resources.encode()
+        encoded.pop("scheduling", None)
+        return {
+            "R": encoded,
+            "drain": inventory.drains.encode(),
+            "online": encode_idset(inventory.online),
+            "offline": encode_idset(inventory.offline),
+            "exclude": encode_idset(inventory.excluded),
+            "torpid": encode_idset(inventory.torpid),
+        }
+
+    @method("sched-status", roles=ALL)
+    def sched_status(self, request: Request) -> Answer:
+        """→ ``{all, down, allocated}``, each an R."""
+        inventory = self._inventory
+        usable = inventory.usable()
+        sets = {"all": usable, "down": usable.select(inventory.down()), "allocated": inventory.allocated()}
+        return {name: _plain(resources) for name, resources in sets.items()}
+
+    @method("get")
+    def get(self, request: Request) -> Answer:
+        """→ ``{R, method}``."""
+        return {"R": self._inventory.resources.encode(), "method": self._inventory.method}
+
+    @method("drain")
+    def drain(self, request: Request) -> Answer:
+        """``{targets, reason?, mode?}``: an idset or hostlist; update, overwrite or force-overwrite."""
+        self._inventory.drain(*self._drain_request(request))
+        return None
+
+    @method("undrain")
+    def undrain(self, request: Request) -> Answer:
+        """``{targets, reason?, mode?}``."""
+        self._inventory.undrain(*self._drain_request(request))
+        return None
+
+    @staticmethod
+    def _drain_request(request: Request) -> tuple[str, str | None, str | None]:
+        return request.field("targets", str), request.field("reason", str, None), request.field("mode", str, None)
+
+    @method("reload")
+    def reload(self, request: Request) -> Answer:
+        """``{path, xml, force}``: R from a file. Jobs that run keep what they have."""
+        path, force = request.field("path", str), request.field("force", bool)
+        if request.field("xml", bool):
+            raise FluxError(errno.ENOSYS, "embedded brokers cannot read hwloc XML: install flux-core")
+        try:
+            resources = load_resources(path)
+        except ProtocolError as error:
+            raise FluxError(errno.EINVAL, str(error)) from None
+        size = self.broker.size
+        if max(resources, default=-1) >= size and not force:
+            text = f"resource object contains ranks execeeding size={size} (override with -f))"
+            raise FluxError(errno.EINVAL, text)
+        self._inventory.define(resources, "reload")
+        return None
+
+    @method("expiration-update")
+    def expiration_update(self, request: Request) -> Answer:
+        """``{expiration}``: how long the instance may use what it has."""
+        self._inventory.set_expiration(request.field("expiration", float))
+        return None
+
+    @method("journal")
+    def journal(self, request: Request) -> _Later:
+        """→ ``{events, R?}``: those so far, an empty list, then each as it comes."""
+        if not request.message.is_streaming:
+            raise FluxError(errno.EPROTO, "journal requires streaming RPC flag")
+        self._inventory.journal.follow(request)
+        return self.hold(request)
+
+    @method("journal-cancel")
+    def journal_cancel(self, request: Request) -> Answer:
+        """``{matchtag}`` of the journal request to end."""
+        return self.cancel(request)
+
+    def abandoned(self, request: Request) -> None:
+        """See Service."""
+        self._inventory.journal.forget(request)
+
+    def configure(self, config: dict[str, Any]) -> None:
+        """See Service."""
+        try:
+            decode_config(config)
+        except ProtocolError as error:
+            raise FluxError(errno.EINVAL, str(error)) from None
+
+
+def _plain(resources: ResourceSet) -> dict[str, Any]:
+    encoded = resources.encode()
+    encoded.pop("scheduling", None)
+    return encoded
