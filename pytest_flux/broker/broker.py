@@ -227,6 +227,10 @@ class Broker:
     def state_changed(self, state: str) -> None:
         """The state machine has entered a state: tell who wants to know."""
         self._state_service.changed()
+        if state == "init" and self.rank == 0 and self.attributes.get("parent-uri"):
+            from pytest_flux.broker.enclosing import introduce
+
+            introduce(self)
         if state == "goodbye":
             self.goodbye_check()
 
@@ -249,6 +253,9 @@ class Broker:
         """Close everything that was opened, at once."""
         self.rexec.destroy()
         self.runat.destroy()
+        for made in list(self.parts.values()):
+            if hasattr(made, "destroy"):
+                made.destroy()
         self._close_state()
         if self._local is not None:
             self._local.close()

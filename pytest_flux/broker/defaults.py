@@ -31,16 +31,20 @@ _STORES = {
     "content-backing": "pytest_flux.broker.services.content_backing:ContentBackingService",
     "content-sqlite": "pytest_flux.broker.services.content_backing:ContentSqliteService",
     "feasibility": "pytest_flux.broker.services.sched:FeasibilityService",
+    "job-exec": "pytest_flux.broker.services.job_exec:JobExecService",
     "job-info": "pytest_flux.broker.services.job_info:JobInfoService",
     "job-ingest": "pytest_flux.broker.services.job_ingest:JobIngestService",
     "job-list": "pytest_flux.broker.services.job_list:JobListService",
     "job-manager": "pytest_flux.broker.services.job_manager:JobManagerService",
+    "job-shell": "pytest_flux.broker.services.job_exec:JobShellService",
     "kvs": "pytest_flux.broker.services.kvs:KvsService",
     "kvs-watch": "pytest_flux.broker.services.kvs_watch:KvsWatchService",
+    "resource": "pytest_flux.broker.services.resource:ResourceService",
     "sched": "pytest_flux.broker.services.sched:SchedService",
 }
 _RELAYS = {
     "content": "pytest_flux.broker.services.content:RemoteContentService",
+    "job-shell": "pytest_flux.broker.services.job_exec:JobShellService",
     "kvs": "pytest_flux.broker.services.kvs_relay:KvsRelayService",
     "kvs-watch": "pytest_flux.broker.services.kvs_relay:KvsWatchRelayService",
 }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 from typing import TYPE_CHECKING
 
+from pytest_flux.broker.exec.connect import Connected
 from pytest_flux.broker.jobs.manager import JobManager
 from pytest_flux.broker.service import Request, Service
 from pytest_flux.broker.services.lazy import part
@@ -21,6 +22,7 @@ class JobService(Service):
     def __init__(self, broker: Broker) -> None:
         super().__init__(broker)
         self.manager = part(broker, JobManager)
+        part(broker, Connected)
 
 
 def authorize(request: Request, job: Job, text: str | None = None) -> None:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from pytest_flux.broker.resource.inventory import Inventory
 from pytest_flux.protocol.resource_pool import ResourcePool
+from pytest_flux.protocol.resource_set import ResourceSet
 
 if TYPE_CHECKING:
     from pytest_flux.broker.jobs.alloc import Alloc
@@ -20,7 +21,11 @@ class Supply:
         self._defined = inventory.resources
         self._pool = self._new_pool()
         inventory.on_change.append(self._changed)
-        inventory.allocated = lambda: self._pool.allocated()
+        inventory.allocated = self.allocated
+
+    def allocated(self) -> ResourceSet:
+        """What jobs have got."""
+        return self._pool.allocated()
 
     def _new_pool(self) -> ResourcePool:
         self._defined = self._inventory.resources
