@@ -47,6 +47,10 @@ DIFFERENCES = {
     "no message counters": Difference(
         "`<module>.stats-get` counts messages in flux-core; embedded services have no queues of their own.",
     ),
+    "hostile clients harm themselves": Difference(
+        "A frame without content crashes flux-core's broker, and it sets aside as much memory as a client names, or "
+        "leaves unread. An embedded broker cuts off clients that break the protocol or exceed its bounds.",
+    ),
     "fewer hops": Difference(
         "A request from a client passes through connector-local and the broker's router in flux-core, which a ping "
         "shows as two more hops; in an embedded broker these are one.",

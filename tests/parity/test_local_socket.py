@@ -26,6 +26,7 @@ from pytest_flux.protocol.message import (
     Message,
     encode_json,
 )
+from tests.parity.differences import differs
 from tests.parity.instances import Engine, Running, eventually
 
 WAIT = 10.0
@@ -111,11 +112,7 @@ def test_credentials_of_an_owner_may_be_others(raw: Raw) -> None:
     raw.send(Message(REQUEST, "broker.ping", b"{}\0", aux1=NODEID_ANY, aux2=1, routes=[], userid=4242, rolemask=2))
     answer = raw.receive().json()
     assert (answer["userid"], answer["rolemask"]) == (4242, 2)
-    raw.send(
-        Message(
-            REQUEST, "broker.ping", b"{}\0", aux1=NODEID_ANY, aux2=1, routes=[], userid=USERID_UNKNOWN, rolemask=0
-        )
-    )
+    raw.send(Message(REQUEST, "broker.ping", b"{}\0", aux1=NODEID_ANY, aux2=1, routes=[], userid=USERID_UNKNOWN))
     answer = raw.receive().json()
     assert (answer["userid"], answer["rolemask"]) == (os.getuid(), ROLE_OWNER | ROLE_LOCAL)
 
@@ -141,7 +138,9 @@ def test_what_is_no_request_is_not_answered(raw: Raw) -> None:
     ],
     ids=["http", "no message", "empty", "version", "part size"],
 )
-def test_garbage_is_cut_off(three: Running, raw: Raw, flux: Flux, garbage: bytes) -> None:
+def test_garbage_is_cut_off(three: Running, engine: Engine, raw: Raw, flux: Flux, garbage: bytes) -> None:
+    if len(garbage) == 8 and not differs(engine, "hostile clients harm themselves"):
+        pytest.skip("a message without parts crashes a real broker")
     raw.socket.sendall(garbage)
     assert raw.is_dropped()
     assert flux.rpc("attr.get", {"name": "size"}).get(WAIT)["value"] == "3"
@@ -176,7 +175,7 @@ def _memory(pid: int) -> int:
 
 
 def test_enormous_length_is_refused(three: Running, engine: Engine, raw: Raw, flux: Flux) -> None:
-    if not engine.is_embedded:
+    if not differs(engine, "hostile clients harm themselves"):
         pytest.skip("a real broker would set aside as much memory")
     pid = three.pids()[0]
     before = _memory(pid)
@@ -188,7 +187,7 @@ def test_enormous_length_is_refused(three: Running, engine: Engine, raw: Raw, fl
 
 def test_client_that_never_reads(three: Running, engine: Engine, raw: Raw, flux: Flux) -> None:
     """It is cut off before it costs much; meanwhile the others are served."""
-    if not engine.is_embedded:
+    if not differs(engine, "hostile clients harm themselves"):
         pytest.skip("a real broker keeps everything for it")
     pid = three.pids()[0]
     before = _memory(pid)
