@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from pytest_flux.client.connection import Payload
+    from pytest_flux.client.jobs import Jobs
 
 _ATTRIBUTE_IMMUTABLE = 1
 
@@ -53,6 +54,13 @@ class Flux(Connection):
     def lsattr(self) -> list[str]:
         """The names of all attributes, sorted."""
         return sorted(self.rpc("attr.list").get()["names"])
+
+    @property
+    def jobs(self) -> Jobs:
+        """The jobs of the instance."""
+        from pytest_flux.client.jobs import Jobs
+
+        return Jobs(self)
 
     @property
     def rank(self) -> int:

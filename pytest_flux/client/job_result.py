@@ -1,0 +1,123 @@
+"""How a job came out, as its event log tells: what `flux job status` and exit codes are made of."""
+
+from __future__ import annotations
+
+from pytest_flux.protocol.job_state import RESULTS, exit_code, job_result
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from pytest_flux.protocol.eventlog import Event
+
+
+class JobResult:
+    """Filled by :meth:`add`, event by event; complete once the job is inactive.
+
+    ``values`` has the members of flux-core's result object: ``id``, ``t_submit``, ``t_run``, ``t_cleanup``,
+    ``waitstatus``, ``exception_occurred`` and, if so, ``exception_type``, ``exception_note`` and
+    ``exception_severity``; those that are not known are absent.
+    """
+
+    __slots__ = ("values",)
+
+    def __init__(self, jobid: int) -> None:
+        self.values: dict[str, Any] = {"id": jobid, "exception_occurred": False}
+
+    def add(self, event: Event) -> None:
+        """Take one event of the job's main log."""
+        name, context = event["name"], event.get("context", {})
+        if name == "submit":
+            self.values["t_submit"] = event["timestamp"]
+        elif name == "alloc":
+            self.values["t_run"] = event["timestamp"]
+        elif name == "finish":
+            self.values["t_cleanup"] = event["timestamp"]
+            self.values["waitstatus"] = context["status"]
+        elif name == "exception":
+            self._add_exception(context)
+
+    def _add_exception(self, context: dict[str, Any]) -> None:
+        # flux-core: a less severe one does not replace a more severe one, except that severity 0 is always replaced.
+        before = self.values.get("exception_severity", -1)
+        if self.values["exception_occurred"] and 0 < before < context["severity"]:
+            return
+        self.values["exception_occurred"] = True
+        for key in ("type", "note", "severity"):
+            self.values[f"exception_{key}"] = context[key]
+
+    @property
+    def id(self) -> int:
+        """The job."""
+        return int(self.values["id"])
+
+    @property
+    def waitstatus(self) -> int | None:
+        """The highest wait status of its shells, as of waitpid(); None if it never ran."""
+        return self.values.get("waitstatus")
+
+    @property
+    def result(self) -> int:
+        """One of ``protocol.job_state.RESULTS``."""
+        succeeded = "t_run" in self.values and self.waitstatus == 0
+        return job_result(succeeded, self.values.get("exception_type"))
+
+    @property
+    def name(self) -> str:
+        """The result in words: COMPLETED, FAILED, CANCELED, TIMEOUT."""
+        return next(name for name, value in RESULTS.items() if value == self.result)
+
+    @property
+    def succeeded(self) -> bool:
+        """Whether every task exited with 0."""
+        return self.name == "COMPLETED"
+
+    @property
+    def exit_code(self) -> int:
+        """As a shell gives it: 128 more than the number of a signal; 1 for a job that never ran."""
+        if self.waitstatus is None:
+            return 0 if self.succeeded else 1
+        return exit_code(self.waitstatus)[0]
+
+    @property
+    def return_code(self) -> int:
+        """As Python gives it: a signal is negative; what an exception alone ended is 1."""
+        if self.waitstatus is None:
+            return 1
+        import os
+
+        return os.waitstatus_to_exitcode(self.waitstatus)
+
+    def json(self) -> dict[str, Any]:
+        """The result object of flux-core's ``flux_job_result()``."""
+        return {**self.values, "result": self.result}
+
+    def check(self) -> None:
+        """Raise JobFailed unless the job succeeded."""
+        if not self.succeeded:
+            raise JobFailed(self)
+
+
+class JobFailed(RuntimeError):
+    """A job that was to succeed did not; ``result`` tells how."""
+
+    def __init__(self, result: JobResult) -> None:
+        from pytest_flux.protocol.fluid import f58
+
+        how = exit_code(result.waitstatus)[1] if result.waitstatus else ""
+        if result.values["exception_occurred"]:
+            how = f"{result.values['exception_type']}: {result.values['exception_note']}"
+        super().__init__(f"job {f58(result.id)} {result.name.lower()}" + (f" ({how})" if how else ""))
+        self.result = result
+
+
+class JobOutput:
+    """What a job wrote, by stream; ``redirects`` are the files that streams went to instead, ``log`` its messages."""
+
+    __slots__ = ("log", "redirects", "stderr", "stdout")
+
+    def __init__(self) -> None:
+        self.stdout = b""
+        self.stderr = b""
+        self.redirects: list[dict[str, Any]] = []
+        self.log: list[dict[str, Any]] = []
