@@ -129,6 +129,8 @@ class ControlService:
             self._brokers.start(rank)
         except LaunchError as error:
             raise FluxError(errno.EIO, str(error)) from None
+        except OSError as error:
+            raise FluxError(error.errno or errno.EIO) from None
 
     def _wait(self, connection: Connection, request: Message) -> None:
         (rank,) = _integers(request, "rank")

@@ -21,8 +21,11 @@ def become_subreaper() -> None:
     """Make orphaned descendants our children, where the system knows how to. Not inherited by children."""
     if not sys.platform.startswith("linux"):
         return
-    import ctypes
-
+    try:
+        import ctypes
+    except ImportError:
+        # There are builds of Python without.
+        return
     ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
 

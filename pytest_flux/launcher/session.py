@@ -46,16 +46,19 @@ def run_session(spec: LaunchSpec, engine: Engine, *, lifeline: int | None = None
 
     Must be called in the main thread, and the process must have no other threads or children.
     """
+    _open_standard_descriptors()
     terminal = Terminal.save()
     become_subreaper()
-    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    # Neither inherited as ignored nor, where that loses it although it is blocked (the BSDs), ignored by default.
+    signal.signal(signal.SIGCHLD, lambda *_: None)
     signals = {signal.SIGTERM, signal.SIGINT, signal.SIGCHLD}
     # nohup(1) means that a hangup is to be survived.
     if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
         signals.add(signal.SIGHUP)
     before = signal.pthread_sigmask(signal.SIG_BLOCK, signals)
-    sys.stdout.flush()
-    sys.stderr.flush()
+    for stream in (sys.stdout, sys.stderr):
+        if stream is not None:
+            stream.flush()
     orders, give_orders = os.pipe()
     take_notes, notes = os.pipe()
     group = os.getpgrp()
@@ -70,6 +73,15 @@ def run_session(spec: LaunchSpec, engine: Engine, *, lifeline: int | None = None
         return _Front(pid, signals, give_orders, take_notes, terminal).run()
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _open_standard_descriptors() -> None:
+    """Were one of them closed, the next file to be opened would take its place, and its programs' output."""
+    for descriptor in range(3):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
 
 
 def _supervise(

@@ -29,7 +29,8 @@ _PYTHON_IGNORES = frozenset((signal.SIGPIPE, signal.SIGXFSZ))
 class Spawner:
     """Starts brokers of one engine. Raises LaunchError if there cannot be ``size`` of them.
 
-    ``group`` is the process group that they join.
+    ``group`` is the process group that they join; 0, which is what a process sees of a group outside of its
+    container, means ours.
     """
 
     def __init__(self, engine: Engine, size: int, group: int, *, wrap: bool) -> None:
@@ -56,6 +57,8 @@ class Spawner:
         os.set_inheritable(channel, True)
         resource.setrlimit(resource.RLIMIT_NOFILE, self._limits.original)
         try:
+            if not self._group:
+                return os.posix_spawnp(argv[0], argv, environ, setsigmask=(), setsigdef=_SETTABLE)
             return os.posix_spawnp(argv[0], argv, environ, setpgroup=self._group, setsigmask=(), setsigdef=_SETTABLE)
         except OSError as error:
             raise LaunchError(_describe(argv[0], error)) from None
@@ -63,8 +66,7 @@ class Spawner:
             resource.setrlimit(resource.RLIMIT_NOFILE, self._limits.raised)
 
     def _fork(self, rank: int, main: BrokerMain, argv: list[str], environ: dict[str, str], channel: int) -> int:
-        sys.stdout.flush()
-        sys.stderr.flush()
+        _flush()
         # A signal that arrives before the child is itself must find neither the parent's handlers nor its mask.
         before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
         try:
@@ -80,7 +82,8 @@ class Spawner:
     def _become(self, rank: int, main: BrokerMain, argv: list[str], environ: dict[str, str], channel: int) -> None:
         status = 1
         try:
-            os.setpgid(0, self._group)
+            if self._group:
+                os.setpgid(0, self._group)
             name_process(f"flux-broker-{rank}")
             _close_descriptors(channel)
             _reset_signals()
@@ -97,10 +100,15 @@ class Spawner:
         finally:
             # Never further up: those frames, and what they would clean up, are the supervisor's.
             try:
-                sys.stdout.flush()
-                sys.stderr.flush()
+                _flush()
             finally:
                 os._exit(status & 0xFF)
+
+
+def _flush() -> None:
+    for stream in (sys.stdout, sys.stderr):
+        if stream is not None:
+            stream.flush()
 
 
 class _Limits:

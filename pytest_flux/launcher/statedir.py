@@ -11,11 +11,13 @@ Embedded brokers keep a temporary statedir in the run directory.
 from __future__ import annotations
 
 import os
-import re
 import stat
+import time
+from collections.abc import Callable
 
 from pytest_flux.launcher.descendants import descendants
 from pytest_flux.launcher.rundir import Rundir
+from pytest_flux.reactor.reactor import Reactor
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -23,15 +25,86 @@ if TYPE_CHECKING:
 
     import psutil
 
+    from pytest_flux.launcher.query import BrokerQuery
+
 #: What rank 0 is asked; :func:`temporary_statedir` understands the answers.
 QUESTIONS: tuple[tuple[str, dict[str, Any]], ...] = (
     ("attr.get", {"name": "statedir"}),
     ("attr.get", {"name": "statedir-cleanup"}),
 )
 
-_NAME = re.compile("flux-[0-9A-Za-z]{6}")
+_INTERVAL = 0.01
+# How long a broker that is about to be killed may take to tell.
+_LAST_WORDS = 0.5
 # How long a program that makes such a directory at its start may take to do so, in seconds.
 _YOUTH = 5.0
+
+
+class StatedirWatch:
+    """Finds out the temporary statedirs of rank 0, which listens at ``path``, each time that it is started.
+
+    ``found`` is called with each of them.
+    """
+
+    def __init__(self, reactor: Reactor, path: str, found: Callable[[Rundir], None]) -> None:
+        self._reactor = reactor
+        self._path = path
+        self._found = found
+        self._query: BrokerQuery | None = None
+        self._start = 0.0
+        self._then: Callable[[], None] | None = None
+        self.unknown = False
+
+    def begin(self) -> None:
+        """Rank 0 is about to be started."""
+        self._start = time.time()
+        self.unknown = True
+        self._reactor.call_soon(self._ask)
+
+    def end(self, code: int) -> None:
+        """Rank 0 has ended, with an exit code, or a signal's number made negative."""
+        if self.unknown and code < 0:
+            remove_untold_statedir(self._start)
+        self._know()
+
+    def after_last_words(self, then: Callable[[], None]) -> None:
+        """Call back when rank 0 may be killed: at once, or when it has told what nobody else can know.
+
+        That is so for a moment after its start only, and it is not waited for long. Meanwhile the reactor must run.
+        """
+        if not self.unknown:
+            then()
+            return
+        self._then = then
+        self._reactor.call_later(_LAST_WORDS, self._continue)
+
+    def close(self) -> None:
+        """Stop asking."""
+        if self._query is not None:
+            self._query.cancel()
+            self._query = None
+
+    def _ask(self) -> None:
+        from pytest_flux.launcher.query import BrokerQuery
+
+        if self.unknown:
+            self._query = BrokerQuery(self._reactor, self._path, QUESTIONS, self._take, interval=_INTERVAL)
+
+    def _take(self, answers: list[dict[str, Any]]) -> None:
+        statedir = temporary_statedir(answers)
+        if statedir is not None:
+            self._found(statedir)
+        self._know()
+
+    def _know(self) -> None:
+        self.unknown = False
+        self.close()
+        self._continue()
+
+    def _continue(self) -> None:
+        then, self._then = self._then, None
+        if then is not None:
+            then()
 
 
 def temporary_statedir(answers: list[dict[str, Any]]) -> Rundir | None:
@@ -63,9 +136,11 @@ def remove_untold_statedir(since: float) -> None:
 
 
 def _candidates(place: str, since: float) -> list[str]:
+    import re
+
     found = []
     try:
-        for name in filter(_NAME.fullmatch, os.listdir(place)):
+        for name in filter(re.compile("flux-[0-9A-Za-z]{6}").fullmatch, os.listdir(place)):
             path = f"{place}/{name}"
             status = os.lstat(path)
             made_by_us = status.st_uid == os.getuid() and status.st_mode == stat.S_IFDIR | 0o700

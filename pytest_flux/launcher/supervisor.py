@@ -93,7 +93,8 @@ class Supervisor:
 
     def _settle(self) -> None:
         # Out of the group that a terminal, or whoever kills "the process group", would hit along with the brokers.
-        os.setpgid(0, 0)
+        if self._group:
+            os.setpgid(0, 0)
         name_process("flux-supervisor")
         become_subreaper()
         for signum in STOP_SIGNALS:

@@ -194,3 +194,15 @@ def test_run_directory_of_the_users_is_left_empty(start: Start, private_tmpdir: 
     assert [path.name for path in rundir.iterdir()] == ["mine"]
     (rundir / "mine").unlink()
     rundir.rmdir()
+
+
+def test_closed_standard_descriptors_are_not_taken_by_others(start: Start) -> None:
+    def close_all() -> None:
+        for descriptor in range(3):
+            os.close(descriptor)
+
+    # Whatever a broker says or reads then must not get into a pipe of the launcher's.
+    broker = "exec 2> errors; head -c 100; echo one; echo two > /dev/fd/1; ls -l /proc/self/fd > descriptors"
+    assert start("-s2", "-vv", broker=broker, before=close_all).end() == (0, "", "")
+    assert (start.directory / "errors").read_text() == ""
+    assert (start.directory / "descriptors").read_text().count("/dev/null") == 1
