@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import os
 import resource
-import shutil
 from typing import TYPE_CHECKING, Any
 
 from pytest_flux.broker.exec.failure import ShellFailure
@@ -49,30 +48,6 @@ def job_environ(
         # Open MPI puts shared memory there, and jobs of one node must not meet in it.
         environ["OMPI_MCA_btl_vader_backing_directory"] = tmpdir
     return environ
-
-
-def make_tmpdir(broker: Broker, job_id: int, shell: int, environ: object) -> str:
-    """Create the directory that lives as long as the job, in the rundir or, failing that, in TMPDIR."""
-    wanted = environ.get("TMPDIR") if isinstance(environ, dict) else None
-    reason: OSError | None = None
-    for parent in (broker.attributes.get("rundir"), wanted or "/tmp"):
-        path = f"{parent}/jobtmp-{shell}-{f58(job_id)}"
-        try:
-            os.mkdir(path, 0o700)
-            return path
-        except FileExistsError:
-            return path
-        except OSError as error:
-            reason = error
-    raise ShellFailure(f"error creating FLUX_JOB_TMPDIR: {reason.strerror if reason else ''}")
-
-
-def remove_tmpdir(path: str) -> None:
-    """Remove it with all that the tasks have left in it."""
-    try:
-        os.rmdir(path)
-    except OSError:
-        shutil.rmtree(path, ignore_errors=True)
 
 
 def write_files(jobspec: dict[str, Any], directory: str) -> None:

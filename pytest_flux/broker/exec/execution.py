@@ -48,7 +48,7 @@ class Execution:
         self._resources = resources
         self._callbacks = callbacks
         self._done = done
-        self._guest = Guest(self._broker.kvs, job_id, userid)
+        self._guest = Guest(self._broker, job_id, userid)
         self._set = ResourceSet.decode(resources)
         self._links = {
             rank: Link(self._broker, executor.shells, rank, job_id, self._report, self.lose) for rank in self._set

@@ -6,13 +6,13 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from pytest_flux.broker.exec.output import event_line
-from pytest_flux.broker.kvs import Op
+from pytest_flux.broker.kvs import Op, put_op
 from pytest_flux.protocol import treeobj
 from pytest_flux.protocol.errors import FluxError
 from pytest_flux.protocol.fluid import kvs_key
 
 if TYPE_CHECKING:
-    from pytest_flux.broker.kvs import Kvs
+    from pytest_flux.broker.broker import Broker
 
 _HEADERS = {
     "output": {"encoding": {"stdout": "UTF-8", "stderr": "UTF-8"}},
@@ -20,15 +20,38 @@ _HEADERS = {
 }
 
 
-class Guest:
-    """``exec.eventlog``, ``output`` and ``input`` of one job."""
+_DELAY = 0.01
+"""Seconds that a job's logs are gathered for. flux-core's job-exec and shells do the same, for much longer."""
 
-    def __init__(self, kvs: Kvs, job_id: int, userid: int) -> None:
-        self._kvs = kvs
+
+class Guest:
+    """``exec.eventlog``, ``output`` and ``input`` of one job.
+
+    The namespace is made when somebody asks for it, or soon. The logs of a job that is over before that, as most in
+    tests are, go to where they belong in one step.
+    """
+
+    def __init__(self, broker: Broker, job_id: int, userid: int) -> None:
+        self._kvs = broker.kvs
+        self._userid = userid
         self._key = kvs_key(job_id, "guest")
         self._namespace = f"job-{job_id}"
-        kvs.create_namespace(self._namespace, owner=userid)
-        kvs.commit([Op(self._key, treeobj.symlink(".", self._namespace))])
+        self._pending: dict[str, list[str]] = {}
+        self._kvs.expect_namespace(self._namespace, self._make)
+        self._timer = broker.reactor.call_later(_DELAY, self._make)
+        self._is_made = False
+
+    def _make(self) -> None:
+        if self._is_made:
+            return
+        self._is_made = True
+        self._timer.cancel()
+        self._kvs.expect_namespace(self._namespace, None)
+        self._kvs.create_namespace(self._namespace, owner=self._userid)
+        self._kvs.commit([Op(self._key, treeobj.symlink(".", self._namespace))])
+        pending, self._pending = self._pending, {}
+        for key, lines in pending.items():
+            self.append(key, "".join(lines))
 
     def log(self, name: str, context: dict[str, object] | None = None) -> None:
         """Append to the exec eventlog."""
@@ -36,7 +59,10 @@ class Guest:
 
     def append(self, key: str, lines: str) -> None:
         """Append lines to one of the logs."""
-        self._kvs.append(key, lines.encode("utf-8", "surrogatepass"), namespace=self._namespace)
+        if self._is_made:
+            self._kvs.append(key, _encode(lines), namespace=self._namespace)
+        else:
+            self._pending.setdefault(key, []).append(lines)
 
     def begin(self, log: str, **counts: int) -> None:
         """Begin ``output`` or ``input`` with its header (RFC 24)."""
@@ -47,7 +73,18 @@ class Guest:
         """Make it part of the primary namespace."""
 
         def grafted(_: FluxError | None) -> None:
-            self._kvs.remove_namespace(self._namespace)
+            if self._is_made:
+                self._kvs.remove_namespace(self._namespace)
             done()
 
-        self._kvs.graft(self._namespace, self._key, grafted)
+        if self._is_made:
+            self._kvs.graft(self._namespace, self._key, grafted)
+            return
+        self._timer.cancel()
+        self._kvs.expect_namespace(self._namespace, None)
+        values = {key: _encode("".join(lines)) for key, lines in self._pending.items()}
+        self._kvs.commit([put_op(f"{self._key}.{key}", value) for key, value in values.items()], done=grafted)
+
+
+def _encode(lines: str) -> bytes:
+    return lines.encode("utf-8", "surrogatepass")

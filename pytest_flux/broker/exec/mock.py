@@ -36,7 +36,7 @@ class MockExecution:
     ) -> None:
         self.userid = userid
         self._reactor = executor.broker.reactor
-        self._guest = Guest(executor.broker.kvs, job_id, userid)
+        self._guest = Guest(executor.broker, job_id, userid)
         self._test: dict[str, Any] = jobspec["attributes"]["system"]["exec"]["test"]
         self._duration = float(jobspec["attributes"]["system"].get("duration") or 0.0)
         self._callbacks = callbacks

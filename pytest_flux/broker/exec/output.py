@@ -117,6 +117,14 @@ class Output:
                 raise ShellFailure(f"shell_init: {error.strerror}") from None
         return self._open[path]
 
+    def redirect(self, ntasks: int, size: int) -> None:
+        """Say which streams are in files; what differs from task to task stays a tag in their paths."""
+        ranks = f"[0-{ntasks - 1}]" if ntasks > 1 else "0"
+        for stream, options in self._options.items():
+            if options.path is not None:
+                path = self._tags.render(options.path, node=size)
+                self._send(stream, 0, event_line("redirect", {"stream": stream, "rank": ranks, "path": path}))
+
     def write(self, stream: str, rank: int, pieces: Sequence[bytes]) -> None:
         """What a task has put out, line by line."""
         file = self._files.get((stream, rank))

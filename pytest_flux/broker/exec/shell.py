@@ -18,6 +18,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from pytest_flux.broker.exec import affinity, environment, options
+from pytest_flux.broker.exec.directories import Directories
 from pytest_flux.broker.exec.failure import ShellFailure
 from pytest_flux.broker.exec.mustache import Tags, TagsOfTask, job_name
 from pytest_flux.broker.exec.output import ERROR, FATAL, WARNING, Output
@@ -27,6 +28,7 @@ from pytest_flux.broker.exec.pmi_values import pmi_values
 from pytest_flux.broker.exec.spawn import Program
 from pytest_flux.broker.exec.task import Task, exit_code
 from pytest_flux.broker.resource import discovery
+from pytest_flux.broker.services.lazy import part
 from pytest_flux.protocol.fluid import f58
 from pytest_flux.protocol.resource_set import ResourceSet
 
@@ -59,6 +61,7 @@ class Shell:
         self.placement: Placement
         self.output: Output
         self._resources = resources
+        self._directories = part(broker, Directories)
 
     @property
     def rank(self) -> int:
@@ -74,13 +77,12 @@ class Shell:
 
     def prepare(self) -> None:
         """Do all that can fail before a task begins, and report ``ready``, or ``exit``."""
-        self._tmpdir = environment.make_tmpdir(
-            self.broker,
-            self.job_id,
-            list(self._resources).index(self.broker.rank),
-            self.jobspec["attributes"].get("system", {}).get("environment"),
-        )
         try:
+            self._tmpdir = self._directories.make(
+                self.job_id,
+                list(self._resources).index(self.broker.rank),
+                self.jobspec["attributes"].get("system", {}).get("environment"),
+            )
             self.placement = place(self.jobspec, self._resources, self.options)
             tags = [TagsOfTask(task, index) for index, task in enumerate(self.placement.tasks(self.rank))]
             self._make_output()
@@ -95,6 +97,8 @@ class Shell:
             self._bind(len(tags))
             self._input_path = self._find_input()
             self.output.open(tags, running=False)
+            if self.rank == 0:
+                self.output.redirect(self.placement.ntasks, len(self.placement.ranks))
             self.tasks = [Task(self, tag) for tag in tags]
             self._start_pmi(len(tags))
         except ShellFailure as failure:
@@ -144,7 +148,8 @@ class Shell:
             text = f"unable to get cpuset for cores {cores}. Disabling affinity"
             self.output.log(WARNING, text, "cpu-affinity")
             self._cpus = [None] * ntasks
-        if not hasattr(os, "sched_setaffinity"):
+        everything = discovery.allowed_cpus()
+        if not hasattr(os, "sched_setaffinity") or all(cpus == everything for cpus in self._cpus):
             self._cpus = [None] * ntasks
 
     def _find_input(self) -> str | None:
@@ -217,7 +222,8 @@ class Shell:
                 "PMI_SIZE": str(self.placement.ntasks),
             }
         group = not options.is_set(self.options, "nosetpgrp")
-        program = Program(argv, environ, self._cwd, self._limits, self._cpus[index], group)
+        first = "cpu-affinity" in self.options
+        program = Program(argv, environ, self._cwd, self._limits, self._cpus[index], group, first)
         try:
             task.start(program, self._input_path, inherited)
         except (OSError, ValueError) as error:
@@ -289,5 +295,6 @@ class Shell:
             self._pmi.close()
         if hasattr(self, "output"):
             self.output.close()
-        environment.remove_tmpdir(self._tmpdir)
+        if self._tmpdir:
+            self._directories.remove(self._tmpdir)
         self.report("exit", {"status": status})

@@ -6,6 +6,7 @@ cores), the broker does to itself for that moment: it has one thread.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import resource
@@ -27,18 +28,21 @@ _DANGEROUS = tuple(
 # Python ignores these, and a program would inherit that.
 _DEFAULT_SIGNALS = tuple(getattr(signal, name) for name in ("SIGPIPE", "SIGXFSZ", "SIGXFZ") if hasattr(signal, name))
 
-_SAME: frozenset[int] | None = None
-
 
 class Program(NamedTuple):
-    """What is to run. ``cpus`` are those it may run on, None for all."""
+    """What is to run. ``cpus`` are those it may run on, None for all.
+
+    ``bind_first`` has it find itself bound, however soon it looks: that moves the broker from one cpu to another and
+    back. Otherwise it is bound while it is loaded.
+    """
 
     argv: Sequence[str]
     environ: Mapping[str, str]
     cwd: str
     limits: Limits = ()
-    cpus: frozenset[int] | None = _SAME
+    cpus: frozenset[int] | None = None
     group: bool = True
+    bind_first: bool = False
 
 
 def find_program(name: str, environ: Mapping[str, str], cwd: str) -> str:
@@ -73,14 +77,16 @@ def spawn(program: Program, stdin: int, stdout: int, stderr: int, inherited: int
             before = resource.getrlimit(kind)
             resource.setrlimit(kind, (soft, before[1]))
             restore.append(_call(resource.setrlimit, kind, before))
-        if program.cpus is not None:
-            allowed = os.sched_getaffinity(0)
-            if program.cpus != allowed:
-                os.sched_setaffinity(0, program.cpus)
-                restore.append(_call(os.sched_setaffinity, 0, allowed))
+        if program.cpus is not None and program.bind_first:
+            restore.append(_call(os.sched_setaffinity, 0, os.sched_getaffinity(0)))
+            os.sched_setaffinity(0, program.cpus)
         if inherited >= 0:
             os.set_inheritable(inherited, True)
-        return _posix_spawn(path, program, (stdin, stdout, stderr))
+        pid = _posix_spawn(path, program, (stdin, stdout, stderr))
+        if program.cpus is not None and not program.bind_first:
+            with contextlib.suppress(ProcessLookupError):
+                os.sched_setaffinity(pid, program.cpus)
+        return pid
     finally:
         for undo in reversed(restore):
             undo()

@@ -8,7 +8,7 @@ from itertools import count
 from typing import TYPE_CHECKING, Any
 
 from pytest_flux.broker.kvs.lookup import READDIR, WAITCREATE, WATCH, WATCH_APPEND
-from pytest_flux.broker.kvs.namespace import PRIMARY, Namespace
+from pytest_flux.broker.kvs.namespace import PRIMARY, Credentials, Namespace
 from pytest_flux.broker.kvs.store import KvsStore
 from pytest_flux.broker.kvs.transaction import APPEND, Op, Transaction
 from pytest_flux.broker.kvs.watch import Watch
@@ -46,6 +46,7 @@ class Kvs(KvsStore):
         self._append_timer: Timer | None = None
         self._append_after = 0.0
         self._unborn: dict[str, list[Watch]] = {}
+        self._expected: dict[str, Callable[[], None]] = {}
 
     # -- writing
 
@@ -158,6 +159,22 @@ class Kvs(KvsStore):
             self.checkpoint()
         except FluxError as error:
             self._complain(f"KVS checkpoint: {error.text or error.strerror}")
+
+    # -- namespaces
+
+    def expect_namespace(self, name: str, make: Callable[[], None] | None) -> None:
+        """Have ``make`` create a namespace when it is first asked for; None forgets that."""
+        if make is None:
+            self._expected.pop(name, None)
+        else:
+            self._expected[name] = make
+
+    def namespace(self, name: str, credentials: Credentials | None = None) -> Namespace:
+        """As the base; one that is expected is created now."""
+        make = self._expected.pop(name, None)
+        if make is not None:
+            make()
+        return super().namespace(name, credentials)
 
     # -- following
 

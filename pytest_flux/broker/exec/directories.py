@@ -1,0 +1,77 @@
+"""The directories that live as long as a job, one for each shell: ``FLUX_JOB_TMPDIR``."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from typing import TYPE_CHECKING
+
+from pytest_flux.broker.exec.failure import ShellFailure
+from pytest_flux.protocol.fluid import f58
+
+if TYPE_CHECKING:
+    from pytest_flux.broker.broker import Broker
+
+_MAX_SPARE = 64
+
+
+class Directories:
+    """Makes and removes them. Those that no task has touched are used again, which costs a third."""
+
+    def __init__(self, broker: Broker) -> None:
+        self._rundir = broker.attributes.get("rundir") or ""
+        self._rank = broker.rank
+        self._untouched: dict[str, tuple[int, int]] = {}
+        self._spare: list[str] = []
+        self._made = 0
+
+    def make(self, job_id: int, shell: int, environ: object) -> str:
+        """A new one, in the rundir or, failing that, in TMPDIR. ShellFailure."""
+        wanted = environ.get("TMPDIR") if isinstance(environ, dict) else None
+        reason: OSError | None = None
+        for parent in (self._rundir, wanted or "/tmp"):
+            path = f"{parent}/jobtmp-{shell}-{f58(job_id)}"
+            try:
+                self._create(path, may_rename=parent == self._rundir)
+            except FileExistsError:
+                return path
+            except OSError as error:
+                reason = error
+                continue
+            return path
+        raise ShellFailure(f"error creating FLUX_JOB_TMPDIR: {reason.strerror if reason else ''}")
+
+    def _create(self, path: str, *, may_rename: bool) -> None:
+        if self._spare and may_rename:
+            os.rename(self._spare.pop(), path)
+        else:
+            os.mkdir(path, 0o700)
+        self._untouched[path] = _state(path)
+
+    def remove(self, path: str) -> None:
+        """The job is over: its directory goes with all that the tasks have left in it."""
+        state = self._untouched.pop(path, None)
+        try:
+            if state is None or state != _state(path):
+                shutil.rmtree(path, ignore_errors=True)
+            elif path.startswith(self._rundir) and len(self._spare) < _MAX_SPARE:
+                self._made += 1
+                spare = f"{self._rundir}/.jobtmp-{self._rank}-{self._made}"
+                os.rename(path, spare)
+                self._spare.append(spare)
+            else:
+                os.rmdir(path)
+        except OSError:
+            # The task, or whoever removes the rundir, was faster.
+            shutil.rmtree(path, ignore_errors=True)
+
+    def destroy(self) -> None:
+        """Remove those in reserve."""
+        for path in self._spare:
+            shutil.rmtree(path, ignore_errors=True)
+        self._spare.clear()
+
+
+def _state(path: str) -> tuple[int, int]:
+    status = os.stat(path)
+    return status.st_mtime_ns, status.st_mode
