@@ -118,9 +118,9 @@ class Watch:
 
     def _tell_pieces(self, where: Lookup, found: TreeObject) -> None:
         """Tell what was appended since: one answer for each blob."""
+        if self._told and found.type != VALREF:
+            raise FluxError(errno.EINVAL, "value of key watched with WATCH_APPEND overwritten")
         if found.type == VAL:
-            if self._told:
-                raise FluxError(errno.EINVAL, "value of key watched with WATCH_APPEND overwritten")
             self._count = 1
             self._say(found)
         elif found.type == VALREF:

@@ -54,17 +54,17 @@ class KvsWatchService(Service):
     @method("stats-get", roles=ALL)
     def stats_get(self, request: Request) -> Answer:
         """→ who watches what."""
-        watched = {each.name: each for each in self._kvs.namespaces() if len(each.watchers)}
+        known = {each.name: each for each in self._kvs.namespaces()}
+        namespaces: dict[str, dict[str, object]] = {}
+        for name, _ in self._watches.values():
+            if name not in namespaces:
+                owner, sequence, ref = -1, -1, "(null)"
+                if name in known:
+                    owner, sequence, ref = known[name].owner, known[name].sequence, known[name].ref
+                namespaces[name] = {"owner": owner, "rootseq": sequence, "rootref": ref, "watchers": 0}
+            namespaces[name]["watchers"] = sum(name == other for other, _ in self._watches.values())
         return {
             "watchers": len(self._watches),
-            "namespace-count": len(watched),
-            "namespaces": {
-                name: {
-                    "owner": each.owner,
-                    "rootseq": each.sequence,
-                    "rootref": each.ref,
-                    "watchers": len(each.watchers),
-                }
-                for name, each in watched.items()
-            },
+            "namespace-count": len(namespaces),
+            "namespaces": namespaces,
         }

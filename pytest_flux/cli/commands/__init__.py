@@ -45,6 +45,8 @@ TABLE = (
     Entry("exec", CONTROL, "run a program next to each broker"),
     Entry("sproc", CONTROL, "list, kill or wait for programs that exec left running"),
     Entry("event", CONTROL, "publish events, or watch them"),
+    Entry("kvs", CONTROL, "read, write and follow keys of the key-value store"),
+    Entry("content", CONTROL, "load and store blobs"),
     Entry("logger", CONTROL, "write to the broker's log"),
     Entry("shutdown", CONTROL, "stop the instance"),
     Entry("start", OTHER, "start an instance"),
@@ -58,8 +60,8 @@ TABLE = (
 # Commands of flux-core 0.88 that are not here (those that its own commands call are not listed).
 LACKING = frozenset(
     (
-        "admin alloc archive batch bulksubmit cancel cgroup content cron dump fortune fsck gc heaptrace hostlist "
-        "housekeeping job jobs jobtap keygen kvs lptest modprobe multi-prog pgrep pkill post-job-event proxy pstree "
+        "admin alloc archive batch bulksubmit cancel cgroup cron dump fortune fsck gc heaptrace hostlist "
+        "housekeeping job jobs jobtap keygen lptest modprobe multi-prog pgrep pkill post-job-event proxy pstree "
         "python queue R relay resource restore run startlog submit terminus top update uri watch"
     ).split()
 )
