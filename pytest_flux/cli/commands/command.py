@@ -81,7 +81,7 @@ class Command:
     @property
     def name(self) -> str:
         """The last word of the full name."""
-        return self.program.replace("-", " ").split()[-1]
+        return self.program.split(" ")[-1].removeprefix("flux-")
 
     def parser(self) -> OptionParser:
         """A parser of the command's options, whose help text is complete."""
