@@ -43,7 +43,8 @@ class JobFollower:
     The log of the execution is followed from the job's submission, the output from the start of its shells on, or
     from their end if they never started. ``done`` is set once all of these logs have ended, or, with a
     ``wait_event``, once that has come and the others have ended; ``error`` is what ended ``failed_log`` early.
-    ``has_no_output`` is set if there is no log of output, as for a job that never ran.
+    Logs without a callback are left alone. ``has_no_output`` is set if there is no log of output, as for
+    a job that never ran.
     """
 
     def __init__(self, flux: Connection, jobid: int, *, wait_event: str = "clean", output_flags: int = 0) -> None:
@@ -54,7 +55,7 @@ class JobFollower:
         self.failed_log = ""
         self.has_no_output = False
         self.on_event: EventCallback = ignore
-        self.on_exec: EventCallback = ignore
+        self.on_exec: EventCallback | None = ignore
         self.on_output: EventCallback | None = ignore
         self.on_sentinel: Callable[[], None] | None = None
         self.on_done: Callable[[], None] | None = None
@@ -108,7 +109,7 @@ class JobFollower:
 
     def _main_event(self, event: Event) -> None:
         self.on_event(event)
-        if event["name"] == "submit" and EXEC not in self._watches:
+        if event["name"] == "submit" and (self.on_exec is not None or self.on_output is not None):
             self._watch(EXEC)
         if event["name"] == self.wait_event:
             self.stop(MAIN)
@@ -116,7 +117,8 @@ class JobFollower:
     def _exec_event(self, event: Event) -> None:
         if event["name"] in ("shell.init", "complete"):
             self.start_output()
-        self.on_exec(event)
+        if self.on_exec is not None:
+            self.on_exec(event)
 
     def _output_event(self, event: Event) -> None:
         if self.on_output is not None:

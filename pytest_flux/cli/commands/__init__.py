@@ -42,6 +42,9 @@ TABLE = (
     Entry("module", INSTANCE, "list the broker's modules"),
     Entry("config", INSTANCE, "print the broker's configuration"),
     Entry("setattr", CONTROL, "set a broker attribute"),
+    Entry("run", CONTROL, "run a job, with its output here"),
+    Entry("submit", CONTROL, "submit a job"),
+    Entry("bulksubmit", CONTROL, "submit a job for each of a list of inputs"),
     Entry("exec", CONTROL, "run a program next to each broker"),
     Entry("sproc", CONTROL, "list, kill or wait for programs that exec left running"),
     Entry("event", CONTROL, "publish events, or watch them"),
@@ -60,9 +63,9 @@ TABLE = (
 # Commands of flux-core 0.88 that are not here (those that its own commands call are not listed).
 LACKING = frozenset(
     (
-        "admin alloc archive batch bulksubmit cancel cgroup cron dump fortune fsck gc heaptrace hostlist "
+        "admin alloc archive batch cancel cgroup cron dump fortune fsck gc heaptrace hostlist "
         "housekeeping job jobs jobtap keygen lptest modprobe multi-prog pgrep pkill post-job-event proxy pstree "
-        "python queue R relay resource restore run startlog submit terminus top update uri watch"
+        "python queue R relay resource restore startlog terminus top update uri watch"
     ).split()
 )
 

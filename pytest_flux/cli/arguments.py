@@ -1,0 +1,223 @@
+"""Command lines of those commands that are Python programs in Flux: argparse's rules and messages, without argparse.
+
+Options cannot be abbreviated, mistakes end with exit code 2, ``--help`` prints to stdout, and errors are logged as
+``flux-NAME: ERROR: TEXT``.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+
+from pytest_flux.cli.commands.command import Command, CommandError, Context
+from pytest_flux.options import Option, OptionExit, OptionParser, Options
+from pytest_flux.protocol.errors import FluxError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+
+    from pytest_flux.cli.commands.command import Run
+    from pytest_flux.client import Flux
+
+    Rewrite = tuple[str, Callable[[str], str]]
+
+
+class ArgumentParser(OptionParser):
+    """Parses as Flux's argparse does. ``rewrites`` turns an option into one more appearance of another one."""
+
+    def __init__(
+        self,
+        program: str,
+        table: Sequence[Option],
+        usage: str,
+        *,
+        permute: bool = False,
+        rewrites: Mapping[str, Rewrite] | None = None,
+    ) -> None:
+        super().__init__(program, table, usage, width=32, permute=permute)
+        self._rewrites = rewrites or {}
+        self._by_name = {option.name: option for option in self.table if option.name}
+
+    def parse(self, argv: Sequence[str]) -> Options:
+        """Read a command line. Raises OptionExit."""
+        return super().parse(list(self._attach_optional(argv)))
+
+    def _attach_optional(self, argv: Sequence[str]) -> Iterator[str]:
+        """Tie the argument that an option may take to it, if the next word can be one."""
+        words = iter(range(len(argv)))
+        for index in words:
+            word = argv[index]
+            if word == "--" or (not self.permute and not word.startswith("-")):
+                yield from argv[index:]
+                return
+            option = self._option_of(word)
+            following = argv[index + 1] if index + 1 < len(argv) else None
+            if option is None or following is None or not option.argument:
+                yield word
+            elif not option.optional:
+                yield word
+                yield argv[next(words)]
+            elif not following.startswith("-"):
+                yield f"--{option.name}={argv[next(words)]}"
+            else:
+                yield word
+
+    def _option_of(self, word: str) -> Option | None:
+        """The option that a word is, if its argument is not in the same word."""
+        if word.startswith("--"):
+            return self._by_name.get(word[2:])
+        key = word[1:] if len(word) == 2 and word[0] == "-" else ""
+        return next((option for option in self.table if key and option.key == key), None)
+
+    def usage_error(self, text: str) -> OptionExit:
+        """A mistake on the command line."""
+        return OptionExit(2, f"usage: {self.program} {self.usage}\n{self.program}: error: {text}\n")
+
+    def invalid(self, name: str, text: str) -> OptionExit:
+        """A mistake in the argument of an option."""
+        key = self._by_name[name].key
+        return self.usage_error(f"argument {f'-{key}/' if key else ''}--{name}: {text}")
+
+    def _find_long(self, name: str) -> Option | None:
+        return self._by_name.get(name)
+
+    def _found(self, option: Option, value: str | None, options: Options) -> None:
+        if option.name == "help":
+            sys.stdout.write(self.help())
+            raise OptionExit(0, "")
+        if option.name in self._rewrites:
+            name, change = self._rewrites[option.name]
+            option, value = self._by_name[name], None if value is None else change(value)
+        super()._found(option, value, options)
+
+    def _next_word(self, word: str, words: Iterator[str]) -> str:
+        value = next(words, None)
+        if value is None:
+            option = self._option_of(word)
+            raise self.invalid(option.name, "expected one argument") if option else self._unrecognized(word)
+        return value
+
+    def _unrecognized(self, what: str) -> OptionExit:
+        return self.usage_error(f"unrecognized arguments: {what}")
+
+
+class ArgumentCommand(Command):
+    """A command with such a command line. ValueError in ``run`` is an error like CommandError."""
+
+    __slots__ = ("rewrites",)
+
+    def __init__(
+        self,
+        program: str,
+        run: Run | None = None,
+        *,
+        rewrites: Mapping[str, Rewrite] | None = None,
+        usage: str = "[OPTIONS]",
+        summary: str = "",
+        options: Sequence[Option] = (),
+        subcommands: Sequence[Command] = (),
+        permute: bool = True,
+    ) -> None:
+        super().__init__(
+            program,
+            None if run is None else _refusing(run),
+            usage=usage,
+            summary=summary,
+            options=options,
+            subcommands=subcommands,
+            prefix="-".join(program.replace("-", " ").split()[:2]) + ": ERROR",
+            permute=permute and not subcommands,
+        )
+        self.rewrites = rewrites
+
+    def parser(self) -> ArgumentParser:
+        """A parser of the command's options."""
+        usage = self.usage
+        if self.subcommands:
+            usage = "[-h] {" + ",".join(command.name for command in self.subcommands) + "} ..."
+        heading = (Option("", usage=self.summary, group=-1),) if self.summary else ()
+        table = (*heading, *self.options)
+        return ArgumentParser(self.program, table, usage, permute=self.permute, rewrites=self.rewrites)
+
+    def parse(self, argv: Sequence[str]) -> Options:
+        """Read a command line. Raises OptionExit, CommandError."""
+        try:
+            return super().parse(argv)
+        except ValueError as error:
+            raise CommandError(str(error)) from None
+
+    def usage_error(self) -> OptionExit:
+        """Wrong arguments."""
+        return self.parser().usage_error("wrong number of arguments")
+
+
+def _refusing(run: Run) -> Run:
+    def refuse(options: Options, context: Context) -> int:
+        try:
+            return run(options, context)
+        except ValueError as error:
+            raise CommandError(str(error)) from None
+        except OSError as error:
+            if isinstance(error, FluxError) or not error.filename:
+                raise
+            raise CommandError(f"{error.strerror}: '{error.filename}'") from None
+
+    return refuse
+
+
+def connect(context: Context) -> Flux:
+    """Connect to the instance, with the errors of Flux's Python programs."""
+    from pytest_flux.client import Flux
+
+    try:
+        return Flux()
+    except OSError as error:
+        text = error.strerror
+        if error.errno == errno.ENOENT:
+            text = f"broker socket {str(error.filename).removeprefix('local://')} was not found"
+        raise CommandError(f"Unable to connect to Flux: {text}") from None
+
+
+def warn(context: Context, text: str, level: str = "WARNING") -> None:
+    """A line on stderr that is no error."""
+    sys.stderr.write(f"{context.command.prefix.removesuffix(': ERROR')}: {level}: {text}\n")
+
+
+def integer(options: Options, context: Context, name: str, default: int) -> int:
+    """The argument of an option as a number. Raises OptionExit."""
+    text = options.get(name)
+    if text is None:
+        return default
+    try:
+        return int(text)
+    except ValueError:
+        command = context.command
+        assert isinstance(command, ArgumentCommand)
+        raise command.parser().invalid(name, f"invalid int value: '{text}'") from None
+
+
+def job_ids(words: Sequence[str], context: Context, name: str = "JOBID") -> list[int]:
+    """Words as job ids. Raises OptionExit."""
+    from pytest_flux.protocol.fluid import parse_fluid
+
+    ids = []
+    for word in words:
+        try:
+            ids.append(parse_fluid(word))
+        except ValueError:
+            command = context.command
+            assert isinstance(command, ArgumentCommand)
+            raise command.parser().usage_error(f"argument {name}: invalid JobID value: '{word}'") from None
+    return ids
+
+
+def color_is_on(options: Options, context: Context, name: str = "color") -> bool:
+    """What ``--color`` says; NO_COLOR makes "never" the default (no-color.org). Raises OptionExit."""
+    when = options.get(name, "never" if os.environ.get("NO_COLOR") else "auto") or "always"
+    if when not in ("auto", "always", "never"):
+        command = context.command
+        assert isinstance(command, ArgumentCommand)
+        raise command.parser().usage_error(f"Invalid argument to --color: '{when}'")
+    return when == "always" or (when == "auto" and sys.stdout.isatty())

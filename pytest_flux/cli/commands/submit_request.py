@@ -1,0 +1,155 @@
+"""What a command line asks to be submitted, and copies of it with inputs filled in."""
+
+from __future__ import annotations
+
+import os
+
+from pytest_flux.cli.commands.command import CommandError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from pytest_flux.options import Option, Options
+
+_LIST_SEPARATOR = "::list::"
+_NOT_FILLED_IN = frozenset(("add-file", "rlimit", "bank", "define", "sep", "conf", "broker-opts"))
+
+
+class Request:
+    """The arguments of the options, in order, which options there are, and the words of the job's command."""
+
+    __slots__ = ("changed", "command", "flags", "values")
+
+    def __init__(self, values: dict[str, list[str]], flags: Mapping[str, int], command: list[str]) -> None:
+        self.values = values
+        self.flags = flags
+        self.command = command
+        self.changed: frozenset[str] = frozenset()
+
+    @classmethod
+    def of(cls, options: Options, table: Sequence[Option]) -> Request:
+        """What was said on a command line that has this table."""
+        names = [option.name for option in table if option.name]
+        command = options.arguments
+        if command[:1] == ["--"]:
+            command = command[1:]
+        values = {name: options.all(name) for name in names if options.all(name)}
+        return cls(values, {name: options.count(name) for name in names}, list(command))
+
+    def has(self, name: str) -> bool:
+        """Whether the option was there."""
+        return bool(self.flags.get(name))
+
+    def count(self, name: str) -> int:
+        """How often it was there."""
+        return self.flags.get(name, 0)
+
+    def get(self, name: str) -> str | None:
+        """Its last argument."""
+        values = self.values.get(name)
+        return values[-1] if values else None
+
+    def all(self, name: str) -> list[str]:
+        """All its arguments."""
+        return self.values.get(name, [])
+
+    def number(self, name: str) -> int | None:
+        """Its last argument as number. Raises ValueError."""
+        text = self.get(name)
+        if not text:
+            return None
+        try:
+            return int(text)
+        except ValueError:
+            raise ValueError(f"--{name}: invalid int value '{text}'") from None
+
+    def filled(
+        self, inputs: Sequence[str] = (), methods: Mapping[str, str] | None = None, **names: object
+    ) -> Request:
+        """A copy in which ``{}``, ``{0.%}``, ``{cc}`` and the like are replaced, but not mustache templates.
+
+        Raises CommandError for a replacement of something that there is not.
+        """
+        wrapped = [Input(text, methods or {}) for text in inputs]
+        command: list[str] = []
+        for word in self.command:
+            try:
+                filled = _fill(word, wrapped, names).split(_LIST_SEPARATOR)
+            except (IndexError, KeyError, ValueError) as error:
+                if isinstance(error, ValueError) and "method" in str(error):
+                    raise
+                raise CommandError(f"Invalid replacement string in command: '{word}'") from None
+            command += filled
+        values: dict[str, list[str]] = {}
+        changed = set()
+        for name, texts in self.values.items():
+            values[name] = texts if name in _NOT_FILLED_IN else [_fill_option(name, t, wrapped, names) for t in texts]
+            if values[name] != texts or name == "cc":
+                changed.add(name)
+        copy = Request(values, self.flags, command)
+        copy.changed = frozenset(changed)
+        return copy
+
+    def __str__(self) -> str:
+        changes = [
+            f"{_FORMS.get(name, f'--{name}=')}{self._shown(name)}" for name in self.values if name in self.changed
+        ]
+        return " ".join([*changes, *self.command])
+
+    def _shown(self, name: str) -> str:
+        values = self.values[name]
+        return str(values) if name in _LISTS else values[-1]
+
+
+_FORMS = {"queue": "-q", "bank": "-B", "ntasks": "-n", "nodes": "-N", "cores-per-task": "-c", "gpus-per-task": "-g"}
+_FORMS |= {"time-limit": "-t", "setopt": "-o "}
+_LISTS = frozenset(("env", "setopt", "setattr", "dependency", "requires", "flags"))
+
+
+class Input:
+    """One input of `flux bulksubmit`, with parts of it as attributes for format strings."""
+
+    __slots__ = ("methods", "text")
+
+    def __init__(self, text: str, methods: Mapping[str, str]) -> None:
+        self.text = text
+        self.methods = methods
+
+    def __str__(self) -> str:
+        return self.text
+
+    def __format__(self, spec: str) -> str:
+        return format(self.text, spec)
+
+    def __getattr__(self, name: str) -> object:
+        if name == "%":
+            return os.path.splitext(self.text)[0]
+        if name == "/":
+            return os.path.basename(self.text)
+        if name == "//":
+            return os.path.dirname(self.text)
+        if name == "/%":
+            return os.path.basename(os.path.splitext(self.text)[0])
+        if name not in self.methods:
+            raise ValueError(f"Unknown input string method '.{name}'")
+        # Python of the user's own, from --define, as in flux-core.
+        result = eval(self.methods[name], {}, {"x": self.text})
+        return _LIST_SEPARATOR.join(result) if isinstance(result, list) else result
+
+
+def _fill(text: str, inputs: Sequence[Input], names: Mapping[str, object]) -> str:
+    if "{" not in text and "}" not in text:
+        return text
+    protected = text.replace("{{", "\0<").replace("}}", "\0>")
+    return protected.format(*inputs, **names).replace("\0<", "{{").replace("\0>", "}}")
+
+
+def _fill_option(name: str, text: str, inputs: Sequence[Input], names: Mapping[str, object]) -> str:
+    shown = _FORMS.get(name, f"--{name}=")
+    try:
+        return _fill(text, inputs, names)
+    except IndexError:
+        raise CommandError(f"Invalid replacement index in {shown}{text}'") from None
+    except KeyError as error:
+        raise CommandError(f"Replacement key {error} not found in '{shown}{text}'") from None
