@@ -68,10 +68,10 @@ class TreeObject:
         """What a val holds. Raises ProtocolError where that is no base64."""
         return decode_base64(self.data)
 
-    def appended(self, ref: str) -> TreeObject:
-        """This valref with one more blob; costs no new encoding of those that it has."""
-        encoded = self.encode()[: -len(_VALREF_TAIL)] + b',"%b"' % ref.encode() + _VALREF_TAIL
-        return TreeObject(VALREF, [*self.data, ref], encoded)
+    def extended(self, refs: Sequence[str]) -> TreeObject:
+        """This valref with more blobs; costs no new encoding of those that it has."""
+        added = "".join([f',"{ref}"' for ref in refs]).encode()
+        return TreeObject(VALREF, [*self.data, *refs], self.encode()[: -len(_VALREF_TAIL)] + added + _VALREF_TAIL)
 
     def __repr__(self) -> str:
         return f"<{self.type} {self.data!r}>"

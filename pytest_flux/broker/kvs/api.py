@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 
 # Of the time, so much may go into appending: a value with many parts costs more with each. Where it is little, as
 # with logs of events, appending is done at once; a flood of output is gathered into fewer, larger parts.
-_SHARE = 0.2
-_LONGEST_WAIT = 0.5
+_SHARE = 0.4
+_LONGEST_WAIT = 0.05
 
 
 class Kvs(KvsStore):

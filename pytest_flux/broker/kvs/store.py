@@ -131,11 +131,18 @@ class KvsStore:
         self.namespace(namespace).queue.append(transaction)
         if not self._scheduled:
             self._scheduled = True
-            self._reactor.call_soon(self.settle)
+            self._reactor.call_soon(self._end_round)
+
+    def _end_round(self) -> None:
+        self._scheduled = False
+        self.do_queued()
 
     def settle(self) -> None:
+        """Do now whatever has been asked for."""
+        self.do_queued()
+
+    def do_queued(self) -> None:
         """Do now what is queued."""
-        self._scheduled = False
         for namespace in list(self._namespaces.values()):
             # Taken before they are done: what is told of one may lead to the next, and to this being called again.
             while namespace.queue:

@@ -87,7 +87,17 @@ class _Draft:
         self.touched: set[str] = set() if touched is None else touched
 
 
-Entry = TreeObject | _Draft
+class _Growing:
+    """A valref to which blobs are being appended: encoded once, not once for each."""
+
+    __slots__ = ("before", "refs")
+
+    def __init__(self, before: TreeObject) -> None:
+        self.before = before
+        self.refs: list[str] = []
+
+
+Entry = TreeObject | _Draft | _Growing
 
 
 class Change:
@@ -133,7 +143,7 @@ class Change:
         """The directory ``entry`` to be changed; None if it is something else, or nothing."""
         if isinstance(entry, _Draft):
             return entry
-        if entry is None or entry.type not in (DIR, DIRREF):
+        if not isinstance(entry, TreeObject) or entry.type not in (DIR, DIRREF):
             return None
         if entry.type == DIR:
             return self._enter(draft, name, _Draft(dict(entry.data), set(entry.data)))
@@ -152,24 +162,23 @@ class Change:
             draft.entries.pop(name, None)
             draft.touched.discard(name)
             return
-        entry = op.entry
-        if op.flags & APPEND:
-            if entry.type != VAL:
-                raise FluxError(errno.EPROTO)
-            before = draft.entries.get(name)
-            if before is not None:
-                entry = self._appended(before, entry)
-        draft.entries[name] = entry
+        if op.flags & APPEND and op.entry.type != VAL:
+            raise FluxError(errno.EPROTO)
+        before = draft.entries.get(name) if op.flags & APPEND else None
+        draft.entries[name] = op.entry if before is None else self._appended(before, op.entry)
         draft.touched.add(name)
 
-    def _appended(self, before: Entry, addition: TreeObject) -> TreeObject:
-        if isinstance(before, _Draft) or before.type in (DIR, DIRREF):
+    def _appended(self, before: Entry, addition: TreeObject) -> _Growing:
+        if isinstance(before, _Draft) or (isinstance(before, TreeObject) and before.type in (DIR, DIRREF)):
             raise FluxError(errno.EISDIR)
-        if before.type == SYMLINK:
-            raise FluxError(errno.EOPNOTSUPP)
-        if before.type == VAL:
-            before = treeobj.valref([self._stored(before)])
-        return before.appended(self._stored(addition))
+        if isinstance(before, TreeObject):
+            if before.type == SYMLINK:
+                raise FluxError(errno.EOPNOTSUPP)
+            if before.type == VAL:
+                before = treeobj.valref([self._stored(before)])
+            before = _Growing(before)
+        before.refs.append(self._stored(addition))
+        return before
 
     def _stored(self, value: TreeObject) -> str:
         try:
@@ -192,6 +201,8 @@ class Change:
             entry = entries[name]
             if isinstance(entry, _Draft):
                 entries[name] = treeobj.dirref(self._store(entry))
+            elif isinstance(entry, _Growing):
+                entries[name] = entry.before.extended(entry.refs)
             elif entry.type == DIR:
                 entries[name] = treeobj.dirref(self._store(_Draft(dict(entry.data), set(entry.data))))
             elif entry.type == VAL and len(entry.data) > MAX_STRING_SIZE:
