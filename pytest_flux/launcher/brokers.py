@@ -14,7 +14,7 @@ from pytest_flux.launcher.engine import Engine
 from pytest_flux.launcher.reaper import ExitReaper
 from pytest_flux.launcher.report import report, write_error
 from pytest_flux.launcher.rundir import Rundir
-from pytest_flux.launcher.spawn import Spawner
+from pytest_flux.launcher.spawn import Launch, Spawner
 from pytest_flux.launcher.spec import LaunchError, LaunchSpec
 from pytest_flux.launcher.statedir import StatedirWatch
 from pytest_flux.launcher.stopping import Stopping
@@ -119,13 +119,11 @@ class Brokers:
         self._listener = listen(f"{self._rundir}/start")
         self._reactor.on_readable(self._listener.fileno(), self._serve_control)
         wanted = self._brokers if self._spec.start_mode == "all" else self._brokers[:1]
-        for broker in wanted:
-            try:
-                self.start(broker.rank)
-            except LaunchError as error:
-                self._fail(str(error))
-                self.signal(signal.SIGTERM)
-                break
+        try:
+            self._start(wanted)
+        except LaunchError as error:
+            self._fail(str(error))
+            self.signal(signal.SIGTERM)
         # Importing this takes as long as a broker takes to say its first word, so let it run meanwhile.
         from pytest_flux.launcher.pmi_server import PmiService
 
@@ -152,24 +150,35 @@ class Brokers:
 
     def start(self, rank: int) -> None:
         """Start the broker of a rank that does not run. Raises LaunchError if it cannot be executed."""
-        broker = self._broker(rank)
-        environ = broker_environ(self._spec, self._engine, rank, self._rundir, os.environ)
-        if rank == 0 and self._engine.kind == "system":
-            self._statedir.begin()
-        ours, theirs = socket.socketpair()
+        self._start([self._broker(rank)])
+
+    def _start(self, brokers: list[_Broker]) -> None:
+        channels = [socket.socketpair() for _ in brokers]
+        launches = []
+        for broker, (_, theirs) in zip(brokers, channels, strict=True):
+            environ = broker_environ(self._spec, self._engine, broker.rank, self._rundir, os.environ)
+            launches.append(Launch(broker.rank, broker.argv, environ, theirs.fileno()))
+            if broker.rank == 0 and self._engine.kind == "system":
+                self._statedir.begin()
         try:
-            broker.pid = self._spawner.spawn(rank, broker.argv, environ, theirs.fileno())
-        except LaunchError:
-            self._statedir.end(0)
-            ours.close()
-            raise
+            self._spawner.spawn(launches)
         finally:
-            theirs.close()
+            for broker, launch, (ours, theirs) in zip(brokers, launches, channels, strict=True):
+                theirs.close()
+                if launch.pid > 0:
+                    broker.pid = launch.pid
+                    self._watch(broker, ours)
+                else:
+                    ours.close()
+                    if broker.rank == 0:
+                        self._statedir.end(0)
+
+    def _watch(self, broker: _Broker, connection: socket.socket) -> None:
         if self._pmi is None:
-            self._connections[rank] = ours
+            self._connections[broker.rank] = connection
         else:
-            self._pmi.serve(rank, ours)
-        self._running[rank] = broker
+            self._pmi.serve(broker.rank, connection)
+        self._running[broker.rank] = broker
         self._reactor.on_child(broker.pid, partial(self._collect, broker))
 
     def close(self) -> None:

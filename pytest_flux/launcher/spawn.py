@@ -11,7 +11,7 @@ import os
 import resource
 import signal
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 from pytest_flux.launcher.engine import Engine
 from pytest_flux.launcher.spec import LaunchError
@@ -24,6 +24,22 @@ _SPARE_FILES = 64
 _SETTABLE = tuple(sorted(signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}))
 # A Python program starts with these ignored, and counts on EPIPE and EFBIG instead.
 _PYTHON_IGNORES = frozenset((signal.SIGPIPE, signal.SIGXFSZ))
+
+
+class Launch:
+    """A broker to start: its command line, its environment, and the descriptor that it inherits as its PMI_FD.
+
+    ``pid`` is -1 until it has been started.
+    """
+
+    __slots__ = ("argv", "channel", "environ", "pid", "rank")
+
+    def __init__(self, rank: int, argv: list[str], environ: Mapping[str, str], channel: int) -> None:
+        self.rank = rank
+        self.argv = argv
+        self.environ = {**environ, "PMI_FD": str(channel)}
+        self.channel = channel
+        self.pid = -1
 
 
 class Spawner:
@@ -46,14 +62,15 @@ class Spawner:
             gc.collect()
             gc.freeze()
 
-    def spawn(self, rank: int, argv: list[str], environ: Mapping[str, str], channel: int) -> int:
-        """Start the broker of a rank, which inherits the descriptor ``channel`` as its PMI_FD; returns its pid.
-
-        Raises LaunchError, which names path and reason, if it cannot be executed.
-        """
-        environ = {**environ, "PMI_FD": str(channel)}
+    def spawn(self, launches: Sequence[Launch]) -> None:
+        """Start brokers in order. Raises LaunchError, which names path and reason, at one that cannot be executed."""
         if self._main is not None:
-            return self._fork(rank, self._main, argv, environ, channel)
+            self._fork(launches, self._main)
+        else:
+            for launch in launches:
+                launch.pid = self._execute(launch.argv, launch.environ, launch.channel)
+
+    def _execute(self, argv: list[str], environ: dict[str, str], channel: int) -> int:
         os.set_inheritable(channel, True)
         resource.setrlimit(resource.RLIMIT_NOFILE, self._limits.original)
         try:
@@ -65,32 +82,50 @@ class Spawner:
         finally:
             resource.setrlimit(resource.RLIMIT_NOFILE, self._limits.raised)
 
-    def _fork(self, rank: int, main: BrokerMain, argv: list[str], environ: dict[str, str], channel: int) -> int:
+    def _fork(self, launches: Sequence[Launch], main: BrokerMain) -> None:
+        """Fork brokers with nothing in between: pages written then are pages that the brokers do not share."""
         _flush()
-        # A signal that arrives before the child is itself must find neither the parent's handlers nor its mask.
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+        signals = _changed_signals()
+        descriptors = max(_open_descriptors()) + 1
+        environs = [_difference(os.environ, launch.environ) for launch in launches]
+        # A signal that arrives before the child is itself must not find the parent's handlers.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, signals)
         try:
-            pid = os.fork()
+            for launch, environ in zip(launches, environs, strict=True):
+                launch.pid = os.fork()
+                if launch.pid == 0:
+                    self._become(launch, main, signals, descriptors, environ)
         except OSError as error:
+            raise LaunchError(f"cannot fork broker {launch.rank}: {error.strerror}") from None
+        finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
-            raise LaunchError(f"cannot fork broker {rank}: {error.strerror}") from None
-        if pid == 0:
-            self._become(rank, main, argv, environ, channel)
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-        return pid
 
-    def _become(self, rank: int, main: BrokerMain, argv: list[str], environ: dict[str, str], channel: int) -> None:
+    def _become(
+        self,
+        launch: Launch,
+        main: BrokerMain,
+        signals: Mapping[int, signal.Handlers],
+        descriptors: int,
+        environ: Mapping[str, str | None],
+    ) -> None:
         status = 1
         try:
             if self._group:
                 os.setpgid(0, self._group)
-            name_process(f"flux-broker-{rank}")
-            _close_descriptors(channel)
-            _reset_signals()
+            name_process(f"flux-broker-{launch.rank}")
+            os.closerange(3, launch.channel)
+            os.closerange(launch.channel + 1, descriptors)
+            signal.set_wakeup_fd(-1)
+            for number, action in signals.items():
+                signal.signal(number, action)
+            signal.pthread_sigmask(signal.SIG_SETMASK, ())
             resource.setrlimit(resource.RLIMIT_NOFILE, self._limits.original)
-            os.environ.clear()
-            os.environ.update(environ)
-            status = main(argv[1:])
+            for name, value in environ.items():
+                if value is None:
+                    del os.environ[name]
+                else:
+                    os.environ[name] = value
+            status = main(launch.argv[1:])
         except SystemExit as end:
             status = end.code if isinstance(end.code, int) else int(end.code is not None)
         except BaseException:  # noqa: BLE001 - the frames above are the supervisor's
@@ -123,7 +158,8 @@ class _Limits:
 
 def _raise_open_files(size: int) -> _Limits:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    needed = size + _SPARE_FILES
+    # Both ends of the connections of all brokers.
+    needed = 2 * size + _SPARE_FILES
     if soft == resource.RLIM_INFINITY or soft >= needed:
         return _Limits((soft, hard), (soft, hard))
     if hard != resource.RLIM_INFINITY and hard < needed:
@@ -147,31 +183,27 @@ def _close_on_exec() -> None:
                 continue
 
 
-def _close_descriptors(kept: int) -> None:
-    for descriptor in _open_descriptors():
-        if descriptor > 2 and descriptor != kept:
-            try:
-                os.close(descriptor)
-            except OSError:
-                continue
+def _changed_signals() -> dict[int, signal.Handlers]:
+    """How a program finds those signals handled that we handle in another way."""
+    found = {number: signal.SIG_IGN if number in _PYTHON_IGNORES else signal.SIG_DFL for number in _SETTABLE}
+    return {number: action for number, action in found.items() if signal.getsignal(number) != action}
 
 
-def _reset_signals() -> None:
-    signal.set_wakeup_fd(-1)
-    for number in _SETTABLE:
-        action = signal.SIG_IGN if number in _PYTHON_IGNORES else signal.SIG_DFL
-        if signal.getsignal(number) != action:
-            signal.signal(number, action)
-    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+def _difference(before: Mapping[str, str], after: Mapping[str, str]) -> dict[str, str | None]:
+    """What to set in an environment, and what to remove from it (None)."""
+    return {**dict.fromkeys(before.keys() - after.keys()), **dict(after.items() - before.items())}
 
 
 def name_process(name: str) -> None:
     """Show ``name`` in process listings, where the system lets a process choose."""
     try:
-        with open("/proc/self/comm", "w") as file:
-            file.write(name)
+        file = os.open("/proc/self/comm", os.O_WRONLY)
     except OSError:
         return
+    try:
+        os.write(file, name.encode())
+    finally:
+        os.close(file)
 
 
 def _describe(path: str, error: OSError) -> str:

@@ -20,7 +20,7 @@ import os, resource, signal, sys, threading, types
 module = types.ModuleType("pytest_flux.broker.main")
 sys.modules["pytest_flux.broker.main"] = module
 from pytest_flux.launcher.engine import Engine
-from pytest_flux.launcher.spawn import Spawner
+from pytest_flux.launcher.spawn import Launch, Spawner
 
 os.environ["LAUNCHER"] = "1"
 resource.setrlimit(resource.RLIMIT_NOFILE, (100, 4096))
@@ -31,13 +31,17 @@ for number in (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD):
     signal.signal(number, lambda *_: None)
 signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
 
+def start(spawner, rank, argv, environ):
+    launch = Launch(rank, argv, environ, channel)
+    spawner.spawn([launch])
+    assert signal.pthread_sigmask(signal.SIG_BLOCK, ()) == {signal.SIGHUP}
+    return os.waitstatus_to_exitcode(os.waitpid(launch.pid, 0)[1])
+
 def run(main, size=200):
     module.main = main
     spawner = Spawner(Engine("embedded", "/flux-broker", {}), size, os.getpgrp(), wrap=False)
     assert resource.getrlimit(resource.RLIMIT_NOFILE)[0] >= size
-    pid = spawner.spawn(7, ["/flux-broker", "-v", "true"], {"PMI_RANK": "7"}, channel)
-    assert signal.pthread_sigmask(signal.SIG_BLOCK, ()) == {signal.SIGHUP}
-    print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+    print(start(spawner, 7, ["/flux-broker", "-v", "true"], {"PMI_RANK": "7"}))
 """
 
 
@@ -114,9 +118,9 @@ def test_group_outside_of_our_container_is_left_alone() -> None:
     code = """
 module.main = lambda argv: print(os.getpgrp() == os.getpgid(os.getppid())) or 0
 spawner = Spawner(Engine("embedded", "/flux-broker", {}), 1, 0, wrap=False)
-os.waitpid(spawner.spawn(0, [""], {}, channel), 0)
+start(spawner, 0, [""], {})
 spawner = Spawner(Engine("system", "/bin/sh", {}), 1, 0, wrap=False)
-os.waitpid(spawner.spawn(0, ["sh", "-c", "ps -o pgid= -p $$"], dict(os.environ), channel), 0)
+start(spawner, 0, ["sh", "-c", "ps -o pgid= -p $$"], os.environ)
 """
     output, errors = run(code)
     same, group = output.split()
