@@ -7,7 +7,7 @@ import os
 import resource
 import traceback
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any, TypeVar, overload
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, overload
 
 from pytest_flux.protocol.errors import FluxError, ProtocolError
 from pytest_flux.protocol.message import (
@@ -136,15 +136,20 @@ class Service:
 
     name = ""
     is_module = True
+    _methods: ClassVar[dict[str, tuple[Handler, int]]] = {}
 
     def __init__(self, broker: Broker) -> None:
         self.broker = broker
         self.held: list[Request] = []
-        self._methods: dict[str, tuple[Callable[[Request], Answer | bytes | _Later], int]] = {}
-        for attribute in dir(type(self)):
-            marked = getattr(getattr(type(self), attribute), "_method", None)
-            if marked is not None and (self.is_module or attribute not in _OF_MODULES):
-                self._methods[marked[0]] = (getattr(self, attribute), marked[1])
+
+    def __init_subclass__(cls) -> None:
+        # Here rather than for each instance: brokers are forked, and share what there is before.
+        cls._methods = {}
+        for attribute in dir(cls):
+            handler = getattr(cls, attribute)
+            marked = getattr(handler, "_method", None)
+            if marked is not None and (cls.is_module or attribute not in _OF_MODULES):
+                cls._methods[marked[0]] = (handler, marked[1])
 
     def receive(self, message: Message) -> None:
         """Handle one request for this service."""
@@ -153,7 +158,7 @@ class Service:
             handler, roles = self._find(request)
             if not request.message.rolemask & roles:
                 raise FluxError(errno.EPERM, "Request requires owner credentials")
-            answer = handler(request)
+            answer = handler(self, request)
             if not isinstance(answer, _Later):
                 request.respond(answer)
         except FluxError as error:
@@ -166,7 +171,7 @@ class Service:
             self.broker.log.write(3, f"{request.topic}: {traceback.format_exc()}", self.name)
             request.error(errno.EIO, "internal error, see the broker's log")
 
-    def _find(self, request: Request) -> tuple[Callable[[Request], Answer | bytes | _Later], int]:
+    def _find(self, request: Request) -> tuple[Handler, int]:
         _, _, wanted = request.topic.partition(".")
         try:
             return self._methods[wanted]
