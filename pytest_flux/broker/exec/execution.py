@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import signal
-import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -13,14 +11,14 @@ from pytest_flux.broker.exec.doom import Doom
 from pytest_flux.broker.exec.failure import ShellFailure
 from pytest_flux.broker.exec.guest import Guest
 from pytest_flux.broker.exec.kill_ladder import KillLadder, kill_config
+from pytest_flux.broker.exec.limit_warning import LimitWarning
 from pytest_flux.broker.exec.link import Link
-from pytest_flux.broker.exec.output import NOTICE, WARNING, event_line
+from pytest_flux.broker.exec.output import WARNING, event_line
 from pytest_flux.broker.exec.placement import Placement, place
 from pytest_flux.broker.exec.stdin import service_name
 from pytest_flux.broker.exec.task import exit_code
 from pytest_flux.protocol.idset import encode_idset
 from pytest_flux.protocol.resource_set import ResourceSet
-from pytest_flux.reactor.reactor import Timer
 
 if TYPE_CHECKING:
     from pytest_flux.broker.exec.job_exec import JobExec
@@ -62,7 +60,7 @@ class Execution:
         self._held_exit: dict[str, Any] | None = None
         self._ladder = KillLadder(self._broker.reactor, kill_config(self._broker.config), self._kill, self._destroy)
         self._doom: Doom | None = None
-        self._warning: Timer | None = None
+        self._warning: LimitWarning | None = None
         self._in_exception = False
         self._exception_status: int | None = None
         self._is_over = False
@@ -95,7 +93,12 @@ class Execution:
         service = service_name(self.userid, self.job_id)
         context = {"service": service, "leader-rank": self._leader, "size": len(self._links)}
         self._guest.log("shell.init", context)
-        self._arm_warning(self._set.expiration)
+        try:
+            self._warning = LimitWarning(self._broker.reactor, self._shell_options, self._log, self._kill)
+            self._warning.arm(self._set.expiration)
+        except ShellFailure as failure:
+            self._links[self._leader].command("die", text=failure.text, component=failure.component)
+            return
         for link in list(self._links.values()):
             link.command("run")
 
@@ -208,29 +211,8 @@ class Execution:
 
     def expiration(self, expiration: float) -> None:
         """The time limit has changed."""
-        self._arm_warning(expiration)
-
-    def _arm_warning(self, expiration: float) -> None:
         if self._warning is not None:
-            self._warning.cancel()
-            self._warning = None
-        try:
-            wanted = options.signal_options(self._shell_options)
-        except ShellFailure:
-            return
-        if wanted is None:
-            return
-        name = signal.Signals(wanted.signum).name
-        if not expiration:
-            self._log(NOTICE, f"job has no expiration, {name} will not be sent", "signal")
-            return
-
-        def warn() -> None:
-            self._log(NOTICE, f"job will expire in {wanted.timeleft:.1f}s, sending {name} to job", "signal")
-            self._kill(wanted.signum)
-
-        delay = max(0.0, expiration - wanted.timeleft - time.time())
-        self._warning = self._broker.reactor.call_later(delay, warn)
+            self._warning.arm(expiration)
 
     # -- end
 
@@ -297,21 +279,3 @@ class Execution:
     def _released(self) -> None:
         self._done()
         self._callbacks.released("all", final=True)
-
-
-def full_jobspec(jobspec: dict[str, Any], environment: dict[str, Any] | None) -> dict[str, Any]:
-    """A jobspec with the environment that its copy in the KVS lacks (RFC 12)."""
-    if environment is None:
-        return jobspec
-    attributes = jobspec["attributes"]
-    system = {**attributes.get("system", {}), "environment": environment}
-    return {**jobspec, "attributes": {**attributes, "system": system}}
-
-
-def decode_signed(signed: bytes) -> dict[str, Any]:
-    """The environment in a signed jobspec, J."""
-    from pytest_flux.protocol.signed_jobspec import unwrap_none
-
-    jobspec = json.loads(unwrap_none(signed.decode())[0])
-    found = jobspec["attributes"]["system"].get("environment")
-    return found if isinstance(found, dict) else {}

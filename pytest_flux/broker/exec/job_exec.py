@@ -6,7 +6,8 @@ import errno
 import os
 from typing import TYPE_CHECKING, Any
 
-from pytest_flux.broker.exec.execution import Execution, decode_signed, full_jobspec
+from pytest_flux.broker.exec.execution import Execution
+from pytest_flux.broker.exec.jobspecs import full_jobspec, signed_environment
 from pytest_flux.broker.exec.mock import MockExecution, is_mock
 from pytest_flux.broker.exec.shells import Shells
 from pytest_flux.broker.services.lazy import part
@@ -56,7 +57,7 @@ class JobExec:
         kind = MockExecution if is_mock(jobspec) else Execution
         try:
             if environment is None:
-                environment = decode_signed(self.broker.kvs.lookup(kvs_key(job_id, "J")))
+                environment = signed_environment(self.broker.kvs.lookup(kvs_key(job_id, "J")))
             jobspec = full_jobspec(jobspec, environment)
             execution = kind(self, job_id, userid, jobspec, resources, callbacks, lambda: self._ended(job_id))
         except (ProtocolError, FluxError, ValueError, KeyError, TypeError) as error:

@@ -81,7 +81,7 @@ def signal_options(options: dict[str, Any]) -> SignalOptions | None:
     elif not isinstance(value, int):
         raise ShellFailure("error in shell `signal' option", component="signal")
     seconds = _seconds(timeleft)
-    if seconds is None or not isinstance(signum, int):
+    if seconds is None or signum not in signal.valid_signals() or not isinstance(signum, int):
         raise ShellFailure(f"signal.timeleft={timeleft} is invalid", component="signal")
     return SignalOptions(signum, seconds) if seconds > 0 else None
 
@@ -130,3 +130,8 @@ def nested(options: dict[str, Any], *names: str) -> object:
     for name in names:
         value = value.get(name) if isinstance(value, dict) else None
     return value
+
+
+def reads_file(options: dict[str, Any]) -> bool:
+    """Whether the tasks read a file instead of what clients send."""
+    return nested(options, "input", "stdin", "type") == "file"

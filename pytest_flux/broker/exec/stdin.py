@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 from typing import TYPE_CHECKING
 
+from pytest_flux.broker.exec.options import reads_file
 from pytest_flux.protocol.errors import FluxError, ProtocolError
 from pytest_flux.protocol.fluid import f58plain
 from pytest_flux.protocol.idset import decode_idset
@@ -47,7 +48,7 @@ class StdinService:
             self._router.refuse(message, 0)
 
     def _take(self, message: Message) -> None:
-        if (message.topic or "").partition(".")[2] != "stdin" or self._shell.reads_file:
+        if (message.topic or "").partition(".")[2] != "stdin" or reads_file(self._shell.options):
             raise FluxError(errno.ENOSYS, f"No service matching {message.topic} is registered")
         if not message.rolemask & ROLE_OWNER and message.userid != self._userid:
             raise FluxError(errno.EPERM)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 import json
 import time
 from itertools import count
@@ -175,6 +176,12 @@ class Kvs(KvsStore):
         if make is not None:
             make()
         return super().namespace(name, credentials)
+
+    def namespaces(self) -> builtins.list[Namespace]:
+        """As the base; those that are expected are created now."""
+        for name in list(self._expected):
+            self.namespace(name)
+        return super().namespaces()
 
     # -- following
 
