@@ -100,7 +100,7 @@ def main() -> int:
     start = [os.path.join(os.path.dirname(sys.executable), "flux-start"), "--broker=embedded", "-s1"]
     own = [sys.executable, "-m", "benchmarks.kvs", "--inside", "--count", count]
     commits, lookups = in_instance(start, own)
-    shorter, longer = append_seconds(10_000_000), append_seconds(20_000_000)
+    shorter, longer = (min(append_seconds(size) for _ in range(3)) for size in (10_000_000, 20_000_000))
     print(f"{'':<32}{'commits/s':>10} {'lookups/s':>10}")
     print(f"{'our client, embedded':<32}{commits:>10.0f} {lookups:>10.0f}")
     print(f"appended 10 MB in {shorter:.2f} s, 20 MB in {longer:.2f} s: ratio {longer / shorter:.2f}, budget 2.2")

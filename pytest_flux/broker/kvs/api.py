@@ -219,7 +219,7 @@ class Kvs(KvsStore):
                 watch.fail(error)
             return
         found.watchers.add(watch)
-        self.show(found, watch)
+        self.show(found, watch, found.ref, found.sequence)
         if watch.finished:
             found.watchers.remove(watch)
 
@@ -232,9 +232,9 @@ class Kvs(KvsStore):
         if watch in self._unborn.get(namespace, ()):
             self._unborn[namespace].remove(watch)
 
-    def show(self, namespace: Namespace, watch: Watch) -> None:
+    def show(self, namespace: Namespace, watch: Watch, ref: str, sequence: int) -> None:
         """As the base; who has seen enough is forgotten."""
-        super().show(namespace, watch)
+        super().show(namespace, watch, ref, sequence)
         if watch.finished:
             namespace.watchers.remove(watch)
 

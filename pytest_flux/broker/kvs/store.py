@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import time
+from collections import deque
 from typing import TYPE_CHECKING
 
 from pytest_flux.broker.kvs.lookup import Lookup
@@ -44,6 +45,7 @@ class KvsStore:
         self._publish = publish
         self._namespaces: dict[str, Namespace] = {}
         self._scheduled = False
+        self._changes: deque[tuple[Namespace, str, int, dict[str, None]]] = deque()
         self._checkpointed: tuple[str, int] | None = None
 
     # -- namespaces
@@ -197,13 +199,24 @@ class KvsStore:
             if transaction.done is not None:
                 transaction.done(None, ref, sequence)
         namespace.wake()
-        for watch in namespace.watchers.of(keys):
-            if not watch.finished:
-                self.show(namespace, watch)
+        self._changes.append((namespace, ref, sequence, keys))
+        if len(self._changes) == 1:
+            self._notify()
 
-    def show(self, namespace: Namespace, watch: Watch) -> None:
-        """Have a watcher look at the root as it is now."""
-        watch.look(self.lookup_in(namespace.ref, watch.credentials), namespace.owner, namespace.sequence)
+    def _notify(self) -> None:
+        """Tell watchers of the changes in their order: what they do about one may lead to another."""
+        while self._changes:
+            namespace, ref, sequence, keys = self._changes[0]
+            try:
+                for watch in namespace.watchers.of(keys):
+                    if not watch.finished:
+                        self.show(namespace, watch, ref, sequence)
+            finally:
+                self._changes.popleft()
+
+    def show(self, namespace: Namespace, watch: Watch, ref: str, sequence: int) -> None:
+        """Have a watcher look at a root."""
+        watch.look(self.lookup_in(ref, watch.credentials), namespace.owner, sequence)
 
     # -- checkpoints
 

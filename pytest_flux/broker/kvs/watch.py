@@ -127,9 +127,10 @@ class Watch:
             refs = found.data
             if len(refs) < self._count:
                 raise FluxError(errno.EINVAL, "key watched with WATCH_APPEND shortened")
-            for ref in refs[self._count :]:
-                self._say(treeobj.val(where.tree.load(ref)))
-            self._count = len(refs)
+            new, self._count = refs[self._count :], len(refs)
+            for ref in new:
+                if not self.finished:
+                    self._say(treeobj.val(where.tree.load(ref)))
         else:
             text = (
                 "cannot be watched with WATCH_APPEND" if self._flags & lookup.WATCH_APPEND else "cannot be streamed"

@@ -1,0 +1,641 @@
+"""The key-value store in one process: transactions, watchers, namespaces, what is appended, what survives."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pytest_flux.broker.content.store import ContentStore
+from pytest_flux.broker.kvs import APPEND, NO_MERGE, SYNC, Kvs, Op, put_op
+from pytest_flux.broker.kvs.lookup import (
+    READDIR,
+    READLINK,
+    STREAM,
+    TREEOBJ,
+    WAITCREATE,
+    WATCH,
+    WATCH_APPEND,
+    WATCH_FULL,
+    WATCH_INITIAL_SENTINEL,
+    WATCH_UNIQ,
+)
+from pytest_flux.broker.kvs.namespace import Credentials
+from pytest_flux.broker.kvs.watch import Watch, check_flags
+from pytest_flux.protocol import treeobj
+from pytest_flux.protocol.errors import FluxError
+from pytest_flux.protocol.message import ROLE_USER
+from pytest_flux.protocol.treeobj import TreeObject
+from pytest_flux.reactor.reactor import Reactor
+
+
+class Bed:
+    """A store, its events, and a reactor that runs until nothing is left to do."""
+
+    def __init__(self, path: Path, *, volatile: bool = True) -> None:
+        self.reactor = Reactor()
+        self.content = ContentStore(self.reactor, str(path), "sha1", volatile=volatile, complain=pytest.fail)
+        self.events: list[tuple[str, dict[str, Any]]] = []
+        self.kvs = Kvs(self.reactor, self.content, self._publish, pytest.fail)
+
+    def _publish(self, topic: str, payload: bytes) -> None:
+        self.events.append((topic, json.loads(payload.rstrip(b"\0"))))
+
+    def run(self, seconds: float = 0.0) -> None:
+        self.reactor.call_later(seconds, self.reactor.stop)
+        self.reactor.run()
+
+    def commit(self, *ops: Op, namespace: str = "primary", flags: int = 0) -> int:
+        """The errno of a commit, 0 for success."""
+        answers: list[FluxError | None] = []
+        self.kvs.commit(ops, namespace=namespace, flags=flags, done=answers.append)
+        self.kvs.settle()
+        (answer,) = answers
+        return 0 if answer is None else answer.errnum
+
+    def root(self, namespace: str = "primary") -> tuple[str, int]:
+        found = self.kvs.namespace(namespace)
+        return found.ref, found.sequence
+
+    def close(self) -> None:
+        self.kvs.close()
+        self.content.close()
+        self.reactor.close()
+
+
+@pytest.fixture
+def bed(tmp_path: Path) -> Iterator[Bed]:
+    bed = Bed(tmp_path)
+    yield bed
+    bed.close()
+
+
+def link(key: str, target: str, namespace: str | None = None) -> Op:
+    return Op(key, treeobj.symlink(target, namespace))
+
+
+def append(key: str, data: str) -> Op:
+    return Op(key, treeobj.val(data.encode()), APPEND)
+
+
+def refused(call: Callable[[], object]) -> int:
+    with pytest.raises(FluxError) as error:
+        call()
+    return error.value.errnum
+
+
+# -- commits
+
+
+def test_a_commit_is_one_new_root(bed: Bed) -> None:
+    assert bed.root() == ("sha1-c0a9faf907dda6216fd73bf81d0b3b21a1a8cb91", 0)
+    assert bed.commit(put_op("a.b", "1"), put_op("c", "2")) == 0
+    assert bed.root()[1] == 1
+    assert bed.kvs.lookup("a.b") == b"1"
+    topic, event = bed.events[-1]
+    assert topic == "kvs.namespace-primary-setroot"
+    assert event["keys"] == {"a.b": None, "c": None}
+    assert (event["rootref"], event["rootseq"], event["owner"]) == (*bed.root(), os.getuid())
+
+
+def test_commits_of_one_round_share_a_root(bed: Bed) -> None:
+    done: list[FluxError | None] = []
+    for number in range(5):
+        bed.kvs.commit([put_op(f"k{number}", "x")], done=done.append)
+    bed.run()
+    assert done == [None] * 5
+    assert bed.root()[1] == 1
+    assert len(bed.events[-1][1]["names"]) == 5
+
+
+def test_those_that_want_to_be_alone_are(bed: Bed) -> None:
+    for flags in (0, 0, NO_MERGE, 0, 0):
+        bed.kvs.commit([put_op("a", str(flags))], flags=flags)
+    bed.run()
+    assert bed.root()[1] == 3
+
+
+def test_one_bad_commit_does_not_spoil_the_others(bed: Bed) -> None:
+    answers: list[FluxError | None] = []
+    for op in (put_op("a", "1"), put_op(".", "1"), put_op("b", "2")):
+        bed.kvs.commit([op], done=answers.append)
+    bed.run()
+    assert [answer and answer.errnum for answer in answers] == [None, errno.EINVAL, None]
+    assert bed.root()[1] == 2
+    assert sorted(bed.kvs.list(".")) == ["a", "b"]
+    assert bed.events[1][0] == "kvs.namespace-primary-error"
+    assert bed.events[1][1]["errnum"] == errno.EINVAL
+
+
+def test_a_commit_is_all_or_nothing(bed: Bed) -> None:
+    bed.commit(put_op("d.x", "1"))
+    before = bed.root()
+    assert bed.commit(put_op("a", "1"), append("d", "no")) == errno.EISDIR
+    assert bed.root() == before
+
+
+def test_the_same_commits_give_the_same_root_however_they_are_merged(bed: Bed, tmp_path: Path) -> None:
+    ops = [put_op("a.b.c", "1"), append("a.b.log", "x"), append("a.b.log", "y"), Op("a.b.c", None), put_op("z", "2")]
+    for op in ops:
+        bed.commit(op)
+    other = Bed(tmp_path)
+    assert other.commit(*ops) == 0
+    assert other.root()[0] == bed.root()[0]
+    other.close()
+
+
+def test_values_are_inline_up_to_72_characters_of_base64(bed: Bed) -> None:
+    bed.commit(put_op("small", "x" * 54), put_op("large", "x" * 55))
+    assert entry(bed, "small").type == "val"
+    assert entry(bed, "large").type == "valref"
+    assert bed.kvs.lookup("large") == b"x" * 55
+
+
+def entry(bed: Bed, key: str, flags: int = TREEOBJ) -> TreeObject:
+    found = bed.kvs.entry(key, flags)
+    assert found is not None
+    return found
+
+
+def test_a_value_on_the_way_is_replaced_by_a_directory(bed: Bed) -> None:
+    bed.commit(put_op("a", "1"))
+    bed.commit(put_op("a.b", "2"))
+    assert bed.kvs.lookup("a.b") == b"2"
+
+
+def test_removing(bed: Bed) -> None:
+    bed.commit(put_op("a.b", "1"))
+    assert bed.commit(Op("a.nope", None), Op("nope.x.y", None), Op("a.b.c", None)) == 0
+    assert bed.kvs.lookup("a.b") == b"1"
+    bed.commit(Op("a", None))
+    assert bed.kvs.entry("a.b") is None
+    assert bed.root()[0] == "sha1-c0a9faf907dda6216fd73bf81d0b3b21a1a8cb91"
+
+
+def test_directories_that_come_whole(bed: Bed) -> None:
+    inner = treeobj.directory({"v": treeobj.val(b"x" * 100), "d": treeobj.directory()})
+    bed.commit(Op("a", inner), put_op("a.w", "1"))
+    types = {name: found.type for name, found in bed.kvs.list("a").items()}
+    assert types == {"v": "valref", "d": "dirref", "w": "val"}
+
+
+def test_appending(bed: Bed) -> None:
+    bed.commit(append("log", "a"))
+    assert entry(bed, "log").type == "val"
+    bed.commit(append("log", "b"), append("log", "c"))
+    assert len(entry(bed, "log").data) == 3
+    assert bed.kvs.lookup("log") == b"abc"
+
+
+@pytest.mark.parametrize(
+    ("ops", "errnum"),
+    [
+        ([append("d", "x")], errno.EISDIR),
+        ([put_op("n.x", "1"), append("n", "x")], errno.EISDIR),
+        ([append("l", "x")], errno.EOPNOTSUPP),
+        ([Op("a", treeobj.directory(), APPEND)], errno.EPROTO),
+        ([put_op(".", "x")], errno.EINVAL),
+        ([put_op("far.x", "1")], errno.EINVAL),
+        ([put_op("loop.x", "1")], errno.ELOOP),
+        ([Op("a", TreeObject("val", "!" * 80))], errno.EPROTO),
+        ([Op("a", TreeObject("val", "!")), append("a", "x")], errno.EPROTO),
+        ([put_op("\ud800", "x")], errno.EPROTO),
+        ([put_op("missing.x", "1")], errno.ENOENT),
+    ],
+)
+def test_commits_that_are_refused(bed: Bed, ops: list[Op], errnum: int) -> None:
+    missing = Op("missing", treeobj.dirref("sha1-" + "0" * 40))
+    bed.commit(put_op("d.x", "1"), link("l", "d"), link("far", "d", "other"), link("loop", "loop"), missing)
+    before = bed.root()
+    assert bed.commit(*ops) == errnum
+    assert bed.root() == before
+
+
+def test_keys_of_very_many_parts(bed: Bed) -> None:
+    assert bed.commit(put_op(".".join("a" * 200), "x")) == 0
+    assert bed.commit(put_op(".".join("a" * 5000), "x")) == errno.EINVAL
+    assert bed.kvs.lookup(".".join("a" * 200)) == b"x"
+
+
+def test_links_are_followed_when_written_through(bed: Bed) -> None:
+    bed.commit(put_op("d.x", "1"), link("l", "d"), link("root", "."), link("own", "d", "primary"))
+    bed.commit(put_op("l.y", "2"), put_op("root.z", "3"), put_op("own.w", "4"))
+    assert sorted(bed.kvs.list("d")) == ["w", "x", "y"]
+    assert bed.kvs.lookup("z") == b"3"
+
+
+# -- lookups
+
+
+@pytest.fixture
+def filled(bed: Bed) -> Bed:
+    bed.kvs.create_namespace("ns")
+    bed.commit(put_op("v", "ns"), put_op("d.v", "deep"), namespace="ns")
+    bed.commit(
+        put_op("v", "1"),
+        put_op("large", "x" * 100),
+        put_op("d.e.f", "2"),
+        link("l", "d.e"),
+        link("l2", "l"),
+        link("loop", "loop2"),
+        link("loop2", "loop"),
+        link("root", "."),
+        link("ns", ".", "ns"),
+        link("nsd", "d", "ns"),
+        link("gone", "nope"),
+        link("nons", "v", "other"),
+        Op("two", TreeObject("dirref", ["sha1-" + "0" * 40] * 2)),
+        Op("bad", treeobj.dirref("sha1-da39a3ee5e6b4b0d3255bfef95601890afd80709")),
+    )
+    bed.content.store(b"")
+    return bed
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("v", b"1"),
+        (".v.", b"1"),
+        ("d..e.f", b"2"),
+        ("l.f", b"2"),
+        ("l2.f", b"2"),
+        ("root.root.v", b"1"),
+        ("ns.v", b"ns"),
+        ("nsd.v", b"deep"),
+    ],
+)
+def test_values(filled: Bed, key: str, value: bytes) -> None:
+    assert filled.kvs.lookup(key) == value
+
+
+@pytest.mark.parametrize(
+    ("key", "flags", "errnum"),
+    [
+        ("d", 0, errno.EISDIR),
+        (".", 0, errno.EISDIR),
+        ("l2", 0, errno.EISDIR),
+        ("v", READDIR, errno.ENOTDIR),
+        ("large", READDIR, errno.ENOTDIR),
+        ("v", READLINK, errno.EINVAL),
+        ("d", READLINK, errno.EINVAL),
+        ("loop", 0, errno.ELOOP),
+        ("loop.x", TREEOBJ, errno.ELOOP),
+        ("nons", 0, errno.ENOTSUP),
+        ("two.x", 0, errno.ENOTRECOVERABLE),
+        ("bad.x", 0, errno.ENOTRECOVERABLE),
+    ],
+)
+def test_lookups_that_are_refused(filled: Bed, key: str, flags: int, errnum: int) -> None:
+    assert refused(lambda: filled.kvs.entry(key, flags)) == errnum
+
+
+@pytest.mark.parametrize("key", ["nope", "", "v.x", "d.x", "gone", "l.x", "large.x"])
+def test_keys_that_are_not_there(filled: Bed, key: str) -> None:
+    assert filled.kvs.entry(key) is None
+
+
+def test_other_views(filled: Bed) -> None:
+    assert entry(filled, ".").data == [filled.root()[0]]
+    assert entry(filled, "l").type == "symlink"
+    assert entry(filled, "l2", READLINK).data == {"target": "l"}
+    assert sorted(entry(filled, "l2", READDIR).data) == ["f"]
+    assert entry(filled, "d").type == "dirref"
+
+
+def test_old_roots_can_be_looked_at(bed: Bed) -> None:
+    bed.commit(put_op("a", "old"))
+    ref = bed.root()[0]
+    bed.commit(put_op("a", "new"))
+    found = bed.kvs.lookup_in(ref, bed.kvs.credentials).find("a")
+    assert found is not None
+    assert found.value() == b"old"
+
+
+def test_guests_have_what_is_theirs(filled: Bed) -> None:
+    guest = Credentials(12345, ROLE_USER)
+    filled.kvs.create_namespace("theirs", owner=12345)
+    assert filled.kvs.namespace("theirs", guest).owner == 12345
+    assert refused(lambda: filled.kvs.namespace("primary", guest)) == errno.EPERM
+    theirs = filled.kvs.namespace("theirs").ref
+    filled.commit(link("out", "v", "ns"), namespace="theirs")
+    theirs = filled.kvs.namespace("theirs").ref
+    assert refused(lambda: filled.kvs.lookup_in(theirs, guest).find("out")) == errno.EPERM
+
+
+# -- namespaces
+
+
+def test_namespaces_come_and_go(bed: Bed) -> None:
+    bed.kvs.create_namespace("ns")
+    assert refused(lambda: bed.kvs.create_namespace("ns")) == errno.EEXIST
+    assert bed.commit(put_op("a", "1"), namespace="ns") == 0
+    assert bed.kvs.lookup("a", "ns") == b"1"
+    bed.kvs.remove_namespace("ns")
+    bed.kvs.remove_namespace("ns")
+    assert refused(lambda: bed.kvs.lookup("a", "ns")) == errno.ENOTSUP
+    assert refused(lambda: bed.kvs.remove_namespace("primary")) == errno.ENOTSUP
+    assert [topic.split("-")[-1] for topic, _ in bed.events] == ["created", "setroot", "removed"]
+
+
+def test_a_namespace_is_grafted(bed: Bed) -> None:
+    bed.kvs.create_namespace("guest")
+    bed.kvs.append("output", "text", namespace="guest")
+    bed.kvs.graft("guest", "job.guest")
+    bed.kvs.remove_namespace("guest")
+    assert bed.kvs.lookup("job.guest.output") == b"text"
+
+
+def test_only_the_primary_namespace_is_synchronized(bed: Bed) -> None:
+    bed.kvs.create_namespace("ns")
+    assert bed.commit(flags=SYNC, namespace="ns") == errno.EINVAL
+
+
+# -- appending in the background
+
+
+def test_what_is_appended_in_one_round_is_one_part_and_one_commit(bed: Bed) -> None:
+    for number in range(100):
+        bed.kvs.append(f"job{number % 3}", f"{number}\n")
+    bed.run()
+    assert bed.root()[1] == 1
+    assert entry(bed, "job0").type == "valref"
+    assert bed.kvs.lookup("job1") == b"".join(b"%d\n" % number for number in range(1, 100, 3))
+
+
+def test_what_was_appended_is_seen_at_once_and_in_its_order(bed: Bed) -> None:
+    bed.kvs.append("log", "a")
+    assert bed.kvs.lookup("log") == b"a"
+    bed.kvs.append("log", "b")
+    bed.kvs.put("log", "c")
+    bed.kvs.append("log", "d")
+    assert bed.kvs.lookup("log") == b"cd"
+
+
+def test_a_flood_is_gathered(bed: Bed) -> None:
+    left = 2000
+
+    def step() -> None:
+        nonlocal left
+        left -= 1
+        bed.kvs.append("output", "x" * 100)
+        if left:
+            bed.reactor.call_soon(step)
+
+    step()
+    bed.run(0.5)
+    assert len(bed.kvs.lookup("output")) == 200_000
+    assert len(entry(bed, "output").data) < 500
+
+
+def test_what_is_appended_to_a_namespace_that_has_gone_is_dropped(bed: Bed) -> None:
+    bed.kvs.create_namespace("ns")
+    bed.kvs.append("a", "x", namespace="ns")
+    bed.kvs.append("b", "x", namespace="never")
+    bed.kvs.remove_namespace("ns")
+    bed.run()
+    assert bed.kvs.entry("a") is None
+
+
+# -- watching
+
+
+class Watcher:
+    """Keeps what it is told; errors as their numbers, 0 for an end without one."""
+
+    def __init__(self, bed: Bed, key: str, flags: int, namespace: str = "primary") -> None:
+        self.heard: list[object] = []
+        self.watch = Watch(key, flags, bed.kvs.credentials, self.tell, self.end)
+        bed.kvs.add_watch(namespace, self.watch)
+
+    def tell(self, value: TreeObject | None) -> None:
+        self.heard.append(None if value is None else value.value() if value.type == "val" else value.type)
+
+    def end(self, error: FluxError | None) -> None:
+        self.heard.append(0 if error is None else error.errnum)
+
+
+def test_watching_writes(bed: Bed) -> None:
+    bed.commit(put_op("a.b", "1"))
+    watcher = Watcher(bed, "a..b", WATCH)
+    for value in ("2", "2"):
+        bed.commit(put_op("a.b", value), flags=NO_MERGE)
+    bed.commit(put_op("a.c", "x"))
+    bed.commit(Op("a.b", None))
+    bed.commit(put_op("a.b", "3"))
+    assert watcher.heard == [b"1", b"2", b"2", errno.ENOENT]
+
+
+def test_watching_differences_only(bed: Bed) -> None:
+    bed.commit(put_op("a.b", "1"))
+    plain, uniq, full = (Watcher(bed, "a.b", WATCH | flag) for flag in (0, WATCH_UNIQ, WATCH_FULL))
+    bed.commit(put_op("a.b", "1"))
+    bed.commit(Op("a", treeobj.directory({"b": treeobj.val(b"2")})))
+    assert plain.heard == [b"1", b"1"]
+    assert uniq.heard == [b"1"]
+    assert full.heard == [b"1", b"2"]
+    bed.commit(Op("a", None))
+    assert full.heard == [b"1", b"2", errno.ENOENT]
+
+
+def test_watching_what_does_not_exist(bed: Bed) -> None:
+    assert Watcher(bed, "a", WATCH).heard == [errno.ENOENT]
+    once, always = Watcher(bed, "a", WAITCREATE), Watcher(bed, "a", WATCH | WAITCREATE)
+    bed.commit(put_op("b", "1"))
+    for value in ("2", "3"):
+        bed.commit(put_op("a", value))
+    assert once.heard == [b"2", 0]
+    assert always.heard == [b"2", b"3"]
+
+
+def test_watching_in_a_namespace_that_does_not_exist(bed: Bed) -> None:
+    assert Watcher(bed, "a", WATCH, "ns").heard == [errno.ENOTSUP]
+    watcher = Watcher(bed, "a", WATCH | WAITCREATE, "ns")
+    bed.kvs.create_namespace("ns")
+    bed.commit(put_op("a", "1"), namespace="ns")
+    bed.kvs.remove_namespace("ns")
+    assert watcher.heard == [b"1", errno.ENOTSUP]
+
+
+def test_watching_what_is_appended(bed: Bed) -> None:
+    bed.commit(append("log", "a"))
+    watcher = Watcher(bed, "log", WATCH | WATCH_APPEND | WATCH_INITIAL_SENTINEL)
+    bed.commit(append("log", "b"), append("log", "c"))
+    bed.commit(put_op("log", "new"))
+    assert watcher.heard == [b"a", None, b"b", b"c", errno.EINVAL]
+    late = Watcher(bed, "log2", WATCH | WATCH_APPEND | WATCH_INITIAL_SENTINEL | WAITCREATE)
+    bed.commit(append("log2", "a"))
+    bed.commit(append("log2", "b"))
+    bed.commit(Op("log2", treeobj.valref([bed.kvs.tree.store(b"x")])))
+    assert late.heard == [None, b"a", b"b", errno.EINVAL]
+
+
+def test_appending_to_what_is_no_value(bed: Bed) -> None:
+    bed.commit(put_op("d.x", "1"), link("l", "nope"))
+    assert Watcher(bed, "d", WATCH | WATCH_APPEND).heard == [errno.EISDIR]
+    assert Watcher(bed, "l", WATCH | WATCH_APPEND).heard == [errno.EINVAL]
+
+
+def test_streams_end(bed: Bed) -> None:
+    bed.commit(put_op("a", "1"), append("log", "x"), append("log", "y"))
+    assert Watcher(bed, "a", STREAM).heard == [b"1", errno.ENODATA]
+    assert Watcher(bed, "log", STREAM).heard == [b"x", b"y", errno.ENODATA]
+    waiting = Watcher(bed, "b", STREAM | WAITCREATE)
+    bed.commit(put_op("b", "2"))
+    assert waiting.heard == [b"2", errno.ENODATA]
+
+
+def test_watching_from_the_broker(bed: Bed) -> None:
+    heard: list[bytes] = []
+    watch = bed.kvs.watch("job.log", heard.append, lambda _: heard.append(b"end"))
+    bed.kvs.append("job.log", "a")
+    bed.run()
+    bed.kvs.append("job.log", "b")
+    bed.kvs.settle()
+    bed.kvs.unwatch("primary", watch)
+    bed.kvs.append("job.log", "c")
+    bed.kvs.settle()
+    assert heard == [b"a", b"b"]
+
+
+def test_a_watcher_may_commit(bed: Bed) -> None:
+    """What one commit leads to comes after it, for every watcher."""
+    first: list[bytes] = []
+    second: list[bytes] = []
+
+    def tell(data: bytes) -> None:
+        first.append(data)
+        if len(first) < 5:
+            for number in range(2):
+                bed.commit(append("log", f"{len(first)}.{number} "))
+
+    bed.kvs.watch("log", tell, lambda _: first.clear())
+    bed.kvs.watch("log", second.append, lambda _: second.clear())
+    bed.commit(append("log", "a "), append("log", "b "))
+    assert len(first) == len(second) == len(entry(bed, "log").data) == 10
+    assert b"".join(first) == b"".join(second) == bed.kvs.lookup("log")
+
+
+@pytest.mark.parametrize(
+    ("flags", "is_streaming", "errnum"),
+    [
+        (WATCH, False, errno.EPROTO),
+        (STREAM, False, errno.EPROTO),
+        (WATCH | STREAM, True, errno.EINVAL),
+        (WATCH_FULL, True, errno.EINVAL),
+        (WATCH | WATCH_INITIAL_SENTINEL, True, errno.EINVAL),
+    ],
+)
+def test_flags_that_contradict_each_other(flags: int, is_streaming: bool, errnum: int) -> None:
+    assert refused(lambda: check_flags(flags, is_streaming=is_streaming)) == errnum
+
+
+# -- what survives
+
+
+def test_the_primary_namespace_survives(tmp_path: Path) -> None:
+    first = Bed(tmp_path, volatile=False)
+    first.commit(put_op("a.b", "1"), put_op("large", "x" * 1000))
+    first.kvs.append("log", "at the end")
+    first.close()
+    second = Bed(tmp_path, volatile=False)
+    assert second.root() == (first.root()[0], 2)
+    assert second.kvs.lookup("a.b") == b"1"
+    assert second.kvs.lookup("log") == b"at the end"
+    second.close()
+    assert len(second_checkpoints(tmp_path)) == 1
+
+
+def second_checkpoints(path: Path) -> list[Any]:
+    reactor = Reactor()
+    content = ContentStore(reactor, str(path), "sha1", volatile=False, complain=pytest.fail)
+    found = content.checkpoints()
+    content.close()
+    reactor.close()
+    return found
+
+
+def test_a_synchronous_commit_is_on_disk_when_it_is_answered(tmp_path: Path) -> None:
+    first = Bed(tmp_path, volatile=False)
+    first.commit(put_op("a", "1"), flags=SYNC)
+    first.commit(put_op("b", "2"))
+    # As if it were killed: nothing is closed in order.
+    first.content.backing.close()
+    second = Bed(tmp_path, volatile=False)
+    assert second.kvs.lookup("a") == b"1"
+    assert second.kvs.entry("b") is None
+    second.close()
+    first.reactor.close()
+
+
+@pytest.mark.parametrize(
+    "value", [{}, {"version": 1, "rootref": "x"}, {"version": 7, "rootref": "sha1-" + "0" * 40}, 5]
+)
+def test_checkpoints_of_no_use(tmp_path: Path, value: object) -> None:
+    bed = Bed(tmp_path, volatile=False)
+    bed.content.put_checkpoint(value)
+    assert refused(bed.kvs.namespaces) in (errno.EINVAL, errno.ENOENT)
+    bed.close()
+
+
+keys = st.lists(st.sampled_from("abc"), min_size=1, max_size=3).map(".".join)
+operations = st.one_of(
+    st.tuples(st.just("put"), keys, st.text("xy", max_size=60)),
+    st.tuples(st.just("append"), keys, st.text("xy", max_size=60)),
+    st.tuples(st.just("unlink"), keys, st.just("")),
+    st.tuples(st.just("mkdir"), keys, st.just("")),
+)
+
+
+@given(st.lists(operations, max_size=25))
+@settings(max_examples=60, deadline=None)
+def test_it_is_a_tree_of_dictionaries(
+    tmp_path_factory: pytest.TempPathFactory, todo: list[tuple[str, str, str]]
+) -> None:
+    bed = Bed(tmp_path_factory.mktemp("kvs"))
+    model: dict[str, Any] = {}
+    for what, key, value in todo:
+        op = {
+            "put": put_op(key, value),
+            "append": append(key, value),
+            "unlink": Op(key, None),
+            "mkdir": Op(key, treeobj.directory()),
+        }[what]
+        expected = apply_to_model(model, what, key, value)
+        assert bed.commit(op) == expected
+    assert read(bed, ".") == model
+    bed.close()
+
+
+def apply_to_model(model: dict[str, Any], what: str, key: str, value: str) -> int:
+    *parents, name = key.split(".")
+    place = model
+    for parent in parents:
+        if not isinstance(place.get(parent), dict):
+            if what == "unlink":
+                return 0
+            place[parent] = {}
+        place = place[parent]
+    if what == "append" and isinstance(place.get(name), dict):
+        return errno.EISDIR
+    if what == "unlink":
+        place.pop(name, None)
+    elif what == "mkdir":
+        place[name] = {}
+    else:
+        place[name] = (place.get(name, "") if what == "append" else "") + value
+    return 0
+
+
+def read(bed: Bed, key: str) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for name, each in bed.kvs.list(key).items():
+        below = name if key == "." else f"{key}.{name}"
+        found[name] = read(bed, below) if each.type == "dirref" else bed.kvs.lookup(below).decode()
+    return found
