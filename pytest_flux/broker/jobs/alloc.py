@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from pytest_flux.broker.jobs.changes import merge_annotations
-from pytest_flux.broker.jobs.pool import Pool
 from pytest_flux.broker.jobs.scheduler import Scheduler
 from pytest_flux.broker.jobs.store import encode_value
 from pytest_flux.protocol.errors import ProtocolError
 from pytest_flux.protocol.fluid import kvs_key
 from pytest_flux.protocol.job_state import FLAG_DEBUG, PRIORITY_MIN, SCHED
+from pytest_flux.protocol.resource_pool import ResourcePool
 
 if TYPE_CHECKING:
     from pytest_flux.broker.jobs.job import Job
@@ -33,7 +33,7 @@ class Alloc:
         """Whether there are resources to schedule on."""
         return self.scheduler.pool is not None
 
-    def go_online(self, pool: Pool) -> None:
+    def go_online(self, pool: ResourcePool) -> None:
         """There are resources now, or others than before. Jobs that hold some keep them."""
         self.scheduler.pool = pool
         for job in list(self._manager.active.values()):
@@ -91,16 +91,20 @@ class Alloc:
     # -- what the scheduler says
 
     def _allocated(self, job: Job, resources: dict[str, Any], annotations: dict[str, Any]) -> None:
-        job.is_queued = False
-        # The scheduler keeps its own: what is updated later is the job's alone.
-        job.R = {**resources, "execution": dict(resources["execution"])}
-        self._manager.batch.put(kvs_key(job.id, "R"), encode_value(resources))
+        encoded = encode_value(resources)
+        self._manager.batch.put(kvs_key(job.id, "R"), encoded)
+        if "scheduling" in resources:
+            del resources["scheduling"]
+            encoded = encode_value(resources)
+        job.set_resources(resources, encoded)
+        # Still queued while it is annotated, or that event would queue it again.
         self._annotate(job, annotations)
+        job.is_queued = False
         self._manager.events.post(job, "alloc", {"annotations": job.annotations})
 
     def _denied(self, job: Job, note: str) -> None:
-        job.is_queued = False
         self._clear(job)
+        job.is_queued = False
         self._manager.raise_exception(job, "alloc", 0, note)
 
     def _annotate(self, job: Job, annotations: dict[str, Any]) -> None:

@@ -30,6 +30,11 @@ class Batch:
         self._is_planned = False
         self._is_committing = False
 
+    @property
+    def is_clean(self) -> bool:
+        """Whether all that was changed can be seen by everybody."""
+        return not (self._is_planned or self._is_committing)
+
     def put(self, key: str, value: bytes) -> None:
         """Set a key. In a commit, keys are set before events are appended."""
         self._operations.append((PUT, key, value))

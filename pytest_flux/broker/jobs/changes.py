@@ -69,7 +69,7 @@ def _update_resources(job: Job, event: Event, context: dict[str, Any]) -> None:
     if resources is None:
         raise ValueError("no resources yet")
     resources["execution"]["expiration"] = context["expiration"]
-    job.R = resources
+    job.set_resources(resources)
 
 
 def _add_dependency(job: Job, event: Event, context: dict[str, Any]) -> None:

@@ -94,8 +94,9 @@ class Events:
         before = job.state
         apply_event(job, event)
         if commit:
-            job.record(event)
-            self._batch.append(job.id, encode_event(event))
+            line = encode_event(event)
+            job.record(line)
+            self._batch.append(job.id, line)
         for listener in self._listeners:
             listener(job, event, commit)
         if job.state != before:

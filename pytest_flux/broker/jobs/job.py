@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
 from pytest_flux.broker.jobs.facts import Facts, job_facts
+from pytest_flux.broker.jobs.store import encode_value
 from pytest_flux.protocol import job_state
-from pytest_flux.protocol.eventlog import Event, decode_eventlog, encode_event
+from pytest_flux.protocol.eventlog import Event, decode_eventlog
 from pytest_flux.protocol.job_state import NEW, job_result
 from pytest_flux.protocol.jobspec import set_path, system_attributes
 
@@ -23,9 +25,11 @@ class Job:
 
     __slots__ = (
         "_R",
-        "_eventlog",
+        "_R_text",
         "_facts",
         "_jobspec",
+        "_jobspec_text",
+        "_lines",
         "annotations",
         "depend_posted",
         "dependencies",
@@ -66,11 +70,13 @@ class Job:
         "was_started",
     )
 
-    def __init__(self, id: int, jobspec: dict[str, Any]) -> None:
+    def __init__(self, id: int, jobspec: dict[str, Any], text: bytes | None = None) -> None:
         self.id = id
         self._jobspec: dict[str, Any] | bytes = jobspec
+        self._jobspec_text = text
         self._R: dict[str, Any] | bytes | None = None
-        self._eventlog: list[Event] | bytes = []
+        self._R_text: bytes | None = None
+        self._lines: list[str] | bytes = []
         self._facts: Facts | None = None
         self.userid = 0
         self.urgency = job_state.URGENCY_DEFAULT
@@ -109,17 +115,16 @@ class Job:
         """The allocated resources (RFC 20), updates applied; None before there are any."""
         return _thaw(self._R) if isinstance(self._R, bytes) else self._R
 
-    @R.setter
-    def R(self, value: dict[str, Any]) -> None:  # noqa: N802
-        self._R = value
+    def set_resources(self, value: dict[str, Any], text: bytes | None = None) -> None:
+        """The job has other resources now; ``text`` is their JSON, if somebody has it."""
+        self._R, self._R_text = value, text
         self._facts = None
 
     @property
     def eventlog(self) -> list[Event]:
         """All committed events."""
-        if isinstance(self._eventlog, bytes):
-            return decode_eventlog(self._eventlog.decode("utf-8", "surrogatepass"))
-        return self._eventlog
+        lines = self._lines
+        return decode_eventlog(_decode(lines) if isinstance(lines, bytes) else "".join(lines))
 
     @property
     def queue(self) -> str | None:
@@ -153,34 +158,35 @@ class Job:
 
     def freeze(self) -> None:
         """The job is inactive: keep what rarely is asked for in less memory."""
-        import json
-
         _ = self.facts
-        text = "".join(map(encode_event, self.eventlog))
-        self._eventlog = text.encode("utf-8", "surrogatepass")
-        self._jobspec = json.dumps(self.jobspec, separators=(",", ":")).encode()
-        if self._R is not None:
-            self._R = json.dumps(self.R, separators=(",", ":")).encode()
-        self.environment = None
+        if isinstance(self._lines, list):
+            self._lines = "".join(self._lines).encode("utf-8", "surrogatepass")
+        if not isinstance(self._jobspec, bytes):
+            self._jobspec = self._jobspec_text or encode_value(self._jobspec)
+        if self._R is not None and not isinstance(self._R, bytes):
+            self._R = self._R_text or encode_value(self._R)
+        self._jobspec_text = self._R_text = self.environment = None
 
     # -- changes
 
-    def record(self, event: Event) -> None:
-        """Add an event to the job's log."""
-        if isinstance(self._eventlog, list):
-            self._eventlog.append(event)
+    def record(self, line: str) -> None:
+        """Add the line of an event to the job's log."""
+        if isinstance(self._lines, list):
+            self._lines.append(line)
 
     def update_jobspec(self, updates: dict[str, Any]) -> None:
         """Set members of the jobspec, by their paths."""
         jobspec = self.jobspec
         for path, value in updates.items():
             set_path(jobspec, path, value)
-        self._jobspec = jobspec
+        self._jobspec, self._jobspec_text = jobspec, None
         self._facts = None
 
 
 def _thaw(data: bytes) -> dict[str, Any]:
-    import json
-
-    value: dict[str, Any] = json.loads(data)
+    value: dict[str, Any] = json.loads(_decode(data))
     return value
+
+
+def _decode(data: bytes) -> str:
+    return data.decode("utf-8", "surrogatepass")

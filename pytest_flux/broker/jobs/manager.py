@@ -19,6 +19,7 @@ from pytest_flux.broker.jobs.purge import Purge
 from pytest_flux.broker.jobs.queues import Queue, Queues
 from pytest_flux.broker.jobs.restart import Restart
 from pytest_flux.broker.jobs.start import Start
+from pytest_flux.broker.jobs.stats import Stats
 from pytest_flux.broker.jobs.store import KvsClient, Store, encode_value
 from pytest_flux.broker.jobs.update import Update
 from pytest_flux.broker.jobs.waits import Waits
@@ -64,6 +65,7 @@ class JobManager:
         self.purge = Purge(self)
         self.update = Update(self)
         self.purge.configure(broker.config)
+        self.stats = Stats(self)
         Restart(self).run()
 
     def _commit_failed(self, errnum: int) -> None:
@@ -97,7 +99,7 @@ class JobManager:
             job.userid, job.urgency, job.flags = userid, urgency, flags
             check_limits(self.broker.config, job.jobspec)
             pool = self.alloc.scheduler.pool
-            check_lifetime(pool.expiration if pool is not None else 0.0, time.time(), job.jobspec)
+            check_lifetime(pool.resources.expiration if pool is not None else 0.0, time.time(), job.jobspec)
             self.dependencies.check(job)
         except FluxError:
             job.queued_events.clear()
@@ -124,7 +126,6 @@ class JobManager:
         """A job is inactive."""
         del self.active[job.id]
         self.inactive[job.id] = job
-        job.queued_events.clear()
         job.freeze()
         for callback in self.on_retire:
             callback(job)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from pytest_flux.broker.jobs.changes import apply_event
 from pytest_flux.broker.jobs.job import Job
 from pytest_flux.protocol.errors import FluxError, ProtocolError
-from pytest_flux.protocol.eventlog import decode_eventlog
+from pytest_flux.protocol.eventlog import decode_eventlog, encode_event
 from pytest_flux.protocol.fluid import parse_fluid
 from pytest_flux.protocol.job_state import DEPEND, INACTIVE, NEW, RUNNING, SCHED
 from pytest_flux.protocol.jobspec import system_attributes
@@ -31,7 +31,7 @@ def replay_job(job_id: int, eventlog: bytes, jobspec: bytes, resources: bytes | 
         if resources is not None:
             allocated: dict[str, Any] = json.loads(resources)
             allocated.pop("scheduling", None)
-            job.R = allocated
+            job.set_resources(allocated)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ProtocolError("failed to decode job", repr(error)) from None
     events = decode_eventlog(eventlog.decode("utf-8", "surrogatepass"))
@@ -39,7 +39,7 @@ def replay_job(job_id: int, eventlog: bytes, jobspec: bytes, resources: bytes | 
         raise ProtocolError("first event is not submit")
     for event in events:
         apply_event(job, event)
-        job.record(event)
+        job.record(encode_event(event))
     if job.state == NEW:
         raise ProtocolError("job state (NEW) is invalid after replay")
     return job
@@ -61,6 +61,8 @@ class Restart:
                 job.is_readonly = True
                 manager.inactive[job.id] = job
                 job.freeze()
+                for callback in manager.on_retire:
+                    callback(job)
         manager.history = [job.id for job in sorted(jobs, key=lambda job: job.t_submit)]
         self._restore()
         active = sorted((job for job in jobs if job.state != INACTIVE), key=lambda job: job.id)
@@ -107,7 +109,8 @@ class Restart:
         elif job.state & RUNNING and job.was_started and job.has_resources and job.wait_status < 0:
             # Its shells ended with the broker that ran them: it must not be run twice.
             manager.raise_exception(job, "exec", 0, "instance restarted while the job was running")
-        manager.events.act(job)
+        if job.id in manager.active:
+            manager.events.act(job)
 
     def _restore(self) -> None:
         manager = self._manager

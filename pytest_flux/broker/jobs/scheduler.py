@@ -6,14 +6,14 @@ import json
 import time
 from bisect import bisect_left, insort
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from pytest_flux.broker.jobs.facts import bracketed
-from pytest_flux.broker.jobs.pool import InfeasibleError, Pool, Request
-from pytest_flux.protocol.constraint import compile_constraint
+from pytest_flux.protocol.constraint import Matcher, Node, compile_constraint
 from pytest_flux.protocol.errors import ProtocolError
 from pytest_flux.protocol.fluid import f58
 from pytest_flux.protocol.jobspec import jobspec_counts, system_attributes
+from pytest_flux.protocol.resource_pool import Infeasible, Need, ResourcePool, Wanted
+from pytest_flux.protocol.resource_set import ResourceSet
 
 if TYPE_CHECKING:
     from pytest_flux.broker.jobs.job import Job
@@ -25,35 +25,43 @@ Allocated = Callable[["Job", dict[str, Any], dict[str, Any]], None]
 Denied = Callable[["Job", str], None]
 
 
+class Request(NamedTuple):
+    """What a job wants. ``key`` is equal for requests that are; ``duration`` is 0 for no limit."""
+
+    need: Need
+    constraint: Matcher | None
+    duration: float
+    key: str
+
+    def wanted(self, resources: ResourceSet) -> Wanted | None:
+        """Which of the ranks fulfil the constraint."""
+        constraint = self.constraint
+        if constraint is None:
+            return None
+        nodes = resources.nodes
+        return lambda rank: constraint(Node(rank, nodes[rank].hostname, resources.properties_of(rank)))
+
+
 def make_request(jobspec: dict[str, Any]) -> Request:
     """What a jobspec wants of the scheduler. ProtocolError, in flux-core's words, where that cannot be said."""
     counts = jobspec_counts(jobspec)
+    need = Need(*counts[:5])
     constraint = system_attributes(jobspec).get("constraints")
     matcher = compile_constraint(constraint) if constraint else None
-    key = json.dumps([counts._replace(duration=0.0), constraint], sort_keys=True)
-    return Request(counts, matcher, key)
-
-
-def summarize(resources: dict[str, Any]) -> str:
-    """R in a few words: ``rank[0-1]/core[0-1],gpu0``."""
-    parts = []
-    for entry in resources["execution"]["R_lite"]:
-        children = ",".join(kind + bracketed(ids) for kind, ids in entry["children"].items() if ids)
-        parts.append(f"rank{bracketed(entry['rank'])}/{children}")
-    return " ".join(parts)
+    return Request(need, matcher, counts.duration, json.dumps([need, constraint], sort_keys=True))
 
 
 class Scheduler:
     """Jobs that wait, in the order of their turn, and when those that run will end."""
 
     def __init__(self, allocated: Allocated, denied: Denied, annotate: Callable[[Job, dict[str, Any]], None]) -> None:
-        self.pool: Pool | None = None
+        self.pool: ResourcePool | None = None
         self._allocated = allocated
         self._denied = denied
         self._annotate = annotate
         self._order: list[tuple[int, int]] = []
         self._jobs: dict[int, tuple[tuple[int, int], Job, Request]] = {}
-        self._running: dict[int, dict[str, Any]] = {}
+        self._running: dict[int, tuple[ResourceSet, float]] = {}
         self._estimated: tuple[Job, float] | None = None
 
     def __len__(self) -> int:
@@ -83,26 +91,31 @@ class Scheduler:
 
     def restore(self, job: Job) -> None:
         """A job has had its resources since before a restart. ProtocolError if they are not there."""
-        if self.pool is not None and job.R is not None:
-            self.pool.take(job.R)
-            self._running[job.id] = job.R
+        if self.pool is None or job.R is None:
+            return
+        resources = ResourceSet.decode(job.R)
+        missing = sorted(rank for rank in resources if rank not in self.pool.resources)
+        if missing:
+            raise ProtocolError(f"allocation contains ranks not in resource pool: {missing}")
+        self.pool.take(resources)
+        self._running[job.id] = resources, float(job.R["execution"].get("expiration", 0.0))
 
     def free(self, job: Job) -> None:
         """A job gives its resources back."""
-        resources = self._running.pop(job.id, None)
+        resources, _ = self._running.pop(job.id, (None, 0.0))
         if resources is not None and self.pool is not None:
-            self.pool.free(resources)
+            self.pool.give_back(resources)
 
     def update_expiration(self, job: Job, expiration: float) -> None:
         """A job's time limit has changed."""
         if job.id in self._running:
-            self._running[job.id]["execution"]["expiration"] = expiration
+            self._running[job.id] = self._running[job.id][0], expiration
 
     def check(self, jobspec: dict[str, Any]) -> None:
-        """Raise InfeasibleError or ProtocolError for what can never run here."""
+        """Raise Infeasible or ProtocolError for what can never run here."""
         request = make_request(jobspec)
         if self.pool is not None:
-            self.pool.check(request)
+            self.pool.check(request.need, request.wanted(self.pool.resources))
 
     def schedule(self) -> None:
         """Start what can be started."""
@@ -113,36 +126,34 @@ class Scheduler:
         if len(self._order) > 1:
             self._backfill(self.pool)
 
-    def _try(self, job_id: int, pool: Pool, head: Job | None = None) -> bool:
+    def _try(self, job_id: int, pool: ResourcePool, head: Job | None = None) -> bool:
         """Start one job or refuse it; False if it has to wait."""
         _, job, request = self._jobs[job_id]
         try:
-            resources = pool.find(request)
-        except InfeasibleError as error:
+            found = pool.find(request.need, request.wanted(pool.resources))
+        except Infeasible as error:
             self.remove(job)
             self._denied(job, str(error))
             return True
-        if resources is None:
+        if found is None:
             return False
         self.remove(job)
-        now, duration = time.time(), request.counts.duration
-        execution = resources["execution"]
-        execution["starttime"] = now
-        execution["expiration"] = now + duration if duration else pool.expiration
-        self._running[job.id] = resources
-        annotations = {"resource_summary": summarize(resources)}
+        pool.take(found)
+        now = time.time()
+        expiration = now + request.duration if request.duration else pool.resources.expiration
+        self._running[job.id] = found, expiration
+        annotations = {"resource_summary": found.summary()}
         if head is not None:
             annotations["backfill"] = f58(head.id)
+        resources = found.replace(starttime=now, expiration=expiration).encode()
         self._allocated(job, resources, {"sched": annotations})
         return True
 
-    def _backfill(self, pool: Pool) -> None:
+    def _backfill(self, pool: ResourcePool) -> None:
         """Start jobs that will have ended before the first one of the queue can begin."""
         _, head, request = self._jobs[self._order[0][1]]
         shorter = [
-            entry
-            for key in self._order[1 : _BACKFILL_DEPTH + 1]
-            if (entry := self._jobs[key[1]])[2].counts.duration > 0
+            entry for key in self._order[1 : _BACKFILL_DEPTH + 1] if (entry := self._jobs[key[1]])[2].duration > 0
         ]
         if not shorter:
             return
@@ -155,20 +166,17 @@ class Scheduler:
         now = time.time()
         blocked: set[str] = set()
         for _, job, wanted in shorter:
-            fits = now + wanted.counts.duration <= begin and wanted.key not in blocked
+            fits = now + wanted.duration <= begin and wanted.key not in blocked
             if fits and not self._try(job.id, pool, head):
                 blocked.add(wanted.key)
 
-    def _estimate(self, pool: Pool, request: Request) -> float | None:
+    def _estimate(self, pool: ResourcePool, request: Request) -> float | None:
         """When a request can be fulfilled at the latest; None if a job without limit may stand in its way."""
         trial = pool.copy()
-        ends = sorted(
-            (float(expiration), job_id)
-            for job_id, resources in self._running.items()
-            if (expiration := resources["execution"]["expiration"])
-        )
-        for expiration, job_id in ends:
-            trial.free(self._running[job_id])
-            if trial.find(request) is not None:
-                return max(expiration, time.time())
+        wanted = request.wanted(pool.resources)
+        ends = sorted((end, job_id) for job_id, (_, end) in self._running.items() if end)
+        for end, job_id in ends:
+            trial.give_back(self._running[job_id][0])
+            if trial.find(request.need, wanted) is not None:
+                return max(end, time.time())
         return None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import traceback
 from typing import TYPE_CHECKING, Any, Protocol
 
 from pytest_flux.protocol.job_state import FLAG_DEBUG
@@ -12,6 +13,8 @@ if TYPE_CHECKING:
     from pytest_flux.broker.jobs.job import Job
     from pytest_flux.broker.jobs.manager import JobManager
     from pytest_flux.protocol.eventlog import Event
+
+_ERR = 3
 
 TIMEOUT_NOTE = "resource allocation expired"
 
@@ -68,9 +71,6 @@ class _Running:
         self._start.post(self.job, "finish", {"status": status})
 
     def released(self, ranks: str = "all", *, final: bool = True) -> None:
-        if final:
-            self.cancel_timer()
-            self._start.ended(self.job)
         self._start.post(self.job, "release", {"ranks": ranks, "final": final})
 
     def cancel_timer(self) -> None:
@@ -97,14 +97,20 @@ class Start:
     def start(self, job: Job) -> None:
         """A job is in RUN."""
         resources = job.R
-        if job.start_pending or self._executor is None or resources is None:
+        if job.start_pending or job.was_released or self._executor is None or resources is None:
             return
         job.start_pending = True
         if job.flags & FLAG_DEBUG:
             self.post(job, "debug.start-request")
         running = self._running[job.id] = _Running(self, job)
         self._arm(running, resources["execution"].get("expiration", 0.0))
-        self._executor.start(job, resources, running)
+        try:
+            self._executor.start(job, resources, running)
+        except Exception as error:  # noqa: BLE001
+            # One job's fault must not take the instance down.
+            self._manager.broker.log.write(_ERR, f"start: {traceback.format_exc()}", "job-exec")
+            running.exception("exec", 0, f"internal error: {error!r}")
+            running.released()
         job.environment = None
 
     def _arm(self, running: _Running, expiration: float) -> None:
@@ -124,11 +130,6 @@ class Start:
         context = {"type": kind, "severity": severity, "userid": self._manager.owner, "note": note}
         self.post(job, "exception", context)
 
-    def ended(self, job: Job) -> None:
-        """The executor is through with a job."""
-        self._running.pop(job.id, None)
-        job.start_pending = False
-
     def post(self, job: Job, name: str, context: dict[str, Any] | None = None) -> None:
         """Post an event, unless the job is over already."""
         if not job.is_readonly:
@@ -142,6 +143,10 @@ class Start:
         if event["name"] == "exception" and context["severity"] == 0:
             running.cancel_timer()
             self._executor.terminate(job.id, context["type"])
+        elif event["name"] == "release" and context["final"]:
+            running.cancel_timer()
+            del self._running[job.id]
+            job.start_pending = False
         elif event["name"] == "resource-update":
             expiration = float(context["expiration"])
             self._manager.alloc.scheduler.update_expiration(job, expiration)

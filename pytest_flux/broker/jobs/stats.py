@@ -20,8 +20,6 @@ class Stats:
         self._manager = manager
         self._results: dict[str | None, dict[int, int]] = {}
         self._purged: dict[str | None, int] = {}
-        for job in manager.inactive.values():
-            self._count(job, 1)
         manager.on_retire.append(lambda job: self._count(job, 1))
         manager.on_forget.append(self._forget)
 

@@ -18,6 +18,8 @@ Operation = tuple[str, str, bytes]
 Done = Callable[[int], None]
 """Called with 0, or with an errno."""
 
+_encode = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False).encode
+
 
 class Store(Protocol):
     """The primary namespace of a KVS."""
@@ -69,4 +71,4 @@ class KvsClient:
 
 def encode_value(value: object) -> bytes:
     """A JSON value as Flux stores it: compact, without NUL or newline."""
-    return json.dumps(value, separators=(",", ":"), ensure_ascii=False).encode("utf-8", "surrogatepass")
+    return _encode(value).encode("utf-8", "surrogatepass")

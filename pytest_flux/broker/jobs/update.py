@@ -8,10 +8,10 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from pytest_flux.broker.jobs.limits import check_lifetime, check_limits
-from pytest_flux.broker.jobs.pool import InfeasibleError
 from pytest_flux.protocol.errors import FluxError, ProtocolError
 from pytest_flux.protocol.job_state import CLEANUP, RUN, RUNNING
 from pytest_flux.protocol.jobspec import set_path, system_attributes
+from pytest_flux.protocol.resource_pool import Infeasible
 
 if TYPE_CHECKING:
     from pytest_flux.broker.jobs.job import Job
@@ -94,11 +94,11 @@ class Update:
         if limits:
             check_limits(self._manager.broker.config, jobspec)
             pool = self._manager.alloc.scheduler.pool
-            check_lifetime(pool.expiration if pool is not None else 0.0, time.time(), jobspec)
+            check_lifetime(pool.resources.expiration if pool is not None else 0.0, time.time(), jobspec)
         if feasibility:
             try:
                 self._manager.alloc.scheduler.check(jobspec)
-            except (InfeasibleError, ProtocolError) as error:
+            except (Infeasible, ProtocolError) as error:
                 raise FluxError(errno.EOVERFLOW, str(error)) from None
 
     @staticmethod

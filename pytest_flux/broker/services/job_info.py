@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from pytest_flux.broker.broker import Broker
     from pytest_flux.broker.jobs.job import Job
     from pytest_flux.protocol.eventlog import Event
+    from pytest_flux.protocol.message import Message
 
 _JSON_DECODE, _CURRENT = 1, 2
 _UPDATES = {"R": "resource-update", "jobspec": "jobspec-update"}
@@ -32,6 +33,14 @@ class JobInfoService(JobService):
         super().__init__(broker)
         self._followers: dict[int, list[Follower]] = {}
         self.manager.events.listen(self._event)
+
+    def receive(self, message: Message) -> None:
+        """Handle one request, once the KVS has all that is known of the jobs."""
+        if self.manager.batch.is_clean:
+            super().receive(message)
+        else:
+            receive = super().receive
+            self.manager.batch.afterwards(lambda _: receive(message))
 
     def _job(self, request: Request, text: str | None = None) -> Job:
         job = self.manager.find(request.field("id", int))

@@ -109,11 +109,11 @@ class JobIngestService(JobService):
 
     def _admit(self, request: Request, signed: str, jobspec: dict[str, Any], urgency: int, flags: int) -> None:
         environment = system_attributes(jobspec).pop("environment", None)
-        job = Job(self._fluids.generate(_now()), jobspec)
-        job.environment = environment if isinstance(environment, dict) else None
-        manager = self.manager
         # As flux-core stores it: the order of members is kept.
         encoded = encode_value(jobspec)
+        job = Job(self._fluids.generate(_now()), jobspec, encoded)
+        job.environment = environment if isinstance(environment, dict) else None
+        manager = self.manager
         manager.submit(job, request.message.userid, urgency, flags)
         manager.batch.put(kvs_key(job.id, "J"), signed.encode())
         manager.batch.put(kvs_key(job.id, "jobspec"), encoded)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Iterable, Iterator
+from functools import partial
 from itertools import islice, pairwise
 from typing import TYPE_CHECKING, Any
 
 from pytest_flux.broker.jobs.listing import ATTRIBUTES, describe, readers
 from pytest_flux.broker.jobs.match import Matcher, compile_match
 from pytest_flux.broker.jobs.service import JobService
-from pytest_flux.broker.jobs.stats import Stats
 from pytest_flux.broker.service import ALL, LATER, Answer, Request, _Later, method
 from pytest_flux.protocol.errors import FluxError, ProtocolError
 from pytest_flux.protocol.job_state import ACTIVE, INACTIVE, NEW, PENDING, RUNNING
@@ -30,7 +30,6 @@ class JobListService(JobService):
 
     def __init__(self, broker: Broker) -> None:
         super().__init__(broker)
-        self._stats = Stats(self.manager)
         self._waiting: dict[int, list[Request]] = {}
         self._is_armed = False
         self.manager.events.listen(self._event)
@@ -47,7 +46,8 @@ class JobListService(JobService):
             raise FluxError(errno.EPROTO, "invalid payload: since < 0.0 not allowed")
         chosen = readers(request.json().get("attrs"))
         try:
-            match = compile_match(request.json().get("constraint") or _legacy(request))
+            constraint = request.json().get("constraint")
+            match = compile_match(_legacy(request) if constraint is None else constraint)
         except ProtocolError as error:
             raise FluxError(errno.EPROTO, f"invalid payload: constraint object invalid: {error}") from None
         found = (describe(job, chosen) for job in self._select(match, since, limit))
@@ -112,7 +112,9 @@ class JobListService(JobService):
             if _is_awaited(job, request.field("state", int, 0)):
                 self.release(request)
                 self.abandoned(request)
-                request.respond({"job": describe(job, readers(request.json().get("attrs")))})
+                answer = {"job": describe(job, readers(request.json().get("attrs")))}
+                # Who is told of a state may look for what comes with it in the KVS.
+                self.manager.batch.afterwards(partial(_respond, request, answer))
 
     @method("list-attrs", roles=ALL)
     def list_attrs(self, request: Request) -> Answer:
@@ -124,7 +126,7 @@ class JobListService(JobService):
     @method("job-stats", roles=ALL)
     def job_stats(self, request: Request) -> Answer | _Later:
         """→ ``{job_states, successful, failed, canceled, timeout, inactive_purged, queues}``; streaming: again."""
-        answer = self._stats.answer()
+        answer = self.manager.stats.answer()
         if not request.message.is_streaming:
             return answer
         request.respond(answer)
@@ -138,7 +140,7 @@ class JobListService(JobService):
     def _send_stats(self) -> None:
         self._is_armed = False
         for request in self.held_for("job-list.job-stats"):
-            request.respond(self._stats.answer())
+            request.respond(self.manager.stats.answer())
 
     @method("stats-get", roles=ALL)
     def stats_get(self, request: Request) -> Answer:
@@ -153,6 +155,10 @@ class JobListService(JobService):
             "idsync": {"lookups": 0, "waits": len(self._waiting)},
             "stats_watchers": sum(1 for _ in self.held_for("job-list.job-stats")),
         }
+
+
+def _respond(request: Request, answer: dict[str, Any], _: int) -> None:
+    request.respond(answer)
 
 
 def _is_awaited(job: Job, state: int) -> bool:

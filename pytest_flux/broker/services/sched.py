@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import errno
 
-from pytest_flux.broker.jobs.pool import InfeasibleError
 from pytest_flux.broker.jobs.service import JobService
 from pytest_flux.broker.service import ALL, Answer, Request, method
 from pytest_flux.protocol.errors import FluxError, ProtocolError
+from pytest_flux.protocol.resource_pool import Infeasible
 
 
 class SchedService(JobService):
@@ -31,7 +31,7 @@ class FeasibilityService(JobService):
         """``{jobspec}`` → empty, or an error that says why not."""
         try:
             self.manager.alloc.scheduler.check(request.field("jobspec", dict))
-        except InfeasibleError as error:
+        except Infeasible as error:
             raise FluxError(errno.EOVERFLOW, str(error)) from None
         except ProtocolError as error:
             raise FluxError(errno.EINVAL, str(error)) from None
