@@ -41,7 +41,7 @@ from pytest_flux.protocol.duration import parse_duration
 from pytest_flux.protocol.errors import FluxError
 from pytest_flux.protocol.hostlist import decode_hostlist
 from pytest_flux.protocol.idset import encode_idset
-from pytest_flux.protocol.message import USERID_UNKNOWN
+from pytest_flux.protocol.message import USERID_UNKNOWN, Message
 from pytest_flux.reactor.reactor import Reactor
 
 if TYPE_CHECKING:
@@ -269,15 +269,20 @@ class Broker:
         self.state_machine.kill(signum)
 
     def user_signal(self, signum: int) -> None:
-        """USR1 or USR2, which rank 0 hands to the jobs; where there can be none, it is deadly."""
+        """USR1 or USR2, which rank 0 hands to the jobs. Others have none: to them it is deadly."""
         self.log.write(LOG_INFO, f"signal {signum}")
-        if self.rank == 0:
-            if "job-manager" in self.router.services:
-                everybody = {"dry_run": False, "userid": USERID_UNKNOWN, "signum": signum}
-                self.router.rpc("job-manager.killall", everybody, lambda _: None)
-                return
-            self.log.write(LOG_INFO, f"killall failed, delivering signal {signum} locally instead")
-        self.state_machine.kill(signum)
+        if self.rank > 0:
+            self.state_machine.kill(signum)
+            return
+
+        def answered(message: Message) -> None:
+            if message.errnum:
+                text = (message.payload or b"").rstrip(b"\0").decode(errors="replace")
+                reason = f"{text}: " if text else ""
+                self.log.write(LOG_ERR, f"job-manager.killall: {reason}{os.strerror(message.errnum)}")
+
+        everybody = {"dry_run": False, "userid": USERID_UNKNOWN, "signum": signum}
+        self.router.rpc("job-manager.killall", everybody, answered)
 
     # -- events from the parts
 

@@ -141,6 +141,12 @@ class Running:
             if re.search(pattern, line):
                 return line
 
+    def stop(self) -> Outcome:
+        """Let the initial program end, and wait for the end of the session."""
+        self.stdin.close()
+        self.process.stdin = None
+        return self.finish()
+
     def finish(self) -> Outcome:
         """Wait for the end of the session; what it printed in all."""
         self._close_clients()
@@ -161,9 +167,15 @@ class Running:
     def kill(self, rank: int, signum: int = signal.SIGKILL) -> None:
         os.kill(self.pids()[rank], signum)
 
+    def start_service(self) -> Flux:
+        """A connection to the `start` service of the launcher, closed at the end."""
+        return self._keep(Flux(f"local://{self.rundir}/start"))
+
     def client(self, rank: int = 0) -> Flux:
         """A connection to a broker, closed at the end."""
-        client = Flux(f"local://{self.rundir}/local-{rank}")
+        return self._keep(Flux(f"local://{self.rundir}/local-{rank}"))
+
+    def _keep(self, client: Flux) -> Flux:
         self._clients.append(client)
         return client
 
