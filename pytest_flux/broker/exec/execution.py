@@ -13,7 +13,7 @@ from pytest_flux.broker.exec.guest import Guest
 from pytest_flux.broker.exec.kill_ladder import KillLadder, kill_config
 from pytest_flux.broker.exec.limit_warning import LimitWarning
 from pytest_flux.broker.exec.link import Link
-from pytest_flux.broker.exec.output import WARNING, event_line
+from pytest_flux.broker.exec.output import WARNING, cut, event_line
 from pytest_flux.broker.exec.placement import Placement, place
 from pytest_flux.broker.exec.stdin import service_name
 from pytest_flux.broker.exec.task import exit_code
@@ -140,9 +140,10 @@ class Execution:
         before = self._sizes.get(stream, 0)
         self._sizes[stream] = before + size
         if size and before + size > self._limit:
-            if before <= self._limit:
-                self._log(WARNING, f"{stream} will be truncated, {self._limit} limit exceeded", "output.kvs")
-            return
+            if before > self._limit:
+                return
+            self._log(WARNING, f"{stream} will be truncated, {self._limit} limit exceeded", "output.kvs")
+            text = cut(text, self._limit - before)
         self._guest.append("output", text)
 
     def _log(self, level: int, message: str, component: str) -> None:

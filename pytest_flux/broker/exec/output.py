@@ -11,6 +11,7 @@ from typing import NamedTuple
 from pytest_flux.broker.exec.failure import ShellFailure
 from pytest_flux.broker.exec.mustache import Tags, TagsOfTask
 from pytest_flux.broker.exec.options import OutputOptions
+from pytest_flux.protocol.ioencode import decode_io
 
 FATAL, ERROR, WARNING, NOTICE = 0, 3, 4, 5
 """Levels of a shell's log messages (RFC 24)."""
@@ -35,6 +36,17 @@ def data_lines(stream: str, rank: int, pieces: Sequence[bytes]) -> str:
 
             lines.append(f'{head}"encoding":"base64","data":"{base64.b64encode(piece).decode()}"}}}}\n')
     return "".join(lines)
+
+
+def cut(lines: str, size: int) -> str:
+    """Of several data events, those at the beginning whose data are no more than ``size`` bytes together."""
+    kept = []
+    for line in lines.split("\n")[:-1]:
+        size -= len(decode_io(json.loads(line)["context"]).data)
+        if size < 0:
+            break
+        kept.append(line + "\n")
+    return "".join(kept)
 
 
 def end_line(stream: str, rank: int) -> str:

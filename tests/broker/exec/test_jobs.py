@@ -1,0 +1,260 @@
+"""What jobs get, and what becomes of them."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from pytest_flux.instance import FluxInstance, InstanceError
+from pytest_flux.protocol.fluid import f58, f58plain
+from pytest_flux.settings import Settings
+from tests.broker.exec.conftest import DEADLINE, Runner
+
+
+def _environ(text: str) -> dict[str, str]:
+    return dict(line.split("=", 1) for line in text.splitlines() if "=" in line)
+
+
+def test_the_environment_of_tasks(runner: Runner) -> None:
+    ended = runner.run("env", tasks=2, nodes=2)
+    for rank in (0, 1):
+        environ = _environ(ended.text(rank=str(rank)))
+        name = f58(ended.id)
+        assert environ["FLUX_JOB_ID"] == name
+        assert environ["FLUX_JOB_ID_PATH"] == f"/{name}"
+        assert environ["FLUX_JOB_SIZE"] == environ["FLUX_JOB_NNODES"] == environ["PMI_SIZE"] == "2"
+        assert environ["FLUX_TASK_RANK"] == environ["PMI_RANK"] == str(rank)
+        assert environ["FLUX_TASK_LOCAL_ID"] == "0"
+        assert environ["FLUX_KVS_NAMESPACE"] == f"job-{ended.id}"
+        assert environ["FLUX_URI"] == runner.instance.uri.replace("local-0", f"local-{rank}")
+        assert environ["FLUX_JOB_TMPDIR"].endswith(f"/jobtmp-{rank}-{name}")
+        assert not os.path.exists(environ["FLUX_JOB_TMPDIR"])
+        assert environ["CUDA_VISIBLE_DEVICES"] == "-1"
+
+
+def test_directory_and_its_loss(runner: Runner, tmp_path: Path) -> None:
+    assert runner.run("pwd", cwd=str(tmp_path)).text() == f"{tmp_path}\n"
+    ended = runner.run("pwd", cwd="/nonexistent")
+    assert ended.text() == "/tmp\n"
+    problem = "Could not change dir to /nonexistent: No such file or directory. Going to /tmp instead"
+    assert ended.messages == [f"host {runner.instance.getattr('hostname')}: {problem}"]
+
+
+@pytest.mark.parametrize(
+    ("mode", "reason", "code"), [(None, "No such file or directory", 127), (0o644, "Permission denied", 126)]
+)
+def test_what_cannot_be_run(runner: Runner, tmp_path: Path, mode: int | None, reason: str, code: int) -> None:
+    command = tmp_path / "program"
+    if mode is not None:
+        command.write_text("#!/bin/sh")
+        command.chmod(mode)
+    ended = runner.run(str(command))
+    note = f"task 0 (host {runner.instance.getattr('hostname')}): start failed: {command}: {reason}"
+    assert ended.exceptions == [{"type": "exec", "severity": 0, "note": note, "userid": os.getuid()}]
+    assert ended.status == code << 8
+    assert ended.messages == [note]
+    names = [event["name"] for event in ended.exec]
+    assert names == ["init", "starting", "shell.init", "shell-exit", "complete", "done"]
+
+
+def test_a_script_without_an_interpreter_is_a_shell_script(runner: Runner, tmp_path: Path) -> None:
+    script = tmp_path / "script"
+    script.write_text("echo from a script\n")
+    script.chmod(0o755)
+    assert runner.run(str(script)).text() == "from a script\n"
+
+
+def test_output_without_newline_and_exit_code(runner: Runner) -> None:
+    ended = runner.run("sh", "-c", "printf abc; printf def >&2; exit 7")
+    assert (ended.text("stdout"), ended.text("stderr"), ended.status) == ("abc", "def", 7 << 8)
+
+
+def test_output_in_files(runner: Runner, tmp_path: Path) -> None:
+    output = {"stdout": {"type": "file", "path": "out.{{id.dec}}.{{taskid}}", "label": True}}
+    ended = runner.run(
+        "sh",
+        "-c",
+        "echo hello; echo trouble >&2",
+        tasks=2,
+        nodes=2,
+        cwd=str(tmp_path),
+        options={"output": output},
+    )
+    for rank in (0, 1):
+        lines = (tmp_path / f"out.{ended.id}.{rank}").read_text().splitlines()
+        assert sorted(lines) == [f"{rank}: hello", f"{rank}: trouble"]
+    redirects = [event["context"] for event in ended.output if event["name"] == "redirect"]
+    path = f"out.{ended.id}.{{{{taskid}}}}"
+    assert redirects == [{"stream": stream, "rank": "[0-1]", "path": path} for stream in ("stdout", "stderr")]
+    assert ended.text() == ""
+
+
+def test_shells_share_a_file(runner: Runner, tmp_path: Path) -> None:
+    target = tmp_path / "out"
+    target.write_text("old\n")
+    options = {"output": {"stdout": {"type": "file", "path": str(target)}}}
+    runner.run("sh", "-c", "for i in $(seq 100); do echo line; done", tasks=2, nodes=2, options=options)
+    assert target.read_text() == "line\n" * 200
+    options["output"]["mode"] = "append"  # type: ignore[assignment]
+    runner.run("echo", "more", options=options)
+    assert target.read_text() == "line\n" * 200 + "more\n"
+
+
+def test_output_that_cannot_be_opened(runner: Runner) -> None:
+    options = {"output": {"stdout": {"type": "file", "path": "/nonexistent/out"}}}
+    ended = runner.run("true", options=options)
+    assert ended.exceptions[0]["note"] == "shell_init: No such file or directory"
+    assert ended.status == 256
+
+
+def test_much_output(runner: Runner) -> None:
+    ended = runner.run("sh", "-c", "seq 200000")
+    assert ended.text() == "".join(f"{number}\n" for number in range(1, 200001))
+
+
+def test_output_is_cut_at_its_limit(runner: Runner) -> None:
+    ended = runner.run("sh", "-c", "seq 100000", options={"output": {"limit": "10K"}})
+    assert 10230 < len(ended.text()) <= 10240
+    assert any("will be truncated" in message for message in ended.messages)
+
+
+def test_standard_input_comes_from_clients(runner: Runner) -> None:
+    jobid = runner.submit("cat", tasks=2, nodes=2)
+    runner.jobs.wait_event(jobid, "shell.init", "guest.exec.eventlog", timeout=DEADLINE)
+    topic = f"{os.getuid()}-shell-{f58plain(jobid)}.stdin"
+    client = runner.instance.client
+    client.rpc(topic, {"stream": "stdin", "rank": "all", "data": "to all\n"}, nodeid=0).get(DEADLINE)
+    client.rpc(topic, {"stream": "stdin", "rank": "1", "data": "to one\n", "eof": True}, nodeid=0).get(DEADLINE)
+    with pytest.raises(OSError, match="Broken pipe"):
+        client.rpc(topic, {"stream": "stdin", "rank": "1", "data": "late"}, nodeid=0).get(DEADLINE)
+    client.rpc(topic, {"stream": "stdin", "rank": "all", "eof": True}, nodeid=0).get(DEADLINE)
+    ended = runner.ended(jobid)
+    assert (ended.text(rank="0"), ended.text(rank="1")) == ("to all\n", "to all\nto one\n")
+
+
+def test_standard_input_from_a_file(runner: Runner, tmp_path: Path) -> None:
+    source = tmp_path / "input"
+    source.write_text("given\n")
+    options = {"input": {"stdin": {"type": "file", "path": str(source)}}}
+    assert runner.run("cat", tasks=2, options=options).text() == "given\ngiven\n"
+    options["input"]["stdin"]["path"] = "/nonexistent"
+    assert "error opening input file" in runner.run("cat", options=options).exceptions[0]["note"]
+
+
+def test_limits(runner: Runner) -> None:
+    options = {"rlimit": {"nofile": 123, "cpu": 77}}
+    assert runner.run("sh", "-c", "ulimit -n; ulimit -t", options=options).text() == "123\n77\n"
+
+
+def test_arguments_are_templates(runner: Runner) -> None:
+    ended = runner.run("echo", "{{taskid}}", "{{size}}", "{{unknown}}", tasks=2)
+    assert sorted(ended.text().splitlines()) == ["0 2 {{unknown}}", "1 2 {{unknown}}"]
+
+
+# -- ends
+
+
+def test_a_signal_of_a_user(runner: Runner) -> None:
+    jobid = runner.submit(
+        "sh", "-c", "trap 'exit 5' USR1; echo ready; while :; do sleep 0.05; done", nodes=2, tasks=2
+    )
+    runner.jobs.wait_event(jobid, "shell.start", "guest.exec.eventlog", timeout=DEADLINE)
+    _wait_output(runner, jobid, 2)
+    runner.jobs.kill(jobid, signal.SIGUSR1)
+    assert runner.ended(jobid).status == 5 << 8
+
+
+def _wait_output(runner: Runner, jobid: int, count: int) -> None:
+    """Until tasks have put out so much."""
+    seen = 0
+    for event in runner.jobs.watch(jobid, "guest.output", wait=True, timeout=DEADLINE):
+        seen += "data" in event.get("context", {})
+        if seen == count:
+            return
+
+
+@pytest.mark.flux(size=1, broker="embedded", conf={"exec": {"kill-timeout": "0.2s"}})
+def test_a_task_that_ignores_its_end(flux_instance: FluxInstance) -> None:
+    runner = Runner(flux_instance)
+    jobid = runner.submit("sh", "-c", "trap '' TERM; echo ready; while :; do sleep 0.05; done")
+    _wait_output(runner, jobid, 1)
+    runner.jobs.cancel(jobid)
+    ended = runner.ended(jobid)
+    assert ended.status == (128 + 9) << 8
+    assert ended.exceptions[0]["type"] == "cancel"
+
+
+def test_what_a_task_leaves_behind_ends_with_it(runner: Runner) -> None:
+    ended = runner.run("sh", "-c", "sleep 1000 >/dev/null 2>&1 </dev/null & echo $!")
+    deadline = time.monotonic() + DEADLINE
+    path = f"/proc/{int(ended.text())}"
+    while os.path.exists(path) and open(f"{path}/stat").read().split()[2] != "Z":  # noqa: SIM115
+        assert time.monotonic() < deadline
+
+
+def test_the_end_of_one_task_can_be_that_of_all(runner: Runner) -> None:
+    command = ("sh", "-c", "test $FLUX_TASK_RANK = 1 && exit 3; sleep 1000")
+    for options, text in (
+        ({"exit-on-error": 1}, "failed (Exit 3) and exit-on-error is set"),
+        ({"exit-timeout": 0.1}, "exited (Exit 3) and exit-timeout=0.1s has expired"),
+    ):
+        ended = runner.run(*command, tasks=2, options=options)
+        host = runner.instance.getattr("hostname")
+        exception = ended.exceptions[0]
+        assert exception["note"] == f"sh: task rank 1 on host {host} {text}"
+        assert list(exception) == ["type", "severity", "note", "userid", "wait_status"]
+        assert ended.status == 3 << 8
+
+
+def test_a_signal_before_the_limit(runner: Runner) -> None:
+    options = {"signal": {"signum": int(signal.SIGUSR1), "timeleft": 999.5}}
+    ended = runner.run("sh", "-c", "trap 'exit 9' USR1; while :; do sleep 0.05; done", duration=1000, options=options)
+    assert ended.status == 9 << 8
+    assert ended.messages == ["job will expire in 999.5s, sending SIGUSR1 to job"]
+
+
+def test_a_broker_is_lost_while_a_job_runs() -> None:
+    instance = FluxInstance(Settings(size=3, broker="embedded", attrs={"tbon.topo": "kary:1"}))
+    instance.start()
+    try:
+        runner = Runner(instance)
+        jobid = runner.submit("sleep", "1000", nodes=3, tasks=3)
+        runner.jobs.wait_event(jobid, "shell.start", "guest.exec.eventlog", timeout=DEADLINE)
+        pid = int(instance.rpc("attr.get", {"name": "broker.pid"}, rank=2)["value"])
+        os.kill(pid, signal.SIGKILL)
+        ended = runner.ended(jobid)
+        host = instance.getattr("hostname")
+    finally:
+        with pytest.raises(InstanceError, match="rank 2 with exit code 137"):
+            instance.stop()
+    assert ended.exceptions[0]["note"] == f"node failure on {host} (rank 2)"
+    assert ended.exceptions[0]["type"] == "exec"
+    assert ended.status == (128 + 15) << 8
+    assert f"node failure on {host} (shell rank 2)" in ended.messages
+
+
+PROGRAM = """\
+from mpi4py import MPI
+world = MPI.COMM_WORLD
+print(world.rank, world.size, world.allreduce(world.rank))
+"""
+
+
+def test_mpi_programs_find_their_peers(runner: Runner) -> None:
+    pytest.importorskip("mpi4py")
+    ended = runner.run(sys.executable, "-c", PROGRAM, tasks=4, nodes=2)
+    assert ended.status == 0, (ended.text("stderr"), ended.messages)
+    assert sorted(ended.text().splitlines()) == [f"{rank} 4 6" for rank in range(4)]
+
+
+def test_an_instance_is_a_job(runner: Runner) -> None:
+    script = "flux getattr size; flux getattr instance-level; flux getattr jobid"
+    ended = runner.run("flux", "broker", "sh", "-c", script, tasks=2, nodes=2)
+    assert ended.text() == f"2\n1\n{f58(ended.id)}\n", (ended.text("stderr"), ended.messages)
+    memo = next(event["context"] for event in ended.events if event["name"] == "memo")
+    assert memo["uri"].startswith(f"ssh://{runner.instance.getattr('hostname')}/")
