@@ -246,12 +246,14 @@ def _run(broker: Broker, verbose: int) -> int:
     except BaseException:
         broker.close()
         raise
+    # All is done. A signal from here on, perhaps the hangup below of a broker in the same group, would only spoil the
+    # exit code.
+    signal.pthread_sigmask(signal.SIG_BLOCK, _DEADLY)
     if verbose > 1:
         broker.log.write(LOG_INFO, "exited event loop")
         broker.log.write(LOG_INFO, "cleaning up")
     if os.getpgrp() == os.getpid():
         # What rc2 left in the background shares the group of a broker that leads one (see Runat).
-        signal.signal(signal.SIGHUP, signal.SIG_IGN)
         os.kill(0, signal.SIGHUP)
     return broker.exit_code
 
