@@ -27,7 +27,7 @@ from pytest_flux.broker.services.broker import BrokerService, RunatService, Shut
 from pytest_flux.broker.services.config import ConfigService
 from pytest_flux.broker.services.event import EventService
 from pytest_flux.broker.services.groups import GroupsService
-from pytest_flux.broker.services.lazy import LazyService
+from pytest_flux.broker.services.lazy import LazyService, existing
 from pytest_flux.broker.services.log import LogService
 from pytest_flux.broker.services.module import ConnectorService, ModuleService
 from pytest_flux.broker.services.overlay import OverlayService
@@ -173,6 +173,19 @@ class Broker:
         if self.rank == 0 and os.path.exists(path):
             self.kvs.namespaces()
 
+    def _resume_jobs(self) -> None:
+        """An instance that comes again goes on with its jobs, whether or not anybody asks for them."""
+        if self.rank == 0 and self._kvs is not None and self._kvs.list("job"):
+            self.router.rpc("job-manager.getinfo", None, lambda _: None)
+
+    def settle(self, done: Callable[[], None]) -> None:
+        """End the jobs that run, as the instance is about to end; then call back."""
+        manager = existing(self, "pytest_flux.broker.jobs.manager:JobManager")
+        if manager is None:
+            done()
+        else:
+            manager.settle(done)
+
     def _close_state(self) -> None:
         if self._kvs is not None:
             self._kvs.close()
@@ -227,6 +240,8 @@ class Broker:
     def state_changed(self, state: str) -> None:
         """The state machine has entered a state: tell who wants to know."""
         self._state_service.changed()
+        if state == "run":
+            self._resume_jobs()
         if state == "init" and self.rank == 0 and self.attributes.get("parent-uri"):
             from pytest_flux.broker.enclosing import introduce
 

@@ -156,8 +156,9 @@ class StateMachine:
         self.post(f"{phase}-{'fail' if code else 'success'}")
 
     def _enter_cleanup(self) -> None:
-        if not self._broker.runat.start("cleanup", lambda code: self._finished("cleanup", code)):
-            self.post("cleanup-none")
+        broker = self._broker
+        if not broker.runat.start("cleanup", lambda code: broker.settle(lambda: self._finished("cleanup", code))):
+            broker.settle(lambda: self.post("cleanup-none"))
         elif self._expedite:
             timeout = self._broker.duration("broker.cleanup-timeout")
             self._after(timeout, self._abort_cleanup)

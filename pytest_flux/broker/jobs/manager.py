@@ -27,6 +27,7 @@ from pytest_flux.protocol.errors import FluxError
 from pytest_flux.protocol.job_state import (
     PRIORITY_MAX,
     PRIORITY_MIN,
+    RUN,
     URGENCY_EXPEDITE,
     URGENCY_HOLD,
 )
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
 _ERR = 3
 _CHECKPOINT = "checkpoint.job-manager"
 _CHECKPOINT_VERSION = 1
+_SETTLE_TIMEOUT = 30.0
 
 
 class JobManager:
@@ -168,6 +170,29 @@ class JobManager:
         self.waits.check()
 
     # -- what outlives the instance
+
+    def settle(self, done: Callable[[], None]) -> None:
+        """The instance ends: what runs is cancelled, what waits is kept (the "cleanup" of flux-core's rc1).
+
+        ``done`` is called when nothing runs and all is in the KVS, or after a time in which every job should end.
+        """
+        self.queues.start(None, start=False, reason=None, everything=True, nocheckpoint=True)
+        for job in [job for job in self.active.values() if job.state == RUN]:
+            self.raise_exception(job, "cancel", 0)
+        callbacks = [done]
+
+        def finish(_: int = 0) -> None:
+            if callbacks:
+                callbacks.pop()()
+
+        def check(*_: object) -> None:
+            if not self.running and callbacks:
+                self.save()
+                self.batch.afterwards(finish)
+
+        self.events.listen_states(check)
+        self.reactor.call_later(_SETTLE_TIMEOUT, finish)
+        check()
 
     def save(self) -> None:
         """Put what a restart needs into the KVS."""

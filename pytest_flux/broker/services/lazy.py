@@ -21,6 +21,14 @@ def part(broker: Broker, kind: type[T]) -> T:
     return made
 
 
+def existing(broker: Broker, path: str) -> Any:  # noqa: ANN401 - whoever names it knows what it is
+    """The part whose class is at ``path``, ``"package.module:Class"``, if somebody has asked for it; else None."""
+    for kind, made in broker.parts.items():
+        if f"{kind.__module__}:{kind.__qualname__}" == path:
+            return made
+    return None
+
+
 class LazyService:
     """Stands in the router for the service whose class is at ``path``, ``"package.module:Class"``."""
 

@@ -153,6 +153,10 @@ class Instance:
     def wait_end(self, *job_ids: int) -> None:
         """Wait until jobs are inactive and all is in the KVS."""
         self.run_until(lambda: all(job_id in self.manager.inactive for job_id in job_ids))
+        self.settle()
+
+    def settle(self) -> None:
+        """Wait until all is in the KVS."""
         settled: list[int] = []
 
         def done(errnum: int) -> None:

@@ -21,7 +21,7 @@ def test_restart(tmp_path: Path) -> None:
         before = flux.rpc("job-list.list-id", {"id": done, "attrs": ["all"]})
         events = flux.events(done)
         flux.manager.save()
-        flux.run_until(lambda: flux.broker.kvs.entry("checkpoint.job-manager") is not None)
+        flux.settle()
     with instance(tmp_path, ranks=1) as flux:
         assert flux.rpc("job-list.list-id", {"id": done, "attrs": ["all"]}) == before
         assert flux.events(done) == events
