@@ -11,10 +11,11 @@ from pytest_flux.broker.enclosing import find
 from pytest_flux.broker.resource.config import decode_config
 from pytest_flux.broker.resource.discovery import core_count, gpu_count
 from pytest_flux.broker.resource.drain import MODES, Drains
-from pytest_flux.broker.resource.journal import EVENTLOG, Journal
+from pytest_flux.broker.resource.journal import Journal
+from pytest_flux.broker.resource.targets import decode_targets
 from pytest_flux.broker.resource.verify import verify
 from pytest_flux.protocol.errors import FluxError, ProtocolError
-from pytest_flux.protocol.hostlist import decode_hostlist, encode_hostlist
+from pytest_flux.protocol.hostlist import encode_hostlist
 from pytest_flux.protocol.idset import decode_idset, encode_idset
 from pytest_flux.protocol.resource_set import Node, ResourceSet
 
@@ -144,8 +145,8 @@ class Inventory:
             else:
                 self.drains.undrain(ranks)
 
-    def checkpoint(self) -> None:
-        """Keep what is drained for the next start."""
+    def destroy(self) -> None:
+        """The instance ends: keep what is drained for its next start."""
         state = {
             ranks: {**entry, "nodelist": self._hosts(decode_idset(ranks))}
             for ranks, entry in self.drains.encode().items()
@@ -197,28 +198,7 @@ class Inventory:
 
     def targets(self, text: str) -> set[int]:
         """Ranks that an idset or hostlist stands for. FluxError EINVAL, in flux-core's words."""
-        try:
-            ranks = set(decode_idset(text))
-        except ProtocolError:
-            ranks = self._ranks_of(text)
-        if not ranks:
-            raise FluxError(errno.EINVAL, "idset is empty")
-        if max(ranks) >= max(self.broker.size, len(self.resources)):
-            raise FluxError(errno.EINVAL, "idset is out of range")
-        return ranks
-
-    def _ranks_of(self, text: str) -> set[int]:
-        try:
-            wanted = decode_hostlist(text)
-        except ProtocolError:
-            raise FluxError(errno.EINVAL, "invalid targets: Hostlist cannot be decoded") from None
-        known: dict[str, set[int]] = {}
-        for rank, node in self.resources.nodes.items():
-            known.setdefault(node.hostname, set()).add(rank)
-        missing = [host for host in wanted if host not in known]
-        if missing:
-            raise FluxError(errno.EINVAL, f"invalid targets: invalid hosts: {encode_hostlist(missing)}")
-        return {rank for host in wanted for rank in known[host]}
+        return decode_targets(text, self.resources, self.broker.size)
 
     def _hosts(self, ranks: list[int]) -> str:
         nodes = self.resources.nodes
@@ -271,6 +251,3 @@ class Inventory:
         self.broker.kvs.put_json(KEY, self.resources.encode())
         self.journal.post("resource-update", {"expiration": expiration})
         self._changed()
-
-
-__all__ = ["EVENTLOG", "KEY", "Inventory"]
