@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from pytest_flux.broker.exec import options
@@ -13,50 +12,40 @@ from pytest_flux.broker.exec.guest import Guest
 from pytest_flux.broker.exec.kill_ladder import KillLadder, kill_config
 from pytest_flux.broker.exec.limit_warning import LimitWarning
 from pytest_flux.broker.exec.link import Link
-from pytest_flux.broker.exec.output import WARNING, cut, event_line
+from pytest_flux.broker.exec.output import WARNING
 from pytest_flux.broker.exec.placement import Placement, place
 from pytest_flux.broker.exec.stdin import service_name
+from pytest_flux.broker.exec.streams import TOO_MUCH_INPUT, Streams
 from pytest_flux.broker.exec.task import exit_code
+from pytest_flux.broker.exec.work import Work
 from pytest_flux.protocol.idset import encode_idset
 from pytest_flux.protocol.resource_set import ResourceSet
 
 if TYPE_CHECKING:
     from pytest_flux.broker.exec.job_exec import JobExec
-    from pytest_flux.broker.jobs.start import Callbacks
 
 
 class Execution:
-    """See the module. ``jobspec`` has its environment; ``done`` is called when nothing is left to do."""
+    """See the module. ProtocolError where R makes no sense."""
 
-    def __init__(
-        self,
-        executor: JobExec,
-        job_id: int,
-        userid: int,
-        jobspec: dict[str, Any],
-        resources: dict[str, Any],
-        callbacks: Callbacks,
-        done: Callable[[], None],
-    ) -> None:
+    def __init__(self, executor: JobExec, work: Work) -> None:
         self._broker = executor.broker
-        self._executor = executor
-        self.job_id = job_id
-        self.userid = userid
-        self.jobspec = jobspec
-        self._resources = resources
-        self._callbacks = callbacks
-        self._done = done
-        self._guest = Guest(self._broker, job_id, userid)
-        self._set = ResourceSet.decode(resources)
+        self._work = work
+        self.job_id = work.job_id
+        self.userid = work.userid
+        self.jobspec = work.jobspec
+        self._set = ResourceSet.decode(work.resources)
+        self._guest = Guest(self._broker, work.job_id, work.userid)
         self._links = {
-            rank: Link(self._broker, executor.shells, rank, job_id, self._report, self.lose) for rank in self._set
+            rank: Link(self._broker, executor.shells, rank, work.job_id, self._report, self.lose)
+            for rank in self._set
         }
         self._leader = next(iter(self._set))
         self._critical = set(self._links)
         self._statuses: dict[int, int] = {}
         self._waiting: dict[str, set[int]] = {"ready": set(self._links), "running": set(self._links)}
         self._exchange: dict[int, dict[str, str]] = {}
-        self._sizes: dict[str, int] = {}
+        self._streams = Streams(self._guest, self._log)
         self._held_exit: dict[str, Any] | None = None
         self._ladder = KillLadder(self._broker.reactor, kill_config(self._broker.config), self._kill, self._destroy)
         self._doom: Doom | None = None
@@ -64,8 +53,10 @@ class Execution:
         self._in_exception = False
         self._exception_status: int | None = None
         self._is_over = False
+        self._told_exit = False
+        self._failure: ShellFailure | None = None
         self._placement: Placement | None = None
-        self._shell_options = options.shell_options(jobspec)
+        self._shell_options = options.shell_options(work.jobspec)
 
     # -- beginning
 
@@ -73,27 +64,27 @@ class Execution:
         """Start the shells."""
         self._guest.log("init")
         self._guest.log("starting")
-        self._callbacks.started()
+        self._work.callbacks.started()
         try:
             self._placement = place(self.jobspec, self._set, self._shell_options)
-            self._limit = options.size_option(
-                options.nested(self._shell_options, "output", "limit"), options.OUTPUT_LIMIT
-            )
+            self._streams.configure(self._shell_options)
             self._doom = Doom(self._broker, self._shell_options, self._doomed)
-        except ShellFailure:
-            # The shells come to the same conclusion, and say so.
-            self._limit = options.OUTPUT_LIMIT
+        except ShellFailure as failure:
+            # Of most, the shells come to the same conclusion, and say so.
+            self._failure = failure
         ntasks = self._placement.ntasks if self._placement is not None else 0
         self._guest.begin("output", stdout=ntasks, stderr=ntasks)
         self._guest.begin("input", stdin=1)
         for link in list(self._links.values()):
-            link.start(self.userid, self.jobspec, self._resources)
+            link.start(self.userid, self.jobspec, self._work.resources)
 
     def _initialized(self) -> None:
         service = service_name(self.userid, self.job_id)
         context = {"service": service, "leader-rank": self._leader, "size": len(self._links)}
         self._guest.log("shell.init", context)
         try:
+            if self._failure is not None:
+                raise self._failure
             self._warning = LimitWarning(self._broker.reactor, self._shell_options, self._log, self._kill)
             self._warning.arm(self._set.expiration)
         except ShellFailure as failure:
@@ -114,7 +105,7 @@ class Execution:
 
     def _report(self, rank: int, name: str, particulars: dict[str, Any]) -> None:
         if name == "output":
-            self._put_out(**particulars)
+            self._streams.put_out(**particulars)
         elif name in self._waiting:
             self._waiting[name].discard(rank)
             if not self._waiting[name]:
@@ -135,16 +126,6 @@ class Execution:
             self._raise(particulars["note"], status)
         elif name == "exit":
             self._shell_ended(rank, particulars["status"])
-
-    def _put_out(self, stream: str, size: int, text: str) -> None:
-        before = self._sizes.get(stream, 0)
-        self._sizes[stream] = before + size
-        if size and before + size > self._limit:
-            if before > self._limit:
-                return
-            self._log(WARNING, f"{stream} will be truncated, {self._limit} limit exceeded", "output.kvs")
-            text = cut(text, self._limit - before)
-        self._guest.append("output", text)
 
     def _log(self, level: int, message: str, component: str) -> None:
         self._links[self._leader].command("log", level=level, message=message, component=component)
@@ -170,15 +151,9 @@ class Execution:
                 link.command("exchange", values=values)
 
     def _pass_on(self, io: dict[str, Any], size: int) -> None:
-        self._sizes["stdin"] = self._sizes.get("stdin", 0) + size
-        if self._sizes["stdin"] > options.INPUT_LIMIT:
-            text = (
-                "stdin exceeds 10M limit. Try file input (flux submit --input=FILE) or redirect input to your command"
-                " to avoid the KVS for large amounts of input"
-            )
-            self._links[self._leader].command("die", text=text)
+        if not self._streams.take_input(io, size):
+            self._links[self._leader].command("die", text=TOO_MUCH_INPUT)
             return
-        self._guest.append("input", event_line("data", io))
         for link in list(self._links.values()):
             link.command("write", io=io)
 
@@ -234,9 +209,9 @@ class Execution:
                 self._log(WARNING, text, "exception")
             if not self._in_exception:
                 self._in_exception = True
-                self._callbacks.exception("exec", 0, f"node failure on {host} (rank {rank})")
+                self._work.callbacks.exception("exec", 0, f"node failure on {host} (rank {rank})")
         else:
-            self._callbacks.exception("node-failure", 2, text)
+            self._work.callbacks.exception("node-failure", 2, text)
             if self._doom is not None:
                 self._doom.begin(self.jobspec["tasks"][0]["command"][0], "shell", shell, host, None)
         for waiting in self._waiting.values():
@@ -258,8 +233,6 @@ class Execution:
         if not active:
             self._complete()
 
-    _told_exit = False
-
     def _complete(self) -> None:
         if self._is_over:
             return
@@ -273,10 +246,6 @@ class Execution:
         if self._in_exception:
             status = self._exception_status or status or 1 << 8
         self._guest.log("complete", {"status": status})
-        self._callbacks.finished(status)
+        self._work.callbacks.finished(status)
         self._guest.log("done")
-        self._guest.end(self._released)
-
-    def _released(self) -> None:
-        self._done()
-        self._callbacks.released("all", final=True)
+        self._guest.end(self._work.release)

@@ -10,6 +10,7 @@ from pytest_flux.broker.exec.execution import Execution
 from pytest_flux.broker.exec.jobspecs import full_jobspec, signed_environment
 from pytest_flux.broker.exec.mock import MockExecution, is_mock
 from pytest_flux.broker.exec.shells import Shells
+from pytest_flux.broker.exec.work import Work
 from pytest_flux.broker.services.lazy import part
 from pytest_flux.protocol.errors import FluxError, ProtocolError
 from pytest_flux.protocol.fluid import kvs_key
@@ -59,7 +60,8 @@ class JobExec:
             if environment is None:
                 environment = signed_environment(self.broker.kvs.lookup(kvs_key(job_id, "J")))
             jobspec = full_jobspec(jobspec, environment)
-            execution = kind(self, job_id, userid, jobspec, resources, callbacks, lambda: self._ended(job_id))
+            work = Work(job_id, userid, jobspec, resources, callbacks, lambda: self._ended(job_id))
+            execution = kind(self, work)
         except (ProtocolError, FluxError, ValueError, KeyError, TypeError) as error:
             callbacks.exception("exec", 0, f"job start failure: {error}")
             callbacks.released("all", final=True)

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from pytest_flux.broker.exec.guest import Guest
 from pytest_flux.broker.exec.options import nested
+from pytest_flux.broker.exec.work import Work
 from pytest_flux.protocol.duration import parse_duration
 from pytest_flux.protocol.errors import ProtocolError
 from pytest_flux.reactor.reactor import Timer
 
 if TYPE_CHECKING:
     from pytest_flux.broker.exec.job_exec import JobExec
-    from pytest_flux.broker.jobs.start import Callbacks
 
 
 def is_mock(jobspec: dict[str, Any]) -> bool:
@@ -24,23 +23,14 @@ def is_mock(jobspec: dict[str, Any]) -> bool:
 class MockExecution:
     """See Execution."""
 
-    def __init__(
-        self,
-        executor: JobExec,
-        job_id: int,
-        userid: int,
-        jobspec: dict[str, Any],
-        resources: dict[str, Any],
-        callbacks: Callbacks,
-        done: Callable[[], None],
-    ) -> None:
-        self.userid = userid
+    def __init__(self, executor: JobExec, work: Work) -> None:
+        self._work = work
+        self.userid = work.userid
         self._reactor = executor.broker.reactor
-        self._guest = Guest(executor.broker, job_id, userid)
-        self._test: dict[str, Any] = jobspec["attributes"]["system"]["exec"]["test"]
-        self._duration = float(jobspec["attributes"]["system"].get("duration") or 0.0)
-        self._callbacks = callbacks
-        self._done = done
+        self._guest = Guest(executor.broker, work.job_id, work.userid)
+        system = work.jobspec["attributes"]["system"]
+        self._test: dict[str, Any] = system["exec"]["test"]
+        self._duration = float(system.get("duration") or 0.0)
         self._timer: Timer | None = None
         self._is_over = False
         self._in_exception = False
@@ -49,7 +39,7 @@ class MockExecution:
         """Start the timer."""
         self._guest.log("init")
         if self._test.get("mock_exception") == "init":
-            self._callbacks.exception("exec", 0, "mock initialization exception generated")
+            self._work.callbacks.exception("exec", 0, "mock initialization exception generated")
             self._finalize()
             return
         self._guest.log("starting")
@@ -60,14 +50,14 @@ class MockExecution:
         if not self._test.get("override"):
             self._run()
         if self._test.get("mock_exception") == "run":
-            self._callbacks.exception("exec", 0, "mock run exception generated")
+            self._work.callbacks.exception("exec", 0, "mock run exception generated")
 
     def _run(self) -> None:
         if self._duration > 0:
             self._timer = self._reactor.call_later(
                 self._duration, lambda: self._complete(int(self._test.get("wait_status", 0)))
             )
-        self._callbacks.started()
+        self._work.callbacks.started()
         self._guest.log("recoverable")
 
     def terminate(self, kind: str) -> None:
@@ -90,7 +80,7 @@ class MockExecution:
         if self._in_exception:
             status = status or 1 << 8
         self._guest.log("complete", {"status": status})
-        self._callbacks.finished(status)
+        self._work.callbacks.finished(status)
         self._finalize()
 
     def _finalize(self) -> None:
@@ -98,8 +88,4 @@ class MockExecution:
         if self._timer is not None:
             self._timer.cancel()
         self._guest.log("done")
-        self._guest.end(self._released)
-
-    def _released(self) -> None:
-        self._done()
-        self._callbacks.released("all", final=True)
+        self._guest.end(self._work.release)
