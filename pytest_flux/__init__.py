@@ -1,3 +1,31 @@
 """Flux instances for pytest: the `flux start` launcher, a pytest plugin and an embedded broker."""
 
 __version__ = "0.1.0"
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from pytest_flux.fixtures import define as flux_instance
+    from pytest_flux.instance import FluxInstance, InstanceError
+    from pytest_flux.settings import Settings, SettingsError
+    from pytest_flux.standalone import start
+
+__all__ = ["FluxInstance", "InstanceError", "Settings", "SettingsError", "flux_instance", "start"]
+
+# Where each name is: importing the package itself must cost nothing, `flux-start` does it too.
+_PLACES = {
+    "FluxInstance": ("pytest_flux.instance", "FluxInstance"),
+    "InstanceError": ("pytest_flux.instance", "InstanceError"),
+    "Settings": ("pytest_flux.settings", "Settings"),
+    "SettingsError": ("pytest_flux.settings", "SettingsError"),
+    "flux_instance": ("pytest_flux.fixtures", "define"),
+    "start": ("pytest_flux.standalone", "start"),
+}
+
+
+def __getattr__(name: str) -> object:
+    if name not in _PLACES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    module, attribute = _PLACES[name]
+    return getattr(import_module(module), attribute)

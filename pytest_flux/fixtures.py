@@ -2,21 +2,98 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Generator
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pytest_flux.instance import FluxInstance
-from pytest_flux.settings import for_test
+from pytest_flux.session import options, shapes
+from pytest_flux.session.stash import pool_of
+from pytest_flux.settings import SettingsError, update
+
+if TYPE_CHECKING:
+    from pytest_flux.instance import FluxInstance, Starter
+
+
+def _configured_scope(fixture_name: str, config: pytest.Config) -> Any:  # noqa: ANN401 - a literal of pytest's
+    shared = options.value_of(config, "shared")
+    return "session" if shared else options.value_of(config, "scope")
+
+
+@pytest.fixture(scope=_configured_scope)
+def flux_instance(request: pytest.FixtureRequest) -> Generator[FluxInstance, None, None]:
+    """A Flux instance, running, and gone afterwards; by default the test's own.
+
+    ``@pytest.mark.flux(size=, broker=, personality=, ...)`` on the test, its class or its module says what it is like
+    (see Settings); ``--flux-size`` and so on, or the ini settings ``flux_size`` and so on, say so for all tests that
+    do not. Lists multiply the test. ``--flux-scope`` gives it to a class, module or session; between tests it is then
+    made as it was.
+    """
+    yield from _provide(request, {}, shared=options.value_of(request.config, "shared"))
 
 
 @pytest.fixture
-def flux_instance(request: pytest.FixtureRequest) -> Iterator[FluxInstance]:
-    """A Flux instance of the test's own, running, and gone afterwards.
+def flux_instance_factory(request: pytest.FixtureRequest) -> Generator[Starter, None, None]:
+    """Start any number of instances: ``flux_instance_factory(size=4)``. All are gone after the test."""
+    from pytest_flux.session.providing import refuse_if_attached, require_engine
 
-    ``@pytest.mark.flux(size=, rundir=, broker=, attrs=, conf=, timeout=)`` on the test, its class or its module says
-    what it is like; ``--flux-size`` and ``--flux-broker``, or the ini settings ``flux_size`` and ``flux_broker``, say
-    so for all tests that do not.
+    pool, item = pool_of(request.config), request.node
+    holders = []
+
+    def start(**given: Any) -> FluxInstance:  # noqa: ANN401 - by the names of Settings
+        refuse_if_attached(request.config, "flux_instance_factory")
+        try:
+            settings = update(shapes.of_request(request, {}), given, item.nodeid)
+        except SettingsError as error:
+            raise shapes.usage(error) from None
+        settings = pool.settle(settings, item.nodeid)
+        require_engine(request.config, settings)
+        holders.append(pool.acquire("flux_instance_factory", settings, "function", item.nodeid, item, None))
+        return holders[-1].instance
+
+    yield start
+    errors = []
+    for held in reversed(holders):
+        try:
+            pool.release(held, item)
+        except Exception as error:  # noqa: BLE001 - the others are to be released as well
+            errors.append(error)
+    if errors:
+        raise errors[0]
+
+
+def define(
+    *,
+    scope: str = "function",
+    shared: bool = False,
+    name: str | None = None,
+    **given: Any,  # noqa: ANN401
+) -> Callable[..., Generator[FluxInstance, None, None]]:
+    """Define a fixture of one's own: ``four = pytest_flux.flux_instance(size=4, scope="module")`` in a conftest.
+
+    Keywords are those of Settings; lists multiply the tests that use it. ``shared`` gives one instance to all
+    pytest-xdist workers, with ``scope="session"``. Raises UsageError.
     """
-    with FluxInstance(for_test(request)) as instance:
-        yield instance
+    shapes.check(given, "pytest_flux.flux_instance()")
+    axes = shapes.axes_of(given)
+    variants = shapes.variants(given)
+    params = variants if axes else None
+    ids = [shapes.identify(variant, axes) for variant in variants] if axes else None
+    if scope not in options.SCOPES:
+        raise pytest.UsageError(f"flux: scope={scope!r}: one of {', '.join(options.SCOPES)} is expected")
+
+    def provide(request: pytest.FixtureRequest) -> Generator[FluxInstance, None, None]:
+        yield from _provide(request, {} if axes else given, shared=shared)
+
+    provide.__doc__ = "A Flux instance."
+    decorate: Any = pytest.fixture(scope="session" if shared else scope, params=params, ids=ids, name=name)  # type: ignore[call-overload]
+    fixture: Callable[..., Generator[FluxInstance, None, None]] = decorate(provide)
+    return fixture
+
+
+def _provide(
+    request: pytest.FixtureRequest, given: dict[str, Any], *, shared: bool
+) -> Generator[FluxInstance, None, None]:
+    from pytest_flux.session.providing import provide
+
+    return provide(pool_of(request.config), request, given, shared=shared)

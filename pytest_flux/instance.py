@@ -3,46 +3,67 @@
 from __future__ import annotations
 
 import os
-import re
-import subprocess
-import tempfile
-from collections.abc import Sequence
+import select
+import time
+from collections.abc import Callable, Sequence
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from pytest_flux.client import Flux
 from pytest_flux.launcher.detached import DetachedSession
 from pytest_flux.launcher.spec import LaunchError
 from pytest_flux.protocol.errors import FluxError
 from pytest_flux.protocol.message import NODEID_ANY
-from pytest_flux.settings import Settings
+from pytest_flux.session.log import InstanceLog, tail
+from pytest_flux.session.ownership import mark
+from pytest_flux.session.preparation import prepare
+from pytest_flux.session.surface import Surface
+from pytest_flux.settings import Settings, describe
 
-_LAST_LINES = 20
-_RANKED = re.compile(r"^(?:<\d>|\S+ +\d+ [\d:.]+ \S+ \d{4} )?[\w-]+\.\w+\[(\d+)\]: ")
+if TYPE_CHECKING:
+    from pytest_flux.client import Flux
+    from pytest_flux.session.brokers import BrokerHandle
+    from pytest_flux.session.preparation import Preparation
+
 _STOPPED_BY_US = 128 + 15
+# How often a broker is tried that tells nobody when it takes clients, in seconds.
+_INTERVAL = 0.01
 
 
 class InstanceError(Exception):
     """An instance that did not come up, or did not end as it should; the text has the last log lines of each rank."""
 
 
-class FluxInstance:
+class FluxInstance(Surface):
     """An instance of ``settings.size`` brokers, from ``start`` (or entering the context) to ``stop`` (or leaving it).
 
-    Until then it has no ``uri``. Nothing of it outlives the process that holds it, however that ends.
+    Until then it has no ``uri``. Nothing of it outlives the process that holds it, however that ends. ``keep``
+    has its rundir, with state and log, stay when it is gone; ``trace`` has PMI conversations in its log; ``output``
+    takes its log; ``lifeline`` is as for DetachedSession.
     """
 
-    def __init__(self, settings: Settings | None = None) -> None:
+    def __init__(
+        self,
+        settings: Settings | None = None,
+        *,
+        keep: bool = False,
+        trace: bool = False,
+        output: InstanceLog | None = None,
+        lifeline: int | None = None,
+    ) -> None:
+        super().__init__((settings or Settings()).timeout)
         self.settings = settings or Settings()
         self.size = self.settings.size
+        self.keep = keep
+        self.kept_at: str | None = None
+        self.output = output or InstanceLog()
+        self._trace = trace
+        self._lifeline = lifeline
         self._session: DetachedSession | None = None
-        self._client: Flux | None = None
-        self._environ: dict[str, str] = {}
-        self._output = tempfile.TemporaryFile()  # noqa: SIM115
+        self._preparation: Preparation | None = None
 
     def __repr__(self) -> str:
-        state = f"at {self.uri}" if self._session else "not running"
-        return f"<FluxInstance of {self.size} brokers, {state}>"
+        state = f"at {self.uri}" if self.is_running else "not running"
+        return f"<FluxInstance {describe(self.settings)}, {state}>"
 
     def __enter__(self) -> FluxInstance:
         self.start()
@@ -55,57 +76,156 @@ class FluxInstance:
 
     # -- life
 
+    def begin(self) -> None:
+        """Start the instance without waiting for it. Raises InstanceError."""
+        environ = {name: value for name, value in os.environ.items() if name not in ("FLUX_URI", "FLUX_START_URI")}
+        try:
+            self._preparation = prepare(self.settings, environ, keep=self.keep, trace=self._trace)
+            spec, output = self._preparation.spec, self.output.fileno()
+            self._session = DetachedSession(spec, self._preparation.environ, output, lifeline=self._lifeline)
+        except (LaunchError, OSError) as error:
+            raise self._failure(str(error)) from None
+
+    def release(self) -> tuple[int, str]:
+        """Leave a session that has begun to others; process id of its front, and rundir. Raises InstanceError."""
+        assert self._session is not None
+        session = self._session
+        try:
+            rundir = session.wait_rundir(self.settings.timeout)
+        except (LaunchError, TimeoutError) as error:
+            session.kill()
+            self._session = None
+            raise self._failure(str(error) or "no rundir") from None
+        self._session = None
+        session.release()
+        return session.pid, rundir
+
     def start(self) -> None:
         """Bring the instance up, and wait until it runs. Raises InstanceError."""
-        environ = {name: value for name, value in os.environ.items() if name not in ("FLUX_URI", "FLUX_START_URI")}
-        self._session = DetachedSession(self.settings.spec(), environ, self._output)
-        timeout = self.settings.timeout
+        if self._session is None:
+            self.begin()
+        assert self._session is not None
+        deadline = time.monotonic() + self.settings.timeout
         try:
-            self._session.wait_booted(0, timeout)
-            self._client = Flux(self.uri)
-            self._client.rpc("state-machine.wait").get(timeout)
-            self._environ = self._ask_environ()
+            self._wait_for_clients(self._session, deadline)
+            if self._owns_rundir():
+                mark(self.rundir, self._session.pid)
+            self.client.rpc("state-machine.wait").get(max(deadline - time.monotonic(), 0))
         except (LaunchError, FluxError, OSError) as error:
-            reason = f"not running after {timeout:g} s" if isinstance(error, TimeoutError) else str(error)
-            self._close_client()
+            reason = str(error)
+            if isinstance(error, TimeoutError):
+                reason = f"not running after {self.settings.timeout:g} s"
+            elif self._session.poll() is not None:
+                # It hung up on us; why is what the launcher knows.
+                reason = _reason(self._session, reason)
+            self._close_connections()
             self._session.kill()
             self._session = None
-            tail = self.log_tail()
-            self._output.close()
-            raise InstanceError(f"instance of {self.size} brokers: {reason}\n{tail}") from None
+            raise self._failure(reason) from None
+        except BaseException:
+            self.kill()
+            raise
+
+    def _owns_rundir(self) -> bool:
+        return self.settings.rundir is None and self._preparation is not None
+
+    def _wait_for_clients(self, session: DetachedSession, deadline: float) -> None:
+        if self.settings.personality != "system":
+            session.wait_booted(0, deadline - time.monotonic())
+            return
+        # Bootstrapped from a file, brokers have no conversation that the launcher would see the end of.
+        while True:
+            session.check()
+            try:
+                if session.rundir is not None:
+                    self.client.flush()
+                    return
+            except OSError:
+                if time.monotonic() >= deadline:
+                    raise TimeoutError from None
+            select.select([session] if session.fileno() >= 0 else [], [], [], _INTERVAL)
 
     def stop(self) -> None:
         """Shut the instance down in order. Raises InstanceError if it ends with an error of its own."""
+        self.begin_stop()
+        self.finish_stop()
+
+    def begin_stop(self) -> None:
+        """Have the instance shut down, without waiting for it."""
+        self._close_connections()
+        if self._session is not None:
+            self._session.terminate()
+
+    def finish_stop(self) -> None:
+        """Wait for the end that :meth:`begin_stop` has begun. Raises as :meth:`stop`."""
         if self._session is None:
             return
         session, self._session = self._session, None
-        self._close_client()
-        code = session.stop(self.settings.timeout)
-        failed = {rank: code for rank, code in session.exit_codes.items() if code}
-        tail = self.log_tail()
-        self._output.close()
-        if failed or code not in (0, _STOPPED_BY_US):
-            ranks = ", ".join(f"rank {rank} with exit code {failed[rank]}" for rank in sorted(failed))
-            reason = f"ended: {ranks}" if failed else f"ended with exit code {code}"
-            raise InstanceError(f"instance of {self.size} brokers {reason}\n{tail}")
+        try:
+            code = session.wait(self.settings.timeout)
+        except TimeoutError:
+            code = session.kill()
+        failed = {rank: code for rank, code in session.exit_codes.items() if code and rank not in self.expected_ends}
+        self._end()
+        if failed or (code not in (0, _STOPPED_BY_US) and not self.expected_ends):
+            raise InstanceError(f"{self._name()} {_ended(failed, code)}\n{self.log_tail()}")
 
-    def _close_client(self) -> None:
-        if self._client is not None:
-            self._client.close()
-            self._client = None
+    def kill(self) -> None:
+        """Take the instance down at once, without an error."""
+        self._close_connections()
+        session, self._session = self._session, None
+        if session is not None:
+            session.kill()
+        self._end()
 
-    def _ask_environ(self) -> dict[str, str]:
-        """What programs inside the instance have in their environment: the broker runs one to see."""
-        assert self._client is not None
-        command = {"cmdline": ["/usr/bin/env", "-0"], "cwd": "/", "env": {}, "opts": {}, "channels": []}
-        output = ""
-        for answer in self._client.rpc("rexec.exec", {"cmd": command, "flags": 1}, nodeid=0, streaming=True):
-            output += answer.get("io", {}).get("data", "")
-        pairs = (item.partition("=") for item in output.split("\0") if item)
-        inside = {name: value for name, _, value in pairs}
-        return {**inside, "FLUX_URI": self.uri}
+    def renew(self) -> None:
+        """Forget the instance that was, and be ready to start another."""
+        self.kill()
+        self.output = InstanceLog()
+        self.expected_ends.clear()
 
-    # -- what a test can ask
+    @property
+    def can_be_restored(self) -> bool:
+        """Whether it is for us to put things back in it."""
+        return True
+
+    def _end(self) -> None:
+        if self._preparation is not None:
+            self.kept_at = self._preparation.finish(self.output.text() if self.keep else "", keep=self.keep)
+            self._preparation = None
+        self.output.close()
+
+    def _failure(self, reason: str) -> InstanceError:
+        text = tail(self.output.text())
+        self._end()
+        return InstanceError(f"{self._name()}: {reason}\n{text}")
+
+    def _name(self) -> str:
+        return f"instance of {self.size} brokers"
+
+    @property
+    def is_stopping(self) -> bool:
+        """Whether processes of it may still be there."""
+        return self._session is not None and self._session.poll() is None
+
+    def dead_brokers(self) -> dict[int, int]:
+        """Exit codes, by rank, of the brokers that have ended."""
+        if self._session is None:
+            return {}
+        self._session.poll()
+        return dict(self._session.exit_codes)
+
+    # -- what there is
+
+    @property
+    def directory(self) -> str | None:
+        """The directory that was made for it and may be kept, if one was."""
+        return self._preparation.directory if self._preparation is not None else None
+
+    @property
+    def is_running(self) -> bool:
+        """Whether the instance has been started, and not been stopped."""
+        return self._session is not None and self._session.rundir is not None
 
     @property
     def rundir(self) -> str:
@@ -120,34 +240,19 @@ class FluxInstance:
         return f"local://{self.rundir}/local-0"
 
     @property
-    def env(self) -> dict[str, str]:
-        """The environment for a program that shall find the instance, and a `flux` command that goes with it."""
-        return dict(self._environ)
+    def brokers(self) -> Sequence[BrokerHandle]:
+        """The brokers, by rank: to kill, stop, start and look at."""
+        from pytest_flux.session.brokers import BrokerHandle
 
-    def run(self, argv: Sequence[str] | str, **options: Any) -> subprocess.CompletedProcess[str]:  # noqa: ANN401
-        """Run a program inside the instance's environment, to its end.
+        return [BrokerHandle(self, rank) for rank in range(self.size)]
 
-        Options are those of ``subprocess.run``; by default output is captured as text, and a string is a shell's.
-        """
-        defaults: dict[str, Any] = {"text": True, "stdin": subprocess.DEVNULL, "env": self.env}
-        if not {"capture_output", "stdout", "stderr"} & options.keys():
-            defaults["capture_output"] = True
-        if isinstance(argv, str):
-            defaults["shell"] = True
-        if "input" in options:
-            del defaults["stdin"]
-        return subprocess.run(argv, **{**defaults, **options})  # noqa: PLW1510
+    def log(self) -> str:
+        """Everything that brokers and launcher have printed so far."""
+        return self.output.text()
 
-    @property
-    def client(self) -> Flux:
-        """A connection to rank 0."""
-        if self._client is None:
-            raise InstanceError("the instance is not running")
-        return self._client
-
-    def getattr(self, name: str) -> str:
-        """A broker attribute of rank 0. FluxError ENOENT where there is none."""
-        return self.client.getattr(name)
+    def log_tail(self) -> str:
+        """The last lines of each rank, and of what belongs to none."""
+        return tail(self.log())
 
     def rpc(
         self,
@@ -160,17 +265,25 @@ class FluxInstance:
         """Ask a service, at ``rank`` or the nearest, and give its answer. FluxError if that is an error."""
         return self.client.rpc(topic, payload, nodeid=rank).get(timeout or self.settings.timeout)
 
-    def log(self) -> str:
-        """Everything that brokers and launcher have printed so far."""
-        position = os.lseek(self._output.fileno(), 0, os.SEEK_CUR)
-        return os.pread(self._output.fileno(), position, 0).decode(errors="replace")
+    def connect(self, rank: int = 0) -> Flux:
+        """A connection of its own to a rank; close it when done."""
+        from pytest_flux.client import Flux
 
-    def log_tail(self) -> str:
-        """The last lines of each rank, and of what belongs to none."""
-        ranks: dict[str, list[str]] = {}
-        for line in self.log().splitlines():
-            match = _RANKED.match(line)
-            ranks.setdefault(f"rank {match[1]}" if match else "launcher", []).append(line)
-        return "\n".join(
-            f"--- {name} ---\n" + "\n".join(lines[-_LAST_LINES:]) for name, lines in sorted(ranks.items())
-        )
+        return Flux(f"local://{self.rundir}/local-{rank}")
+
+
+def _ended(failed: dict[int, int], code: int) -> str:
+    ranks = ", ".join(f"rank {rank} with exit code {failed[rank]}" for rank in sorted(failed))
+    return f"ended: {ranks}" if failed else f"ended with exit code {code}"
+
+
+def _reason(session: DetachedSession, otherwise: str) -> str:
+    try:
+        session.check()
+    except LaunchError as error:
+        return str(error)
+    return otherwise
+
+
+Starter = Callable[..., FluxInstance]
+"""What ``flux_instance_factory`` is: keywords are those of Settings, what it gives runs."""

@@ -1,64 +1,125 @@
-"""What an instance for a test shall be like, and where that was said."""
+"""What an instance shall be like: one frozen value, checked in one place, whichever door it came in by."""
 
 from __future__ import annotations
 
-import difflib
 import json
-from collections.abc import Mapping
+import os
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
-import pytest
-
 from pytest_flux.launcher.spec import LaunchSpec
+
+PERSONALITIES = ("full", "job", "minimal", "kvs", "system")
+_CHOICES = {"personality": PERSONALITIES, "start_mode": ("all", "leader")}
+_SECONDS = ("exit_timeout", "timeout")
+
+
+class SettingsError(ValueError):
+    """Settings that cannot be; the text names what is wrong and the nearest that would do."""
 
 
 @dataclass(frozen=True)
 class Settings:
     """The shape of one instance.
 
-    ``size`` is the number of brokers; ``rundir`` a directory for its sockets (made if missing, and then removed; None
-    for a temporary one); ``broker`` auto, system, embedded or the path of a broker; ``attrs`` broker attributes by
-    name; ``conf`` the broker's configuration, as tables of tables; ``timeout`` how long start and stop may each take,
-    in seconds.
+    * ``size``: the number of brokers, at least 1.
+    * ``broker``: ``auto``, ``system``, ``embedded`` or the path of a broker.
+    * ``personality``: the services it has, as Flux's own tests choose them: ``full``; ``job``, with 2 fake cores on
+      each rank; ``kvs``; ``minimal``, without rc scripts; ``system``, bootstrapped from a configuration file, with
+      hosts called fake0 and so on.
+    * ``rundir``: a directory for its sockets (made if missing, and then removed; None for a temporary one).
+    * ``recovery``: a state directory or dump file to start from, True for that of the system instance.
+    * ``attrs``: broker attributes by name; ``conf``: the broker's configuration, as tables of tables.
+    * ``hosts``: the host names that brokers believe in, as a hostlist (RFC 29).
+    * ``start_mode``: ``all``, or ``leader``: the other brokers are started by ``brokers[rank].start()``.
+    * ``exit_timeout``: how long, in seconds, brokers may survive the first that exits.
+    * ``wrap``: what comes before a broker's command line: a sequence, or a string with commas.
+    * ``timeout``: how long start and stop may each take, in seconds.
     """
 
     size: int = 1
-    rundir: str | None = None
     broker: str = "auto"
+    personality: str = "full"
+    rundir: str | os.PathLike[str] | None = None
+    recovery: bool | str | os.PathLike[str] = False
     attrs: Mapping[str, object] = field(default_factory=dict)
     conf: Mapping[str, Any] = field(default_factory=dict)
+    hosts: str | None = None
+    start_mode: str = "all"
+    exit_timeout: float = 20.0
+    wrap: str | Sequence[str] = ()
     timeout: float = 60.0
 
     def __post_init__(self) -> None:
         if type(self.size) is not int or self.size < 1:
-            raise pytest.UsageError(f"flux: size={self.size!r}: a number of brokers, at least 1, is expected")
+            raise SettingsError(f"size={self.size!r}: a number of brokers, at least 1, is expected")
         for name in ("attrs", "conf"):
             if not isinstance(getattr(self, name), Mapping):
-                raise pytest.UsageError(f"flux: {name}={getattr(self, name)!r}: a mapping is expected")
+                raise SettingsError(f"{name}={getattr(self, name)!r}: a mapping is expected")
+        for name, choices in _CHOICES.items():
+            _choose(name, getattr(self, name), choices)
+        for name in _SECONDS:
+            value = getattr(self, name)
+            if type(value) not in (int, float) or not value >= 0:
+                raise SettingsError(f"{name}={value!r}: a number of seconds is expected")
+        if self.personality == "system":
+            if self.hosts is not None:
+                raise SettingsError("hosts=, personality='system': that personality has host names of its own")
+            if self.rundir is not None:
+                raise SettingsError("rundir=, personality='system': its configuration is written for its own rundir")
+        if self.hosts is not None:
+            self._check_hosts(self.hosts)
+
+    def _check_hosts(self, hosts: str) -> None:
+        from pytest_flux.launcher.spec import LaunchError, hostnames
+
+        try:
+            count = len(hostnames(hosts))
+        except LaunchError as error:
+            raise SettingsError(f"hosts={hosts!r}: {error}") from None
+        if count != self.size:
+            raise SettingsError(
+                f"hosts={hosts!r}, size={self.size}: that is {count} hosts: did you mean size={count}?"
+            )
 
     def spec(self) -> LaunchSpec:
         """The same for the launcher. The instance has no initial program: it runs until it is stopped."""
         own = {"broker.rc2_none": "1", "log-stderr-mode": "local", "log-stderr-level": "6"}
+        if self.start_mode == "leader":
+            own["broker.quorum"] = "1"
         attrs = {**own, **{name: str(value) for name, value in self.attrs.items()}}
+        target = None if isinstance(self.recovery, bool) else os.fspath(self.recovery)
         return LaunchSpec(
             size=self.size,
-            rundir=None if self.rundir is None else str(self.rundir),
+            rundir=None if self.rundir is None else os.fspath(self.rundir),
             rundir_create=self.rundir is not None,
             broker=self.broker,
             setattrs=tuple(f"{name}={value}" for name, value in attrs.items()),
             conf=tuple(_assignments(self.conf, "")),
+            recovery=bool(self.recovery),
+            recovery_target=target,
+            hosts=self.hosts,
+            start_mode=self.start_mode,
+            exit_timeout=float(self.exit_timeout),
+            wrap=tuple(self.wrap.split(",")) if isinstance(self.wrap, str) and self.wrap else tuple(self.wrap),
         )
 
 
-MARKER = "flux(size=, rundir=, broker=, attrs=, conf=, timeout=): what the instance of flux_instance is like"
-
-_OPTIONS = (
-    ("size", "N", "number of brokers of a Flux instance, unless a test says otherwise (default: 1)"),
-    ("broker", "auto|system|embedded|PATH", "what runs as broker (default: auto: a real Flux if there is one)"),
-)
-
 NAMES = tuple(item.name for item in fields(Settings))
+
+
+def _choose(name: str, value: object, choices: Sequence[str]) -> None:
+    if value not in choices:
+        raise SettingsError(f"{name}={value!r}: {nearest(str(value), choices)}")
+
+
+def nearest(name: str, known: Sequence[str]) -> str:
+    """What to say to somebody who wrote ``name``."""
+    import difflib
+
+    near = difflib.get_close_matches(name, known, n=1)
+    return f"did you mean {near[0]!r}?" if near else f"known are {', '.join(known)}"
 
 
 def _assignments(table: Mapping[str, Any], prefix: str) -> list[str]:
@@ -69,50 +130,46 @@ def _assignments(table: Mapping[str, Any], prefix: str) -> list[str]:
         if isinstance(value, Mapping):
             result += _assignments(value, f"{key}.")
         else:
-            result.append(f"{key}={json.dumps(value)}")
+            result.append(f"{key}={_value(value)}")
     return result
 
 
+def _value(value: object) -> str:
+    """A value in TOML: JSON's, but for tables inside of lists."""
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{name} = {_value(inner)}" for name, inner in value.items()) + "}"
+    if isinstance(value, (list, tuple)):
+        return "[" + ", ".join(map(_value, value)) + "]"
+    return json.dumps(value)
+
+
 def update(settings: Settings, given: Mapping[str, Any], where: str) -> Settings:
-    """The settings with what was given ``where`` put over them. UsageError for a name that is none of them."""
+    """The settings with what was given ``where`` put over them. Raises SettingsError."""
     for name in given:
         if name not in NAMES:
-            near = difflib.get_close_matches(name, NAMES, n=1)
-            hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(NAMES)}"
-            raise pytest.UsageError(f"{where}: unknown keyword {name!r}: {hint}")
-    return replace(settings, **given)
-
-
-def add_options(parser: pytest.Parser) -> None:
-    """Declare ``--flux-NAME`` and the ini setting ``flux_NAME`` of what can be set for a whole run."""
-    group = parser.getgroup("flux", "Flux instances")
-    for name, metavar, text in _OPTIONS:
-        group.addoption(f"--flux-{name}", dest=f"flux_{name}", metavar=metavar, help=text)
-        parser.addini(f"flux_{name}", text)
-
-
-def from_config(config: pytest.Config) -> Settings:
-    """The settings of a run: command line over ini over defaults."""
-    given: dict[str, Any] = {}
-    for name, _, _ in _OPTIONS:
-        value = config.getoption(f"flux_{name}") or config.getini(f"flux_{name}")
-        if value:
-            given[name] = _number(name, value) if name == "size" else value
-    return update(Settings(), given, "settings")
-
-
-def _number(name: str, value: str) -> int:
+            raise SettingsError(f"{where}: unknown keyword {name!r}: {nearest(name, NAMES)}")
     try:
-        return int(value)
-    except ValueError:
-        raise pytest.UsageError(f"--flux-{name}, flux_{name}: {value!r}: a number is expected") from None
+        if given.get("hosts") is not None and "size" not in given and settings.size == 1:
+            # Who names the hosts has said how many brokers there are.
+            given = {**given, "size": _count_hosts(given["hosts"])}
+        return replace(settings, **given)
+    except SettingsError as error:
+        raise SettingsError(f"{where}: {error}") from None
 
 
-def for_test(request: pytest.FixtureRequest) -> Settings:
-    """The settings of one test: its markers, the nearest last, over those of the run."""
-    settings = from_config(request.config)
-    for marker in reversed(list(request.node.iter_markers("flux"))):
-        if marker.args:
-            raise pytest.UsageError(f"{request.node.nodeid}: pytest.mark.flux takes keywords only, as in size=4")
-        settings = update(settings, marker.kwargs, request.node.nodeid)
-    return settings
+def _count_hosts(hosts: str) -> int:
+    from pytest_flux.launcher.spec import LaunchError, hostnames
+
+    try:
+        return len(hostnames(hosts))
+    except LaunchError:
+        return 1
+
+
+def describe(settings: Settings) -> str:
+    """What differs from the defaults, as it would be written: ``size=4, broker='embedded'``."""
+    default = Settings()
+    parts = [
+        f"{name}={getattr(settings, name)!r}" for name in NAMES if getattr(settings, name) != getattr(default, name)
+    ]
+    return ", ".join(parts) or "size=1"

@@ -17,7 +17,7 @@ ROOT = Path(__file__).parent.parent
 
 _LEAVES = frozenset({"record", "options", "usage"})
 _BELOW_SESSION = frozenset({"protocol", "reactor", "launcher", "client"}) | _LEAVES
-_SESSION = frozenset({"settings", "instance", "hooks"})
+_SESSION = frozenset({"settings", "instance", "session", "hooks"})
 
 MAY_IMPORT = {
     "protocol": frozenset[str](),
@@ -32,20 +32,23 @@ MAY_IMPORT = {
     "settings": _SESSION | _BELOW_SESSION,
     "instance": _SESSION | _BELOW_SESSION,
     "hooks": _SESSION | _BELOW_SESSION,
+    "session": _SESSION | _BELOW_SESSION,
     "fixtures": _SESSION | _BELOW_SESSION,
     "plugin": _SESSION | _BELOW_SESSION | {"fixtures"},
-    "": _SESSION | _BELOW_SESSION,
+    "standalone": _SESSION | _BELOW_SESSION,
+    "libexec": frozenset[str](),
+    "": _SESSION | _BELOW_SESSION | {"fixtures", "standalone"},
 }
 """For each room, the rooms or modules that it may import besides itself. The package's own name is ""."""
 
 MAY_IMPORT_LATE = {
-    "launcher": frozenset({"broker.main"}),
+    "launcher": frozenset({"broker.main", "broker.defaults"}),
     "cli": frozenset({"broker"}),
     "options": frozenset({"usage"}),
 }
 """What may be imported besides, inside a function: embedded brokers, and help texts, which are rarely needed."""
 
-MAY_READ_VERSION = frozenset({"broker", "cli", "client", "launcher", "plugin"})
+MAY_READ_VERSION = frozenset({"broker", "cli", "client", "launcher", "session"})
 """Who may import the package itself, for ``__version__``."""
 
 NOWHERE = frozenset({"asyncio"})

@@ -1,133 +1,186 @@
 """A session that runs in processes of its own, for a program that has other things to do.
 
-The program starts an interpreter that does nothing but run the session, and holds one end of a pipe, its lifeline.
-When that end closes, for whatever reason, everything is taken down.
+The program holds one end of a pipe, the session's lifeline. When that end closes, for whatever reason, everything is
+taken down. The sessions are children of a *fork server* (see :mod:`pytest_flux.launcher.forkserver`), which has
+imported all that they need.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import select
 import signal
-import subprocess
-import sys
 import time
+import weakref
 from collections.abc import Mapping
-from typing import IO, Any
 
+from pytest_flux.launcher import forkserver
 from pytest_flux.launcher.spec import LaunchError, LaunchSpec
 
-# The interpreter finds what we would find, wherever it is started.
-_PROGRAM = "import sys; sys.path[:] = {path!r}; from pytest_flux.launcher.detached import main; sys.exit(main())"
+_KILLED = 128 + signal.SIGKILL
+# How long, in seconds, what is being taken down may take to be gone; the supervisor gives its brokers less.
+_KILL_LIMIT = 10.0
+
+_ours: weakref.WeakSet[DetachedSession] = weakref.WeakSet()
 
 
 class DetachedSession:
-    """Started on creation. What brokers print, and what the launcher has to say, goes to ``output``.
+    """Started on creation. What brokers print, and what the launcher has to say, goes to the descriptor ``output``.
 
-    ``environ`` is the environment that the brokers get. ``rundir`` and ``exit_codes``, by rank, are known once told.
+    ``environ`` is the environment that the brokers get. ``lifeline`` is a descriptor whose end the session is not to
+    outlive, in the place of a pipe of its own; negative for none: the session then stays until it is stopped.
+    ``rundir`` and ``exit_codes``, by rank, are known once told.
     """
 
-    def __init__(self, spec: LaunchSpec, environ: Mapping[str, str], output: IO[bytes]) -> None:
+    def __init__(
+        self, spec: LaunchSpec, environ: Mapping[str, str], output: int, *, lifeline: int | None = None
+    ) -> None:
         self.rundir: str | None = None
         self.exit_codes: dict[int, int] = {}
+        self.exit_code: int | None = None
         self._booted: set[int] = set()
+        self._problem = ""
         self._unread = b""
-        theirs, self._lifeline = os.pipe()
+        self._lifeline = -1
+        theirs = lifeline
+        if theirs is None:
+            theirs, self._lifeline = os.pipe()
         self._status, told = os.pipe()
-        arguments = [json.dumps(spec._asdict()), str(theirs), str(told)]
         try:
-            self._process = subprocess.Popen(
-                [sys.executable, "-c", _PROGRAM.format(path=sys.path), *arguments],
-                env=dict(environ),
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=output,
-                pass_fds=(theirs, told),
-                # Signals that a terminal sends to its foreground group are not meant for the instance.
-                start_new_session=True,
-            )
+            self.pid = forkserver.current().start(spec, environ, output, told, theirs)
+        except BaseException:
+            self._close()
+            raise
         finally:
-            os.close(theirs)
             os.close(told)
+            if lifeline is None:
+                os.close(theirs)
+        _ours.add(self)
 
-    @property
-    def pid(self) -> int:
-        """Process id of the session's front."""
-        return self._process.pid
+    def fileno(self) -> int:
+        """What becomes readable when there is something to :meth:`poll` for; -1 after the end."""
+        return self._status
 
-    @property
-    def exit_code(self) -> int | None:
-        """128 + n if it ended by signal n; None while it runs."""
-        return self._process.poll()
+    def poll(self) -> int | None:
+        """Take in what the session has told, without waiting. The exit code, 128 + n for signal n; None before."""
+        while self._status >= 0 and self._read_status(0):
+            pass
+        return self.exit_code
 
     def wait_booted(self, rank: int, timeout: float) -> None:
         """Wait until clients may connect to a rank. LaunchError if the session ends first, TimeoutError."""
         deadline = time.monotonic() + timeout
         while rank not in self._booted:
-            if not self._read_status(deadline - time.monotonic()):
-                code = self._process.wait()
-                raise LaunchError(f"the instance ended with exit code {code} before rank {rank} was up")
+            self.check()
+            if not self._read_status(deadline - time.monotonic()) and self._status >= 0:
+                raise TimeoutError
+
+    def wait_rundir(self, timeout: float) -> str:
+        """Wait until it is known where the sockets are. Raises as :meth:`wait_booted`."""
+        deadline = time.monotonic() + timeout
+        while self.rundir is None:
+            self.check()
+            if not self._read_status(deadline - time.monotonic()) and self._status >= 0:
+                raise TimeoutError
+        return self.rundir
+
+    def check(self) -> None:
+        """Raise LaunchError if the session has ended before it was up."""
+        if self.poll() is not None:
+            problem = self._problem or f"the instance ended with exit code {self.exit_code} before it was up"
+            raise LaunchError(problem)
+
+    def terminate(self) -> None:
+        """Have the instance shut down in order, without waiting for it."""
+        if self.poll() is None:
+            try:
+                os.kill(self.pid, signal.SIGTERM)
+            except ProcessLookupError:
+                return
+
+    def wait(self, timeout: float) -> int:
+        """Wait for the end. The exit code. Raises TimeoutError."""
+        deadline = time.monotonic() + timeout
+        while self.exit_code is None:
+            if not self._read_status(deadline - time.monotonic()) and self._status >= 0:
+                raise TimeoutError
+        return self.exit_code
 
     def stop(self, timeout: float) -> int:
         """Have the instance shut down in order; kill it when that takes longer than ``timeout``. The exit code."""
-        if self._process.poll() is None:
-            self._process.send_signal(signal.SIGTERM)
+        self.terminate()
         try:
-            return self._process.wait(timeout)
-        except subprocess.TimeoutExpired:
+            return self.wait(timeout)
+        except TimeoutError:
             return self.kill()
-        finally:
-            while self._status >= 0 and self._read_status(timeout):
-                pass
-            self._close()
 
     def kill(self) -> int:
         """Take everything down at once. The exit code."""
+        has_lifeline = self._lifeline >= 0
+        self.abandon()
+        if not has_lifeline and self.poll() is None:
+            try:
+                os.kill(self.pid, signal.SIGKILL)
+            except ProcessLookupError:
+                pass
+        try:
+            return self.wait(_KILL_LIMIT)
+        except TimeoutError:
+            return _KILLED
+        finally:
+            self._close()
+
+    def release(self) -> None:
+        """Have no more to do with a session that others hold, or nobody."""
         self._close()
-        return self._process.wait()
+
+    def abandon(self) -> None:
+        """Let go of the lifeline, in a process that has not started the session or wants it gone."""
+        if self._lifeline >= 0:
+            os.close(self._lifeline)
+            self._lifeline = -1
 
     def _read_status(self, timeout: float) -> bool:
-        """Take in what the session tells; False at its end."""
-        ready, _, _ = select.select([self._status], [], [], max(timeout, 0))
-        if not ready:
-            raise TimeoutError
+        """Take in what the session tells; False if there is nothing, or nothing any more."""
+        poll = select.poll()
+        poll.register(self._status, select.POLLIN)
+        if not poll.poll(max(timeout, 0) * 1000):
+            return False
         data = os.read(self._status, 4096)
         *lines, self._unread = (self._unread + data).split(b"\n")
         for line in lines:
-            what, _, value = os.fsdecode(line).partition(" ")
-            if what == "rundir":
-                self.rundir = value
-            elif what == "booted":
-                self._booted.add(int(value))
-            elif what == "ended":
-                rank, code = map(int, value.split())
-                self.exit_codes[rank] = code
+            self._take(*os.fsdecode(line).split(" ", 1))
+        if not data:
+            # The front tells its exit code last of all, unless it is killed.
+            self.exit_code = _KILLED if self.exit_code is None else self.exit_code
+            self._close()
         return bool(data)
 
+    def _take(self, what: str, value: str) -> None:
+        if what == "rundir":
+            self.rundir = value
+        elif what == "booted":
+            self._booted.add(int(value))
+        elif what == "ended":
+            rank, code = map(int, value.split())
+            self.exit_codes[rank] = code
+        elif what == "problem":
+            self._problem = value
+        elif what == "exit":
+            self.exit_code = int(value)
+
     def _close(self) -> None:
-        for fd in (self._lifeline, self._status):
-            if fd >= 0:
-                os.close(fd)
-        self._lifeline = self._status = -1
+        self.abandon()
+        if self._status >= 0:
+            os.close(self._status)
+            self._status = -1
 
 
-def main() -> int:
-    """Run a session for a DetachedSession in another process. Returns its exit code."""
-    from pytest_flux.launcher.engine import find_engine
-    from pytest_flux.launcher.report import report
-    from pytest_flux.launcher.session import run_session
-    from pytest_flux.launcher.spec import validate
+def _let_go() -> None:
+    """In a forked child: it must not keep alive what its parent has started."""
+    for session in _ours:
+        session._close()
+    _ours.clear()
 
-    spec_text, lifeline, status = sys.argv[1:]
-    fields: dict[str, Any] = json.loads(spec_text)
-    for name, value in fields.items():
-        fields[name] = tuple(value) if isinstance(value, list) else value
-    spec = LaunchSpec(**fields)
-    try:
-        validate(spec)
-        engine = find_engine(spec.broker, os.environ)
-    except LaunchError as error:
-        report(str(error))
-        return 1
-    return run_session(spec, engine, lifeline=int(lifeline), status=int(status))
+
+os.register_at_fork(after_in_child=_let_go)

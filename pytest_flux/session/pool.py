@@ -1,0 +1,235 @@
+"""The instances of one pytest process: started for whom, held by which fixture, stopped off the tests' path."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import pytest
+
+from pytest_flux.instance import FluxInstance, InstanceError
+from pytest_flux.launcher import forkserver
+from pytest_flux.session import options
+from pytest_flux.session.pristine import Baseline, Verdict
+from pytest_flux.settings import Settings
+
+_NAMED_ENGINES = ("auto", "system", "embedded")
+# More than this many that are being stopped would slow down the tests that run meanwhile.
+_MAX_STOPPING = 4
+
+Maker = Callable[[Settings], FluxInstance]
+
+
+class Held:
+    """An instance that a fixture holds. ``mark`` is where, in its log, the present test begins."""
+
+    def __init__(self, name: str, instance: FluxInstance, scope: str, nodeid: str) -> None:
+        self.name = name
+        self.instance = instance
+        self.scope = scope
+        self.nodeid = nodeid
+        self.mark = 0
+        self.broken = ""
+        self.failed = False
+        self.baseline: Baseline | None = None
+        self.user: pytest.Item | None = None
+
+    def is_used_by(self, item: pytest.Item) -> bool:
+        """Whether a test has it, as far as its arguments tell."""
+        return self.name in getattr(item, "fixturenames", ())
+
+
+class Late(NamedTuple):
+    """An error that came to light when its test was over."""
+
+    item: pytest.Item | None
+    nodeid: str
+    text: str
+
+
+class Pool:
+    """One per pytest process, made when first asked for."""
+
+    def __init__(self, config: pytest.Config) -> None:
+        self.config = config
+        self.held: list[Held] = []
+        self.strict: bool = options.value_of(config, "strict")
+        self._kept = options.value_of(config, "keep")
+        self._trace: bool = options.value_of(config, "pmi_trace")
+        self._stopping: list[tuple[FluxInstance, str, pytest.Item | None]] = []
+        self._ready: list[FluxInstance] = []
+        forkserver.keep()
+
+    # -- starting
+
+    def settle(self, settings: Settings, nodeid: str) -> Settings:
+        """Let the hooks have their say, and see that the engine exists."""
+        changed = self.config.hook.pytest_flux_settings(config=self.config, settings=settings, nodeid=nodeid)
+        settings = settings if changed is None else changed
+        if settings.broker not in _NAMED_ENGINES and "/" not in settings.broker:
+            path = self.config.hook.pytest_flux_engine(config=self.config, broker=settings.broker)
+            if path is None:
+                raise pytest.UsageError(
+                    f"flux: broker={settings.broker!r}: known are {', '.join(_NAMED_ENGINES)}, paths, and what the"
+                    " hook pytest_flux_engine provides"
+                )
+            settings = dataclasses.replace(settings, broker=path)
+        return settings
+
+    def make(self, settings: Settings) -> FluxInstance:
+        """An instance that is not started yet."""
+        return FluxInstance(settings, keep=self._kept != "no", trace=self._trace)
+
+    def acquire(
+        self, name: str, settings: Settings, scope: str, nodeid: str, item: pytest.Item | None, make: Maker | None
+    ) -> Held:
+        """An instance that runs. Raises InstanceError."""
+        instance = self._take_ready(settings) if make is None else make(settings)
+        self._start(instance, nodeid)
+        held = Held(name, instance, scope, nodeid)
+        held.user = item
+        self.held.append(held)
+        return held
+
+    def watch(self, held: Held) -> None:
+        """Have an instance compared, after each test, with how it is now. Raises FluxError or OSError."""
+        held.baseline = Baseline(held.instance)
+        held.mark = held.instance.output.position() if held.user is None else held.mark
+
+    def _start(self, instance: FluxInstance, nodeid: str) -> None:
+        hook = self.config.hook
+        try:
+            instance.start()
+        except InstanceError as error:
+            hook.pytest_flux_instance_failed(
+                config=self.config, settings=instance.settings, error=error, nodeid=nodeid
+            )
+            raise
+        hook.pytest_flux_instance_started(config=self.config, instance=instance, nodeid=nodeid)
+
+    def _take_ready(self, settings: Settings) -> FluxInstance:
+        for instance in self._ready:
+            if instance.settings == settings:
+                self._ready.remove(instance)
+                return instance
+        return self.make(settings)
+
+    def prestart(self, wanted: list[Settings]) -> None:
+        """See to it that these are being started, and no others."""
+        spare = list(self._ready)
+        self._ready = []
+        for settings in wanted:
+            match = next((instance for instance in spare if instance.settings == settings), None)
+            if match is not None:
+                spare.remove(match)
+            else:
+                match = self.make(settings)
+                try:
+                    match.begin()
+                except InstanceError:
+                    # Whoever needs it will try again, and is told.
+                    continue
+            self._ready.append(match)
+        for instance in spare:
+            instance.kill()
+
+    # -- between tests
+
+    def used_by(self, item: pytest.Item) -> Iterator[Held]:
+        """The instances that a test has."""
+        return (held for held in list(self.held) if held.user is item or held.is_used_by(item))
+
+    def before(self, item: pytest.Item) -> None:
+        """A test begins: renew what it uses and another test has broken, and note where its log begins."""
+        for held in self.held:
+            if held.scope == "function" or not held.is_used_by(item):
+                continue
+            if held.broken:
+                held.broken = ""
+                held.baseline = None
+                held.instance.renew()
+                self._start(held.instance, item.nodeid)
+            if held.baseline is None and held.instance.can_be_restored:
+                held.baseline = Baseline(held.instance)
+            held.mark = held.instance.output.position()
+            held.user = item
+
+    def after(self, item: pytest.Item) -> list[str]:
+        """A test is over: what it has left behind in instances that others will use."""
+        leaks: list[str] = []
+        for held in self.held:
+            if held.user is item and held.scope != "function":
+                leaks += self._check(held)
+                held.user = None
+        return leaks
+
+    def _check(self, held: Held) -> list[str]:
+        if held.baseline is None:
+            return []
+        verdict: Verdict = held.baseline.check()
+        held.broken = verdict.broken
+        return [f"{held.name}: {leak}" for leak in verdict.leaks]
+
+    # -- stopping
+
+    def release(self, held: Held, item: pytest.Item | None) -> list[str]:
+        """Have an instance stopped; what its last user has left behind. Raises InstanceError if brokers have died."""
+        leaks: list[str] = []
+        if held.user is not None and held.scope != "function":
+            leaks = self._check(held)
+        self.held.remove(held)
+        instance = held.instance
+        instance.keep = self._kept == "all" or (self._kept == "failed" and held.failed)
+        died = instance.dead_brokers().keys() - instance.expected_ends
+        if held.broken or (died and leaks):
+            # Told already, with its culprit.
+            self._kill(instance, held.nodeid)
+        elif died:
+            self._finish(instance, held.nodeid)
+        else:
+            instance.begin_stop()
+            self._stopping.append((instance, held.nodeid, item))
+        return leaks
+
+    def _kill(self, instance: FluxInstance, nodeid: str) -> None:
+        instance.kill()
+        self._tell_stopped(instance, nodeid, None)
+
+    def _finish(self, instance: FluxInstance, nodeid: str) -> None:
+        try:
+            instance.finish_stop()
+        except InstanceError as error:
+            self._tell_stopped(instance, nodeid, error)
+            raise
+        self._tell_stopped(instance, nodeid, None)
+
+    def _tell_stopped(self, instance: FluxInstance, nodeid: str, error: Exception | None) -> None:
+        hook: Any = self.config.hook
+        hook.pytest_flux_instance_stopped(config=self.config, instance=instance, error=error, nodeid=nodeid)
+
+    def collect(self, *, everything: bool = False) -> list[Late]:
+        """Finish the stops that have come to their end, or all; the errors among them."""
+        late: list[Late] = []
+        remaining = []
+        for entry in self._stopping:
+            instance, nodeid, item = entry
+            if not everything and instance.is_stopping and len(self._stopping) <= _MAX_STOPPING:
+                remaining.append(entry)
+                continue
+            try:
+                self._finish(instance, nodeid)
+            except InstanceError as error:
+                late.append(Late(item, nodeid, f"InstanceError: {error}"))
+        self._stopping = remaining
+        return late
+
+    def close(self) -> None:
+        """Take down what is left: instances that nobody has come for, and, after ^C, those that tests had."""
+        self.prestart([])
+        for held in self.held:
+            held.instance.kill()
+        self.held.clear()
+        for instance, _, _ in self._stopping:
+            instance.kill()
+        self._stopping.clear()

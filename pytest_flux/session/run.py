@@ -1,0 +1,136 @@
+"""What happens at each of pytest's hooks."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from pytest_flux.session import options, reporting, shapes
+from pytest_flux.session.stash import pool_if_any
+
+if TYPE_CHECKING:
+    from pytest_flux.session.pool import Pool
+    from pytest_flux.settings import Settings
+
+_PC_FILES = ("lib/pkgconfig", "lib64/pkgconfig", "share/pkgconfig")
+
+
+def command(config: pytest.Config) -> int | None:
+    """Do what is to be done instead of running tests, if anything; the exit code."""
+    if config.getoption("flux_show_config"):
+        shapes.of_run(config)
+        print(options.show(config))
+        return 0
+    if config.getoption("flux_sweep"):
+        from pytest_flux.session.sweep import sweep
+
+        for line in sweep():
+            print(line)
+        return 0
+    return None
+
+
+def header(config: pytest.Config) -> str | None:
+    """Which engine tests run on by default, its version and its path."""
+    from pytest_flux import __version__
+    from pytest_flux.launcher.engine import find_engine
+    from pytest_flux.launcher.spec import LaunchError
+
+    settings = shapes.of_run(config)
+    uri = options.value_of(config, "uri")
+    if uri or options.value_of(config, "attach"):
+        return f"flux: the instance at {uri or os.environ.get('FLUX_URI', '(FLUX_URI is not set)')}"
+    try:
+        engine = find_engine(settings.broker, os.environ, rehearsal=True)
+    except LaunchError as error:
+        return f"flux: broker={settings.broker}: {error}"
+    if engine.kind == "embedded":
+        return f"flux: embedded broker, pytest-flux {__version__}, {engine.broker}"
+    return f"flux: flux-core {_version(engine.prefix(os.environ))}, {engine.broker}"
+
+
+def _version(prefix: str) -> str:
+    """The version of an installed Flux, without running it: what its pkg-config file says."""
+    for directory in _PC_FILES if prefix else ():
+        try:
+            with open(f"{prefix}/{directory}/flux-core.pc", encoding="utf-8") as file:
+                lines = dict(line.split(":", 1) for line in file if line.startswith("Version:"))
+        except OSError:
+            continue
+        return lines.get("Version", "?").strip()
+    return "of unknown version"
+
+
+def before(item: pytest.Item) -> None:
+    """The setup of a test begins."""
+    pool = pool_if_any(item.config)
+    if pool is not None:
+        pool.before(item)
+
+
+def after(item: pytest.Item) -> None:
+    """All fixtures that go with a test are gone. Fails it for what it leaves behind, if that is an error."""
+    pool = pool_if_any(item.config)
+    if pool is None:
+        return
+    _tell_late(item.config, pool, everything=False)
+    reporting.add_leaks(item, pool.after(item), strict=pool.strict)
+
+
+def prestart(item: pytest.Item) -> None:
+    """A test has what it needs: start what the next ones will."""
+    count: int = options.value_of(item.config, "prestart")
+    pool = pool_if_any(item.config)
+    if pool is None or not count:
+        return
+    pool.prestart(list(_wanted(pool, item, item.stash[reporting.NEXT]))[:count])
+
+
+def _wanted(pool: Pool, item: pytest.Item, nextitem: pytest.Item | None) -> list[Settings]:
+    if options.value_of(item.config, "scope") != "function" or nextitem is None:
+        return []
+    items = item.session.items
+    # A worker of pytest-xdist knows no more than the next one.
+    upcoming = [nextitem] if hasattr(item.config, "workerinput") else items[items.index(item) + 1 :]
+    count: int = options.value_of(item.config, "prestart")
+    return [settings for each in upcoming[: 2 * count] for settings in _settings_ahead(pool, each)]
+
+
+def _settings_ahead(pool: Pool, item: pytest.Item) -> list[Settings]:
+    """The settings of an instance that a test will ask for, if they can be known now."""
+    if shapes.FIXTURE not in getattr(item, "fixturenames", ()):
+        return []
+    settings = shapes.of_item(item)
+    if settings is None or settings.rundir is not None or settings.recovery:
+        return []
+    return [pool.settle(settings, item.nodeid)]
+
+
+def finish_loop(config: pytest.Config) -> None:
+    """All tests have run: wait for what is being stopped, and report on it while that still counts."""
+    pool = pool_if_any(config)
+    if pool is not None:
+        _tell_late(config, pool, everything=True)
+
+
+def _tell_late(config: pytest.Config, pool: Pool, *, everything: bool) -> None:
+    for late in pool.collect(everything=everything):
+        reporting.send_late(config, late)
+
+
+def close(config: pytest.Config) -> None:
+    """The run is over, however it went: leave nothing."""
+    pool = pool_if_any(config)
+    if pool is not None:
+        pool.close()
+    import sys
+
+    forkserver: Any = sys.modules.get("pytest_flux.launcher.forkserver")
+    if forkserver is not None:
+        forkserver.close()
+    if not hasattr(config, "workerinput") and config.pluginmanager.hasplugin("dsession"):
+        from pytest_flux.session.shared import stop_shared
+
+        stop_shared(config)

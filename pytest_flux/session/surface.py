@@ -1,0 +1,240 @@
+"""What a test can do with an instance, whoever has started it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from pytest_flux.client import Flux
+    from pytest_flux.client.job_result import JobOutput, JobResult
+    from pytest_flux.client.kvs import Kvs
+    from pytest_flux.protocol.message import Message
+
+
+class Job:
+    """A job of the instance. ``timeout``, in seconds, bounds every wait (TimeoutError)."""
+
+    def __init__(self, surface: Surface, jobid: int) -> None:
+        self.id = jobid
+        self._surface = surface
+
+    def __repr__(self) -> str:
+        from pytest_flux.protocol.fluid import f58
+
+        return f"<Job {f58(self.id)}>"
+
+    def result(self, timeout: float | None = None) -> JobResult:
+        """Wait until the job is inactive; how it came out: ``name``, ``exit_code``, ``check()``, ..."""
+        return self._surface.client.jobs.result(self.id, self._surface.patience(timeout))
+
+    def output(self, timeout: float | None = None) -> JobOutput:
+        """Wait until the job is inactive; what it wrote: ``stdout`` and ``stderr``, bytes."""
+        return self._surface.client.jobs.output(self.id, self._surface.patience(timeout))
+
+    def wait_event(self, name: str, timeout: float | None = None) -> Any:  # noqa: ANN401 - an RFC 18 event
+        """Wait for an event in the job's main log."""
+        return self._surface.client.jobs.wait_event(self.id, name, timeout=self._surface.patience(timeout))
+
+    def cancel(self, note: str | None = None) -> None:
+        """Cancel the job."""
+        self._surface.client.jobs.cancel(self.id, note)
+
+    def kill(self, signum: int = 15) -> None:
+        """Send a signal to every task."""
+        self._surface.client.jobs.kill(self.id, signum)
+
+    def info(self) -> dict[str, Any]:
+        """What `job-list` knows of it."""
+        return self._surface.client.jobs.get(self.id)
+
+
+class Events:
+    """Events of the instance, as they come: iterate, or take one with :meth:`next`. Leave the context to end it."""
+
+    def __init__(self, client: Flux, topic: str, timeout: float) -> None:
+        self._client = client
+        self._timeout = timeout
+        client.subscribe(topic)
+
+    def __enter__(self) -> Events:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __iter__(self) -> Iterator[Message]:
+        while True:
+            yield self.next()
+
+    def next(self, timeout: float | None = None) -> Message:
+        """The next event. Raises TimeoutError."""
+        return self._client.event_recv(self._timeout if timeout is None else timeout)
+
+    def close(self) -> None:
+        """Unsubscribe."""
+        self._client.close()
+
+
+class Surface:
+    """The operations. Subclasses say where the instance is; ``timeout`` bounds, in seconds, what is given none."""
+
+    def __init__(self, timeout: float) -> None:
+        self.expected_ends: set[int] = set()
+        self._timeout = timeout
+        self._client: Flux | None = None
+        self._environ: dict[str, str] | None = None
+
+    @property
+    def uri(self) -> str:
+        """Where rank 0 takes clients: the FLUX_URI of this instance."""
+        raise NotImplementedError
+
+    def patience(self, timeout: float | None) -> float:
+        """How long to wait."""
+        return self._timeout if timeout is None else timeout
+
+    @property
+    def client(self) -> Flux:
+        """A connection to rank 0, made when first asked for."""
+        if self._client is None:
+            from pytest_flux.client import Flux
+
+            self._client = Flux(self.uri)
+        return self._client
+
+    def _close_connections(self) -> None:
+        self._environ = None
+        if self._client is not None:
+            self._client.close()
+            self._client = None
+
+    # -- programs
+
+    @property
+    def env(self) -> dict[str, str]:
+        """The environment for a program that shall find the instance, and a `flux` command that goes with it."""
+        if self._environ is None:
+            self._environ = self._ask_environ()
+        return dict(self._environ)
+
+    def _ask_environ(self) -> dict[str, str]:
+        """What programs inside the instance have in their environment: the broker runs one to see."""
+        command = {"cmdline": ["/usr/bin/env", "-0"], "cwd": "/", "env": {}, "opts": {}, "channels": []}
+        output = ""
+        request = {"cmd": command, "flags": 1}
+        rpc = self.client.rpc("rexec.exec", request, nodeid=0, streaming=True, timeout=self._timeout)
+        for answer in rpc:
+            output += answer.get("io", {}).get("data", "")
+        pairs = (item.partition("=") for item in output.split("\0") if item)
+        return {**{name: value for name, _, value in pairs}, "FLUX_URI": self.uri}
+
+    @contextlib.contextmanager
+    def environ(self) -> Iterator[None]:
+        """Have ``os.environ`` be :attr:`env` meanwhile: FLUX_URI and PATH for code under test in this process."""
+        before = dict(os.environ)
+        inside = self.env
+        try:
+            os.environ.update(inside)
+            yield
+        finally:
+            for name in inside.keys() - before.keys():
+                os.environ.pop(name, None)
+            os.environ.update({name: before[name] for name in inside.keys() & before.keys()})
+
+    def run(self, argv: Sequence[str] | str, **options: Any) -> subprocess.CompletedProcess[str]:  # noqa: ANN401
+        """Run a program inside the instance's environment, to its end.
+
+        Options are those of ``subprocess.run``; by default output is captured as text, and a string is a shell's.
+        """
+        defaults: dict[str, Any] = {"text": True, "stdin": subprocess.DEVNULL, "env": self.env}
+        if not {"capture_output", "stdout", "stderr"} & options.keys():
+            defaults["capture_output"] = True
+        if isinstance(argv, str):
+            defaults["shell"] = True
+        if "input" in options:
+            del defaults["stdin"]
+        return subprocess.run(argv, **{**defaults, **options})  # noqa: PLW1510
+
+    def dump(self, path: str | os.PathLike[str]) -> None:
+        """Write an archive of the key-value store, as `flux dump` does. CalledProcessError if that fails."""
+        self.run(["flux", "dump", "--quiet", os.fspath(path)], check=True)
+
+    # -- services
+
+    def getattr(self, name: str) -> str:
+        """A broker attribute of rank 0. FluxError ENOENT where there is none."""
+        return self.client.getattr(name)
+
+    def events(self, topic: str = "", timeout: float | None = None) -> Events:
+        """Subscribe to events whose topic begins with ``topic``, on a connection of their own."""
+        from pytest_flux.client import Flux
+
+        return Events(Flux(self.uri), topic, self.patience(timeout))
+
+    @property
+    def kvs(self) -> Kvs:
+        """The key-value store: ``put``, ``get``, ``ls``, ``watch``, ..."""
+        from pytest_flux.client.kvs import Kvs
+
+        return Kvs(self.client)
+
+    @property
+    def resources(self) -> dict[str, Any]:
+        """What the instance has: ``{R, drain, online, offline, exclude, torpid}`` of the service `resource`."""
+        return self.client.rpc("resource.status", nodeid=0).get(self._timeout)
+
+    def submit(self, command: Sequence[str] | dict[str, Any], **how: Any) -> Job:  # noqa: ANN401
+        """Submit a command, or a whole jobspec (RFC 14).
+
+        Keywords are those of ``client.jobspec.from_command``: ``ntasks``, ``nodes``, ``duration``, ...
+        """
+        from pytest_flux.client.jobspec import from_command
+
+        jobspec = command if isinstance(command, dict) else from_command(list(command), **how)
+        return Job(self, self.client.jobs.submit(jobspec))
+
+    def job(self, jobid: int | str | Job) -> Job:
+        """A job by its id, in any of its forms (RFC 19)."""
+        from pytest_flux.protocol.fluid import parse_fluid
+
+        if isinstance(jobid, Job):
+            return jobid
+        return Job(self, parse_fluid(jobid) if isinstance(jobid, str) else jobid)
+
+    def handle(self) -> Any:  # noqa: ANN401 - flux.Flux has no types
+        """A ``flux.Flux`` of Flux's own Python bindings. Skips the test, and says why, where they cannot be."""
+        try:
+            import flux  # type: ignore[import-not-found]
+        except ImportError as error:
+            import pytest
+
+            pytest.skip(f"no Python bindings of Flux: `import flux` says {error}")
+        return flux.Flux(self.uri)
+
+    def wait_status(self, status: str, *, rank: int = 0, timeout: float | None = None) -> None:
+        """Wait until the overlay below ``rank`` is in a status: full, partial, degraded, lost or offline.
+
+        Raises TimeoutError, which names the status that it has instead.
+        """
+        patience, seen = self.patience(timeout), "unknown"
+        rpc = self.client.rpc("overlay.health", nodeid=rank, streaming=True)
+        try:
+            import time
+
+            deadline = time.monotonic() + patience
+            while seen != status:
+                seen = str(rpc.get(max(deadline - time.monotonic(), 0))["status"])
+        except TimeoutError:
+            text = f"overlay of rank {rank} not {status} within {patience:g} s: it is {seen}"
+            raise TimeoutError(text) from None
+        finally:
+            rpc.cancel()
+            rpc.abandon()
