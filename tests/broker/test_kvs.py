@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import statistics
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ from pytest_flux.broker.kvs.lookup import (
     WATCH_UNIQ,
 )
 from pytest_flux.broker.kvs.namespace import Credentials
+from pytest_flux.broker.kvs.statistics import Statistics
 from pytest_flux.broker.kvs.watch import Watch, check_flags
 from pytest_flux.protocol import treeobj
 from pytest_flux.protocol.errors import FluxError
@@ -572,6 +574,29 @@ def test_a_synchronous_commit_is_on_disk_when_it_is_answered(tmp_path: Path) -> 
     assert second.kvs.entry("b") is None
     second.close()
     first.reactor.close()
+
+
+def test_checkpoints_at_intervals(tmp_path: Path) -> None:
+    bed = Bed(tmp_path, volatile=False)
+    bed.kvs.checkpoint_every(0.02)
+    bed.run(0.05)
+    assert bed.content.checkpoints() == []
+    bed.commit(put_op("a", "1"))
+    bed.run(0.2)
+    assert [(value["rootref"], value["sequence"]) for value in bed.content.checkpoints()] == [bed.root()]
+    bed.close()
+
+
+@given(st.lists(st.integers(0, 1000), min_size=2, max_size=20))
+@settings(max_examples=30)
+def test_statistics(values: list[int]) -> None:
+    counted = Statistics()
+    for value in values:
+        counted.add(value)
+    found = counted.json()
+    assert (found["count"], found["min"], found["max"]) == (len(values), min(values), max(values))
+    assert found["mean"] == pytest.approx(statistics.mean(values))
+    assert found["stddev"] == pytest.approx(statistics.stdev(values), abs=1e-6)
 
 
 @pytest.mark.parametrize(

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import builtins
 import json
-import time
-from itertools import count
 from typing import TYPE_CHECKING, Any
 
+from pytest_flux.broker.kvs.appending import AppendingStore
 from pytest_flux.broker.kvs.lookup import READDIR, WAITCREATE, WATCH, WATCH_APPEND
 from pytest_flux.broker.kvs.namespace import PRIMARY, Credentials, Namespace
-from pytest_flux.broker.kvs.store import KvsStore
-from pytest_flux.broker.kvs.transaction import APPEND, Op, Transaction
+from pytest_flux.broker.kvs.transaction import Op, Transaction
 from pytest_flux.broker.kvs.watch import Watch
-from pytest_flux.broker.log import LOG_ERR
 from pytest_flux.protocol import treeobj
 from pytest_flux.protocol.errors import FluxError
 from pytest_flux.protocol.treeobj import TreeObject
@@ -21,20 +18,14 @@ from pytest_flux.protocol.treeobj import TreeObject
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from pytest_flux.broker.broker import Broker
     from pytest_flux.broker.content.store import ContentStore
     from pytest_flux.broker.kvs.store import Publish
-    from pytest_flux.reactor.reactor import Reactor, Timer
+    from pytest_flux.reactor.reactor import Reactor
 
     Json = Any
 
-# Of the time, so much may go into appending: a value with many parts costs more with each. Where it is little, as
-# with logs of events, appending is done at once; a flood of output is gathered into fewer, larger parts.
-_SHARE = 0.4
-_LONGEST_WAIT = 0.05
 
-
-class Kvs(KvsStore):
+class Kvs(AppendingStore):
     """See the base for namespaces. Errors are FluxError: ENOENT, EISDIR, ENOTDIR, ENOTSUP and so on."""
 
     def __init__(
@@ -42,10 +33,6 @@ class Kvs(KvsStore):
     ) -> None:
         super().__init__(reactor, content, publish)
         self._complain = complain
-        self._names = count()
-        self._appended: dict[str, dict[str, list[bytes]]] = {}
-        self._append_timer: Timer | None = None
-        self._append_after = 0.0
         self._unborn: dict[str, list[Watch]] = {}
         self._expected: dict[str, Callable[[], None]] = {}
 
@@ -82,46 +69,6 @@ class Kvs(KvsStore):
         """Remove a key, with all that is below it."""
         self.commit([Op(key, None)], namespace=namespace)
 
-    def append(self, key: str, value: bytes | str, *, namespace: str = PRIMARY) -> None:
-        """Add to a value. Cheap, often: what comes in one round becomes one part of the value, and one commit."""
-        data = value.encode() if isinstance(value, str) else value
-        self._appended.setdefault(namespace, {}).setdefault(key, []).append(data)
-        if self._append_timer is None:
-            wait = max(0.0, self._append_after - time.monotonic())
-            self._append_timer = self._reactor.call_later(wait, self._append_now)
-
-    def _append_now(self) -> None:
-        self._append_timer = None
-        started = time.monotonic()
-        self.settle()
-        spent = time.monotonic() - started
-        self._append_after = started + spent + min(spent / _SHARE, _LONGEST_WAIT)
-
-    def submit(self, namespace: str, transaction: Transaction) -> None:
-        """As the base, behind what was appended before."""
-        if self._appended:
-            self._queue_appended()
-        super().submit(namespace, transaction)
-
-    def settle(self) -> None:
-        """Do now what is queued, and what was appended."""
-        if self._appended:
-            self._queue_appended()
-        super().settle()
-
-    def _queue_appended(self) -> None:
-        appended, self._appended = self._appended, {}
-        for namespace, values in appended.items():
-            ops = [Op(key, treeobj.val(b"".join(parts)), APPEND) for key, parts in values.items()]
-            try:
-                super().submit(namespace, Transaction(self._next_name(), ops))
-            except FluxError:
-                # The namespace was removed with all that was in it, and this would have been.
-                continue
-
-    def _next_name(self) -> str:
-        return f"broker.0.{next(self._names)}"
-
     def graft(self, namespace: str, key: str, done: Callable[[FluxError | None], None] | None = None) -> None:
         """Have a directory of the primary namespace be what the root of ``namespace`` is now."""
         self.settle()
@@ -151,6 +98,18 @@ class Kvs(KvsStore):
         """The entries of a directory, none where there is no directory."""
         found = self.entry(key, READDIR, namespace=namespace)
         return {} if found is None else dict(found.data)
+
+    def checkpoint_every(self, seconds: float) -> None:
+        """Have what is committed survive a crash, but for that of the last ``seconds``."""
+
+        def again() -> None:
+            try:
+                self.checkpoint()
+            except FluxError as error:
+                self._complain(f"KVS checkpoint: {error.text or error.strerror}")
+            self._reactor.call_later(seconds, again)
+
+        self._reactor.call_later(seconds, again)
 
     def close(self) -> None:
         """Have all that was answered be on disk, where the statedir stays; without that there is nothing to do."""
@@ -250,16 +209,6 @@ class Kvs(KvsStore):
         """As the base; what was not yet appended there is dropped."""
         self.settle()
         super().remove_namespace(name)
-
-
-def open_kvs(broker: Broker) -> Kvs:
-    """The store of an instance, on its rank 0."""
-    return Kvs(
-        broker.reactor,
-        broker.content,
-        publish=lambda topic, payload: broker.router.publish(topic, payload, private=True),
-        complain=lambda text: broker.log.write(LOG_ERR, text, "kvs"),
-    )
 
 
 def put_op(key: str, value: bytes | str) -> Op:

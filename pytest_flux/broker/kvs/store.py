@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from pytest_flux.broker.kvs.lookup import Lookup
 from pytest_flux.broker.kvs.namespace import PRIMARY, Credentials, Namespace
+from pytest_flux.broker.kvs.statistics import Statistics
 from pytest_flux.broker.kvs.transaction import SYNC, Change, Transaction
 from pytest_flux.broker.kvs.tree import Tree
 from pytest_flux.protocol import treeobj
@@ -40,7 +41,7 @@ class KvsStore:
         self.tree = Tree(content)
         self.owner = os.getuid()
         self.credentials = Credentials(self.owner, ROLE_OWNER)
-        self.commits = 0
+        self.counts = Statistics()
         self._reactor = reactor
         self._publish = publish
         self._namespaces: dict[str, Namespace] = {}
@@ -171,7 +172,8 @@ class KvsStore:
             raise FluxError(errno.EINVAL)
         root = self.tree.directory(namespace.ref)
         ref = namespace.ref
-        self.commits += len(transactions)
+        for transaction in transactions:
+            self.counts.add(len(transaction.ops))
         if any(transaction.ops for transaction in transactions):
             change = Change(self.tree, root, namespace.name)
             for transaction in transactions:

@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any
 from pytest_flux.broker.kvs.lookup import Lookup
 from pytest_flux.broker.kvs.namespace import Credentials, Waiter
 from pytest_flux.broker.kvs.transaction import Op, Transaction, decode_op
+from pytest_flux.broker.resource.inventory import Inventory
 from pytest_flux.broker.service import ALL, LATER, Answer, Request, Service, _Later, method
+from pytest_flux.broker.services.lazy import part
 from pytest_flux.protocol.errors import FluxError, ProtocolError
 from pytest_flux.protocol.treeobj import DIR, DIRREF, VAL, TreeObject, decode_treeobj
 
@@ -37,6 +39,8 @@ class KvsService(Service):
     def __init__(self, broker: Broker) -> None:
         super().__init__(broker)
         self._kvs = broker.kvs
+        # It writes resource.R, which clients may look for first of all.
+        part(broker, Inventory)
         self._names = count()
         self._waiters: dict[Request, tuple[str, Waiter]] = {}
 
@@ -191,7 +195,7 @@ class KvsService(Service):
                 }
                 for each in self._kvs.namespaces()
             },
-            "transaction-opcount": {"commit": {**none, "count": self._kvs.commits}},
+            "transaction-opcount": {"commit": self._kvs.counts.json()},
             "pending_requests": len(self.held),
         }
 

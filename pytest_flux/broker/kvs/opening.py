@@ -1,0 +1,36 @@
+"""The store of an instance, with what its configuration says of it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pytest_flux.broker.kvs.api import Kvs
+from pytest_flux.broker.log import LOG_ERR
+from pytest_flux.protocol.duration import parse_duration
+
+if TYPE_CHECKING:
+    from pytest_flux.broker.broker import Broker
+
+
+def open_kvs(broker: Broker) -> Kvs:
+    """The store, on rank 0. A ``kvs.checkpoint-period`` that is no duration (RFC 23) is logged, and ignored."""
+
+    def complain(text: str) -> None:
+        broker.log.write(LOG_ERR, text, "kvs")
+
+    def publish(topic: str, payload: bytes) -> None:
+        broker.router.publish(topic, payload, private=True)
+
+    kvs = Kvs(broker.reactor, broker.content, publish, complain)
+    table = broker.config.get("kvs", {})
+    period = table.get("checkpoint-period") if isinstance(table, dict) else None
+    if period is not None:
+        try:
+            seconds = parse_duration(period) if isinstance(period, str) else -1.0
+        except ValueError:
+            seconds = -1.0
+        if seconds > 0:
+            kvs.checkpoint_every(seconds)
+        else:
+            complain(f"invalid checkpoint-period config: {period}")
+    return kvs
