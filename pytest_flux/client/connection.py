@@ -83,7 +83,7 @@ class Connection:
         """
         rpc = Rpc(self, topic, nodeid, streaming=streaming, timeout=timeout)
         self._core.begin(rpc, encode_payload(payload), self._rank_if_upstream(nodeid))
-        self._exchange(0)
+        self._send()
         return rpc
 
     def post(
@@ -114,7 +114,8 @@ class Connection:
         self._answered.append(rpc)
 
     def flush(self) -> None:
-        """Wait until everything is sent; what comes meanwhile is kept."""
+        """Wait until everything is sent; what comes while waiting is kept."""
+        self._send()
         while self._core.output:
             self._exchange(None)
 
@@ -126,6 +127,11 @@ class Connection:
             if left is not None and left <= 0:
                 raise TimeoutError(f"{complaint} within {timeout:g} s ({self.uri})")
             self._exchange(left)
+
+    def _send(self) -> None:
+        """Send what can be, and take nothing in: a loop that waits on ``fileno`` would not learn of that."""
+        if self._core.ready and self._core.output:
+            self._write()
 
     def _exchange(self, timeout: float | None) -> None:
         """Send and receive what can be, at least something within ``timeout`` seconds if possible."""

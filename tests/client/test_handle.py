@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import select
 import threading
 import time
 
@@ -72,6 +73,18 @@ def test_payload_larger_than_any_buffer(flux: Flux) -> None:
     data = os.urandom(8 << 20)
     calls = [flux.rpc("echo.echo", data) for _ in range(3)]
     assert all(call.get_bytes(WAIT) == data for call in calls)
+
+
+def test_sending_leaves_what_has_come_to_the_loop_that_waits(bed: Bed, flux: Flux) -> None:
+    bed.on("mute.ask", lambda *_: None)
+    answers: list[str] = []
+    flux.rpc("echo.echo", b"first").then(lambda rpc: answers.append(rpc.get_text()))
+    assert select.select([flux], [], [], WAIT)[0]
+    flux.rpc("mute.ask")
+    flux.post("mute.ask")
+    assert select.select([flux], [], [], 0)[0]
+    flux.dispatch()
+    assert answers == ["first"]
 
 
 def test_timeout_says_what_was_waited_for(bed: Bed, flux: Flux) -> None:
