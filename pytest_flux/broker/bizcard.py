@@ -74,8 +74,9 @@ def machine_identity() -> str:
     # Containers share the boot_id of their machine, but neither a host name nor the directory of the sockets.
     # Cloned virtual machines may share host name and /etc/machine-id, but not the boot_id.
     try:
-        with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
-            boot = file.read().strip()
+        # Bytes, because an encoding other than UTF-8 is a module to import, in each broker.
+        with open("/proc/sys/kernel/random/boot_id", "rb") as file:
+            boot = file.read().strip().decode()
     except OSError:
         boot = "-"
     return f"{boot}@{os.uname().nodename}"

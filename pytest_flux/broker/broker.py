@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import os
 import socket
-import uuid
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -49,6 +48,12 @@ if TYPE_CHECKING:
     from pytest_flux.broker.kvs import Kvs
 
 
+def random_uuid() -> str:
+    """A random UUID (RFC 9562, version 4), made here because the module uuid is large with all that it imports."""
+    digits = f"{int.from_bytes(os.urandom(16), 'big') & ~(0xF << 76 | 0x3 << 62) | 0x4 << 76 | 0x2 << 62:032x}"
+    return "-".join((digits[:8], digits[8:12], digits[12:16], digits[16:20], digits[20:]))
+
+
 class Broker:
     """A broker that knows its rank. It lives from ``start`` until its state machine stops the reactor."""
 
@@ -67,7 +72,7 @@ class Broker:
         self.boot = boot
         self.rank = boot.rank
         self.size = boot.size
-        self.uuid = str(uuid.uuid4())
+        self.uuid = random_uuid()
         self.hostname = attributes.get("hostname") or socket.gethostname()
         self.exit_code = 0
         self.is_online = False

@@ -9,19 +9,22 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from pytest_flux.broker import defaults
 from pytest_flux.broker.attributes import Attributes
 from pytest_flux.broker.boot import Boot, BootError, bootstrap, interface_hint, mapping
 from pytest_flux.broker.broker import Broker
-from pytest_flux.broker.config import ConfigError, load_config, update_config
 from pytest_flux.broker.log import LOG_CRIT, LOG_DEBUG, LOG_ERR, LOG_INFO, BrokerLog
 from pytest_flux.broker.programs import initial_program, is_interactive
 from pytest_flux.broker.rundir import Cleanup, create_directory, write_flux_script
 from pytest_flux.options import Option, OptionExit, OptionParser, Options
+from pytest_flux.protocol.duration import parse_duration
 from pytest_flux.protocol.errors import FluxError
+from pytest_flux.protocol.hostlist import decode_hostlist, encode_hostlist
+from pytest_flux.protocol.idset import decode_idset
+from pytest_flux.protocol.taskmap import Taskmap, decode_taskmap
 from pytest_flux.reactor.reactor import Reactor
 
 PARSER = OptionParser(
@@ -41,6 +44,14 @@ _SOCKET_PATH_MAX = 107
 
 class StartError(Exception):
     """The broker cannot start: the text says why."""
+
+
+def prepare() -> None:
+    """Have the module re compile and keep what every broker uses; done before they are forked, once does for all."""
+    parse_duration("0")
+    decode_idset("0")
+    decode_hostlist(encode_hostlist(("a0", "a1")))
+    decode_taskmap(Taskmap.single(1).encode_pmi())
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -63,9 +74,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     log = BrokerLog(attributes)
     with contextlib.ExitStack() as cleanup:
         try:
-            with _dying_at_once():
-                broker = _create(attributes, options, log, cleanup)
-        except (StartError, BootError, ConfigError) as error:
+            _die_at_once()
+            broker = _create(attributes, options, log, cleanup)
+        except (StartError, BootError) as error:
             log.write(LOG_CRIT, str(error))
             return 1
         return _run(broker, verbose)
@@ -90,19 +101,14 @@ def _take_settings(attributes: Attributes, options: Options) -> None:
         attributes.set("log-stderr-level", str({0: LOG_ERR, 1: LOG_INFO}.get(verbose, LOG_DEBUG)))
 
 
-@contextlib.contextmanager
-def _dying_at_once() -> Iterator[None]:
-    """While booting, which blocks, a deadly signal ends the broker; what was created is removed on the way."""
+def _die_at_once() -> None:
+    """Until the reactor takes over, a deadly signal ends the broker; what was created is removed on the way."""
 
     def die(signum: int, _: object) -> NoReturn:
         raise SystemExit(128 + signum)
 
-    previous = {signum: signal.signal(signum, die) for signum in _DEADLY}
-    try:
-        yield
-    finally:
-        for signum, handler in previous.items():
-            signal.signal(signum, handler)
+    for signum in _DEADLY:
+        signal.signal(signum, die)
 
 
 def _create(attributes: Attributes, options: Options, log: BrokerLog, cleanup: contextlib.ExitStack) -> Broker:
@@ -146,6 +152,10 @@ def _create(attributes: Attributes, options: Options, log: BrokerLog, cleanup: c
 def _configure(attributes: Attributes, options: Options) -> dict[str, Any]:
     path = options.get("config-path") or os.environ.get("FLUX_CONF_DIR")
     config: dict[str, Any] = {}
+    if not path and not options.has("conf"):
+        return config
+    from pytest_flux.broker.config import ConfigError, load_config, update_config
+
     if path:
         try:
             config = load_config(path)
@@ -234,8 +244,7 @@ def _define_phases(broker: Broker, command: list[str]) -> None:
 
 def _run(broker: Broker, verbose: int) -> int:
     try:
-        with _dying_at_once():
-            broker.start()
+        broker.start()
         for signum in _DEADLY:
             broker.reactor.on_signal(signum, broker.deadly_signal)
         for signum in (signal.SIGUSR1, signal.SIGUSR2):

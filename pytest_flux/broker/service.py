@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import os
 import resource
-import traceback
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, overload
 
@@ -167,6 +166,8 @@ class Service:
         except ProtocolError as error:
             request.error(errno.EPROTO, str(error))
         except Exception:  # noqa: BLE001
+            import traceback
+
             # A fault of ours in one answer must not take the instance down; whoever asked learns of it.
             self.broker.log.write(3, f"{request.topic}: {traceback.format_exc()}", self.name)
             request.error(errno.EIO, "internal error, see the broker's log")

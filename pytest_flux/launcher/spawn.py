@@ -56,10 +56,11 @@ class Spawner:
         _close_on_exec()
         if engine.kind == "embedded" and not wrap:
             # Imported once, here, for all brokers. They are forked with what they need in memory that they share.
-            from pytest_flux.broker.main import main
+            from pytest_flux.broker.main import main, prepare
 
+            prepare()
             self._main = main
-            gc.collect()
+            # No collection before: it would leave holes, and what brokers put there goes to pages of their own.
             gc.freeze()
 
     def spawn(self, launches: Sequence[Launch]) -> None:

@@ -19,6 +19,7 @@ PRELUDE = """
 import os, resource, signal, sys, threading, types
 module = types.ModuleType("pytest_flux.broker.main")
 sys.modules["pytest_flux.broker.main"] = module
+module.prepare = lambda: None
 from pytest_flux.launcher.engine import Engine
 from pytest_flux.launcher.spawn import Launch, Spawner
 

@@ -6,7 +6,6 @@ import errno
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from pytest_flux.broker.config import ConfigError, load_config
 from pytest_flux.broker.service import ALL, Answer, Request, Service, _Later, method
 from pytest_flux.protocol.errors import FluxError
 
@@ -90,6 +89,8 @@ class ConfigService(Service):
         self._require_rank_0()
         path = self.broker.attributes.get("config.path")
         if path is not None:
+            from pytest_flux.broker.config import ConfigError, load_config
+
             try:
                 config = load_config(path)
             except ConfigError as error:
