@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
+from pytest_flux import flux_instance
 from pytest_flux.client.jobspec import from_command
 from pytest_flux.instance import FluxInstance
 from pytest_flux.protocol.eventlog import decode_event
-from pytest_flux.settings import Settings
 
 DEADLINE = 60.0
 
@@ -77,19 +75,11 @@ class Ended:
         return [event["context"]["message"] for event in self.output if event["name"] == "log"]
 
 
-@pytest.fixture(scope="module")
-def instance() -> Iterator[FluxInstance]:
-    """Two embedded brokers."""
-    with FluxInstance(Settings(size=2, broker="embedded")) as running:
-        yield running
+instance = flux_instance(size=2, broker="embedded", scope="module")
+"""Two brokers."""
 
 
 @pytest.fixture
 def runner(instance: FluxInstance) -> Runner:
     """Runs jobs in the shared instance."""
     return Runner(instance)
-
-
-def shown(value: object) -> str:
-    """For messages of assertions."""
-    return json.dumps(value, indent=1)

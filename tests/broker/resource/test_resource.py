@@ -6,35 +6,31 @@ import errno
 import json
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from pytest_flux import flux_instance
 from pytest_flux.broker.resource.config import decode_config
 from pytest_flux.broker.resource.discovery import core_count, gpu_count
 from pytest_flux.broker.resource.drain import Drains
 from pytest_flux.broker.resource.verify import verify
 from pytest_flux.client.jobspec import from_command
-from pytest_flux.instance import FluxInstance
+from pytest_flux.instance import FluxInstance, Starter
 from pytest_flux.protocol.errors import FluxError, ProtocolError
 from pytest_flux.protocol.resource_set import Node, ResourceSet
-from pytest_flux.settings import Settings
 
 DEADLINE = 60.0
 
 
-@contextmanager
-def _instance(size: int, **settings: Any) -> Iterator[FluxInstance]:  # noqa: ANN401
-    with FluxInstance(Settings(size=size, broker="embedded", **settings)) as instance:
-        yield instance
+shared = flux_instance(size=3, broker="embedded", scope="module", name="shared")
 
 
-@pytest.fixture(scope="module")
-def shared() -> Iterator[FluxInstance]:
-    with _instance(3) as instance:
-        yield instance
+@pytest.fixture
+def start(flux_instance_factory: Starter) -> Starter:
+    """Starts instances of a test's own."""
+    return flux_instance_factory
 
 
 @pytest.fixture
@@ -156,64 +152,62 @@ def _write(path: Path, resources: ResourceSet) -> str:
     return str(path)
 
 
-def test_resources_from_a_file(tmp_path: Path) -> None:
+def test_resources_from_a_file(start: Starter, tmp_path: Path) -> None:
     fake = ResourceSet({0: Node("a", 0xFF, 3), 1: Node("b", 0xF, 0)}, {"fast": frozenset((1,))})
     conf = {"resource": {"path": _write(tmp_path / "R", fake), "noverify": True, "exclude": "b"}}
-    with _instance(2, conf=conf) as instance:
-        assert instance.rpc("resource.get") == {"R": fake.encode(), "method": "configuration"}
-        assert instance.rpc("resource.status")["exclude"] == "1"
-        assert _sets(instance)["all"].ranks == "0"
-        with pytest.raises(FluxError, match="rank 1 excluded"):
-            instance.rpc("resource.drain", {"targets": "1"})
+    instance = start(size=2, broker="embedded", conf=conf)
+    assert instance.rpc("resource.get") == {"R": fake.encode(), "method": "configuration"}
+    assert instance.rpc("resource.status")["exclude"] == "1"
+    assert _sets(instance)["all"].ranks == "0"
+    with pytest.raises(FluxError, match="rank 1 excluded"):
+        instance.rpc("resource.drain", {"targets": "1"})
 
 
-def test_what_is_configured_is_verified(tmp_path: Path) -> None:
+def test_what_is_configured_is_verified(start: Starter, tmp_path: Path) -> None:
     host = os.uname().nodename
-    conf = {"resource": {"config": [{"hosts": f"{host},other", "cores": "0-63"}]}}
-    with _instance(2, conf=conf) as instance:
-        drained = instance.rpc("resource.status")["drain"]
-        reasons = "\n".join(entry["reason"] for entry in drained.values())
-        assert f"rank 0 ({host}) missing resources: core" in reasons
-        assert f"rank 1 got hostname '{host}', expected 'other'" in reasons
+    wanted = ResourceSet({0: Node(host, (1 << 64) - 1, 0), 1: Node("other", (1 << 64) - 1, 0)})
+    instance = start(size=2, broker="embedded", conf={"resource": {"path": _write(tmp_path / "R", wanted)}})
+    drained = instance.rpc("resource.status")["drain"]
+    reasons = "\n".join(entry["reason"] for entry in drained.values())
+    assert f"rank 0 ({host}) missing resources: core" in reasons
+    assert f"rank 1 got hostname '{host}', expected 'other'" in reasons
 
 
-def test_fake_resources() -> None:
+def test_fake_resources(start: Starter) -> None:
     conf = {"fake-resources": {"nnodes": 1000, "cores-per-node": 4, "gpus-per-node": 1}}
-    with _instance(1, conf=conf) as instance:
-        everything = _sets(instance)["all"]
-        assert everything.summary() == "rank[0-999]/core[0-3],gpu0"
-        assert everything.nodelist == "fake[0-999]"
-        assert not len(_sets(instance)["down"])
-        jobs = instance.client.jobs
-        jobspec = from_command(["true"], tasks=1000, nodes=1000, environment={})
-        jobspec["attributes"]["system"]["exec"] = {"test": {"run_duration": "0.01s"}}
-        jobid = jobs.submit(jobspec)
-        jobs.wait_event(jobid, "clean", timeout=DEADLINE)
-        assert jobs.get(jobid, ["ranks"])["ranks"] == "[0-999]"
+    instance = start(size=1, broker="embedded", conf=conf)
+    everything = _sets(instance)["all"]
+    assert everything.summary() == "rank[0-999]/core[0-3],gpu0"
+    assert everything.nodelist == "fake[0-999]"
+    assert not len(_sets(instance)["down"])
+    jobs = instance.client.jobs
+    jobspec = from_command(["true"], tasks=1000, nodes=1000, environment={})
+    jobspec["attributes"]["system"]["exec"] = {"test": {"run_duration": "0.01s"}}
+    jobid = jobs.submit(jobspec)
+    jobs.wait_event(jobid, "clean", timeout=DEADLINE)
+    assert jobs.get(jobid, ["ranks"])["ranks"] == "[0-999]"
 
 
-def test_other_resources_while_it_runs(tmp_path: Path) -> None:
-    with _instance(1) as instance:
-        path = _write(tmp_path / "R", ResourceSet({0: Node("a", 0xFF, 0), 1: Node("b", 1, 0)}))
-        with pytest.raises(FluxError, match="execeeding size=1"):
-            instance.rpc("resource.reload", {"path": path, "xml": False, "force": False})
-        instance.rpc("resource.reload", {"path": path, "xml": False, "force": True})
-        assert _sets(instance)["all"].summary() == "rank0/core[0-7] rank1/core0"
-        with pytest.raises(FluxError, match="No such file"):
-            instance.rpc("resource.reload", {"path": "/nonexistent", "xml": False, "force": False})
+def test_other_resources_while_it_runs(start: Starter, tmp_path: Path) -> None:
+    instance = start(size=1, broker="embedded")
+    path = _write(tmp_path / "R", ResourceSet({0: Node("a", 0xFF, 0), 1: Node("b", 1, 0)}))
+    with pytest.raises(FluxError, match="execeeding size=1"):
+        instance.rpc("resource.reload", {"path": path, "xml": False, "force": False})
+    instance.rpc("resource.reload", {"path": path, "xml": False, "force": True})
+    assert _sets(instance)["all"].summary() == "rank0/core[0-7] rank1/core0"
+    with pytest.raises(FluxError, match="No such file"):
+        instance.rpc("resource.reload", {"path": "/nonexistent", "xml": False, "force": False})
 
 
-def test_what_is_drained_stays_so(tmp_path: Path) -> None:
+def test_what_is_drained_stays_so(start: Starter, tmp_path: Path) -> None:
     attrs = {"statedir": str(tmp_path)}
-    for _ in range(2):
-        with _instance(2, attrs=attrs) as instance:
-            if instance.rpc("resource.status")["drain"]:
-                assert instance.rpc("resource.status")["drain"]["1"]["reason"] == "old"
-                assert instance.rpc("resource.get")["method"] == "kvs"
-                return
-            instance.rpc("resource.drain", {"targets": "0-1", "reason": "old"})
-            instance.rpc("resource.undrain", {"targets": "0"})
-    pytest.fail("nothing was drained after a restart")
+    first = start(size=2, broker="embedded", attrs=attrs)
+    first.rpc("resource.drain", {"targets": "0-1", "reason": "old"})
+    first.rpc("resource.undrain", {"targets": "0"})
+    first.stop()
+    second = start(size=2, broker="embedded", attrs=attrs)
+    assert {ranks: entry["reason"] for ranks, entry in second.rpc("resource.status")["drain"].items()} == {"1": "old"}
+    assert second.rpc("resource.get")["method"] == "kvs"
 
 
 @pytest.mark.parametrize(
