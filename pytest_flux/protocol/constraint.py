@@ -99,7 +99,7 @@ def _hostlist(texts: list[str], hosts: Collection[str] | None) -> Matcher:
     for text in texts:
         wanted.update(decode_hostlist(text))
     if hosts is not None and (unknown := [host for host in sorted(wanted) if host not in hosts]):
-        raise ProtocolError(f"host constraint contains invalid hosts: {','.join(unknown)[:200]}")
+        raise ProtocolError(f"host constraint contains invalid hosts: host '{unknown[0][:200]}' not found")
     return lambda node: node.hostname in wanted
 
 

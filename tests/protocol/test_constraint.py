@@ -53,7 +53,7 @@ def test_which_nodes(constraint: dict[str, Any], ranks: list[int]) -> None:
         ({"properties": [1]}, "list of strings"),
         ({"ranks": ["x"]}, "error parsing range"),
         ({"hostlist": ["a["]}, "a"),
-        ({"hostlist": ["nowhere"]}, "invalid hosts: nowhere"),
+        ({"hostlist": ["nowhere"]}, "invalid hosts: host 'nowhere' not found"),
     ],
 )
 def test_what_is_refused(constraint: object, text: str) -> None:

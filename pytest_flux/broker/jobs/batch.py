@@ -11,19 +11,24 @@ from pytest_flux.protocol.fluid import kvs_key
 if TYPE_CHECKING:
     from pytest_flux.reactor.reactor import Reactor
 
+_DELAY = 0.01
+
 Committed = Callable[[int], None]
 
 
 class Batch:
-    """Collects changes until the round ends. flux-core waits 10 ms for the same; a busy loop has longer rounds.
+    """Collects changes until the round ends, or, while ``is_busy`` says so, for the 10 ms that flux-core waits.
 
     One commit is under way at a time: what comes in meanwhile makes the next one larger instead of more of them.
     """
 
-    def __init__(self, reactor: Reactor, store: Store, failed: Callable[[int], None]) -> None:
+    def __init__(
+        self, reactor: Reactor, store: Store, failed: Callable[[int], None], is_busy: Callable[[], bool]
+    ) -> None:
         self._reactor = reactor
         self._store = store
         self._failed = failed
+        self._is_busy = is_busy
         self._operations: list[Operation] = []
         self._lines: dict[int, list[str]] = {}
         self._afterwards: list[Committed] = []
@@ -61,7 +66,10 @@ class Batch:
     def _plan(self) -> None:
         if not self._is_planned and not self._is_committing:
             self._is_planned = True
-            self._reactor.call_soon(self._flush)
+            if self._is_busy():
+                self._reactor.call_later(_DELAY, self._flush)
+            else:
+                self._reactor.call_soon(self._flush)
 
     def _flush(self) -> None:
         self._is_planned = False

@@ -8,6 +8,7 @@ import re
 import time
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from pytest_flux.broker.jobs.waits import ANY
 from pytest_flux.protocol.errors import FluxError, ProtocolError
 from pytest_flux.protocol.fluid import parse_fluid
 from pytest_flux.protocol.job_state import COMPLETED, DEPEND, INACTIVE, NEW
@@ -93,10 +94,10 @@ class Dependencies:
     def _check_after(self, job: Job, scheme: str, value: object) -> None:
         kind = _AFTER[scheme]
         try:
-            target_id = parse_fluid(value) if isinstance(value, str) else 0
+            target_id = parse_fluid(value) if isinstance(value, str) else ANY
         except ProtocolError:
-            target_id = 0
-        if not target_id:
+            target_id = ANY
+        if target_id == ANY:
             raise _reject(f'dependency: {scheme}: "{value}" is not a valid jobid')
         target = self._manager.find(target_id)
         if target is None:

@@ -17,6 +17,10 @@ if TYPE_CHECKING:
     from pytest_flux.broker.service import Request
 
 
+# Of all jobs that will have none: an empty deque has more than 600 bytes.
+_NO_EVENTS: deque[tuple[Event, bool]] = deque(maxlen=0)
+
+
 class Job:
     """State, times and data of a job. ``jobspec`` is without environment, ``R`` without scheduling part.
 
@@ -166,6 +170,7 @@ class Job:
         if self._R is not None and not isinstance(self._R, bytes):
             self._R = self._R_text or encode_value(self._R)
         self._jobspec_text = self._R_text = self.environment = None
+        self.queued_events = _NO_EVENTS
 
     # -- changes
 

@@ -26,7 +26,7 @@ def _queue_table(config: dict[str, Any], queue: str | None) -> dict[str, Any]:
 def apply_defaults(config: dict[str, Any], jobspec: dict[str, Any]) -> None:
     """Fill in what a jobspec leaves open, and what its queue requires (flux-core's job frobnicator).
 
-    FluxError EINVAL for a queue that there is not.
+    FluxError for a queue that there is not: EPERM, as flux-core's frobnicator answers 1 to whatever it refuses.
     """
     queues = config.get("queues") or {}
     defaults = _dig(config, "policy", "jobspec", "defaults", "system") or {}
@@ -35,9 +35,9 @@ def apply_defaults(config: dict[str, Any], jobspec: dict[str, Any]) -> None:
     system = jobspec["attributes"]["system"]
     queue = system.get("queue") or defaults.get("queue")
     if queue is None and queues:
-        raise FluxError(errno.EINVAL, "no queue specified")
+        raise FluxError(errno.EPERM, "no queue specified")
     if queue is not None and queue not in queues:
-        raise FluxError(errno.EINVAL, f"Invalid queue '{queue}' specified")
+        raise FluxError(errno.EPERM, f"Invalid queue '{queue}' specified")
     own = _dig(_queue_table(config, queue), "policy", "jobspec", "defaults", "system") or {}
     for name, value in {**defaults, **own}.items():
         if name == "duration":

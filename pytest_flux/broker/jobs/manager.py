@@ -38,6 +38,8 @@ if TYPE_CHECKING:
 _ERR = 3
 _CHECKPOINT = "checkpoint.job-manager"
 _CHECKPOINT_VERSION = 1
+_FEW = 16
+"""With more jobs than these, what they tell is written less often."""
 _SETTLE_TIMEOUT = 30.0
 
 
@@ -56,7 +58,7 @@ class JobManager:
         self.max_jobid = 0
         self.on_retire: list[Callable[[Job], None]] = []
         self.on_forget: list[Callable[[Job], None]] = []
-        self.batch = Batch(broker.reactor, self.store, self._commit_failed)
+        self.batch = Batch(broker.reactor, self.store, self._commit_failed, lambda: len(self.active) > _FEW)
         self.events = Events(self, self.batch)
         self.queues = Queues(broker.config, self._queue_changed)
         self.alloc = Alloc(self)

@@ -83,7 +83,8 @@ class JobIngestService(JobService):
                 apply_defaults(self.broker.config, _with_system(jobspec))
                 validate_jobspec(jobspec, self._known_hosts())
         except ProtocolError as error:
-            raise FluxError(errno.EINVAL, str(error)) from None
+            # flux-core's validator answers 1 to whatever it refuses.
+            raise FluxError(errno.EPERM, str(error)) from None
         self._admit(request, signed, jobspec, urgency, flags)
 
     @staticmethod

@@ -99,7 +99,7 @@ def test_never_started(tmp_path: Path) -> None:
     ("dependency", "text"),
     [
         ({"scheme": "afterok", "value": "x!"}, 'dependency: afterok: "x!" is not a valid jobid'),
-        ({"scheme": "afterok", "value": "ƒ1"}, "is not a valid jobid"),
+        ({"scheme": "afterok", "value": "ƒ1"}, "dependency: afterok: id ƒ1: job not found"),
         ({"scheme": "afterok", "value": "ƒ2"}, "dependency: afterok: id ƒ2: job not found"),
         ({"scheme": "foo", "value": "1"}, 'dependency scheme "foo" not supported'),
         ({"scheme": "begin-time", "value": "x"}, "Invalid begin-time=x"),
