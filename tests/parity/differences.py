@@ -51,6 +51,9 @@ DIFFERENCES = {
         "A frame without content crashes flux-core's broker, and it sets aside as much memory as a client names, or "
         "leaves unread. An embedded broker cuts off clients that break the protocol or exceed its bounds.",
     ),
+    "signals are heard from the start": Difference(
+        "A real broker takes no notice of signals before its state is join; an embedded one ends at once."
+    ),
     "fewer hops": Difference(
         "A request from a client passes through connector-local and the broker's router in flux-core, which a ping "
         "shows as two more hops; in an embedded broker these are one.",
