@@ -45,6 +45,7 @@ TABLE = (
     Entry("run", CONTROL, "run a job, with its output here"),
     Entry("submit", CONTROL, "submit a job"),
     Entry("bulksubmit", CONTROL, "submit a job for each of a list of inputs"),
+    Entry("job", CONTROL, "attach to jobs, wait for them, control them"),
     Entry("exec", CONTROL, "run a program next to each broker"),
     Entry("sproc", CONTROL, "list, kill or wait for programs that exec left running"),
     Entry("event", CONTROL, "publish events, or watch them"),
@@ -64,7 +65,7 @@ TABLE = (
 LACKING = frozenset(
     (
         "admin alloc archive batch cancel cgroup cron dump fortune fsck gc heaptrace hostlist "
-        "housekeeping job jobs jobtap keygen lptest modprobe multi-prog pgrep pkill post-job-event proxy pstree "
+        "housekeeping jobs jobtap keygen lptest modprobe multi-prog pgrep pkill post-job-event proxy pstree "
         "python queue R relay resource restore startlog terminus top update uri watch"
     ).split()
 )

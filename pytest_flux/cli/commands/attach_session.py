@@ -49,7 +49,7 @@ class AttachSession:
         self._stdin: Stdin | None = None
         self._has_sent = False
         self._output = AttachOutput(options)
-        self._status = StatusLine(flux, jobid, options.name, self._reactor)
+        self._status = StatusLine(flux, jobid, options.name, self._reactor, self._dispatch)
         flags = 0 if options.tail is None else INITIAL_SENTINEL
         self._follower = JobFollower(flux, jobid, wait_event=options.wait_event, output_flags=flags)
         self._follower.on_event = self._event
@@ -153,6 +153,8 @@ class AttachSession:
         io = encode_io("stdin", ranks, data, eof=not data)
         rpc = self._flux.rpc(f"{self._service}.stdin", io, nodeid=self._leader)
         rpc.then(self._sent)
+        # With the request sent, answers to others may have been read, which nothing else would wake us for.
+        self._reactor.call_soon(self._dispatch)
 
     def _sent(self, rpc: Rpc) -> None:
         try:
@@ -221,7 +223,7 @@ class AttachSession:
 
         rpc.then(answered)
         self._flux.flush()
-        sys.stderr.flush()
+        self._reactor.call_soon(self._dispatch)
 
 
 def _log(text: str) -> None:

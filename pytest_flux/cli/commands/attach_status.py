@@ -10,6 +10,8 @@ from pytest_flux.protocol.errors import FluxError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from pytest_flux.client import Flux, Rpc
     from pytest_flux.protocol.eventlog import Event
     from pytest_flux.reactor.reactor import Reactor, Timer
@@ -30,7 +32,8 @@ _QUEUE_INTERVAL = 10.0
 class StatusLine:
     """Appears when a job has not started after two seconds, and then every second."""
 
-    def __init__(self, flux: Flux, jobid: int, name: str, reactor: Reactor) -> None:
+    def __init__(self, flux: Flux, jobid: int, name: str, reactor: Reactor, dispatch: Callable[[], None]) -> None:
+        self._dispatch = dispatch
         self._flux = flux
         self._jobid = jobid
         self._name = name
@@ -113,6 +116,7 @@ class StatusLine:
         else:
             request = {} if self._queue == "default" else {"name": self._queue}
             self._flux.rpc("job-manager.queue-status", request, nodeid=0).then(self._take_status)
+        self._reactor.call_soon(self._dispatch)
 
     def _take_queue(self, rpc: Rpc) -> None:
         try:

@@ -18,8 +18,8 @@ _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct",
 class EventFormatter:
     """Formats the events of one log in their order.
 
-    ``timestamps`` are "raw" (seconds since the epoch), "offset" (from the first event on) or "human" (the minute,
-    then seconds since it); ``unformatted`` events are the JSON of RFC 18.
+    ``timestamps`` are "raw" (seconds since the epoch), "iso" (ISO 8601, local time), "offset" (from the first event
+    on) or "human" (the minute, then seconds since it); ``unformatted`` events are the JSON of RFC 18.
     """
 
     def __init__(self, *, unformatted: bool = False, timestamps: str = "raw", color: bool = False) -> None:
@@ -50,6 +50,8 @@ class EventFormatter:
     def _timestamp(self, timestamp: float) -> str:
         if self._timestamps == "human":
             return self._human(timestamp)
+        if self._timestamps == "iso":
+            return self._paint(_GREEN, _iso(timestamp))
         if self._timestamps == "offset":
             self.start(timestamp)
             timestamp -= self._first or 0.0
@@ -65,6 +67,13 @@ class EventFormatter:
 
     def _paint(self, color: str, text: str) -> str:
         return f"{color}{text}{_RESET}" if self._color else text
+
+
+def _iso(timestamp: float) -> str:
+    local = time.localtime(timestamp)
+    zone = time.strftime("%z", local)
+    zone = "Z" if zone == "+0000" else f"{zone[:3]}:{zone[3:]}"
+    return f"{time.strftime('%Y-%m-%dT%H:%M:%S', local)}.{int((timestamp - int(timestamp)) * 1e6):06}{zone}"
 
 
 def _encode(value: object) -> str:
