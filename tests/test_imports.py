@@ -20,7 +20,7 @@ _BELOW_SESSION = frozenset({"protocol", "reactor", "launcher", "client"}) | _LEA
 _SESSION = frozenset({"settings", "instance", "session", "hooks"})
 
 MAY_IMPORT = {
-    "protocol": frozenset[str](),
+    "protocol": frozenset({"record"}),
     "record": frozenset[str](),
     "options": frozenset({"protocol", "record"}),
     "usage": frozenset({"options"}),
@@ -59,6 +59,12 @@ UNUSED_AT_START = {
     *("argparse", "asyncio", "dataclasses", "inspect", "json", "logging"),
     *("pathlib", "pty", "shutil", "subprocess", "tempfile"),
 }
+
+UNUSED_BY_BROKERS = {
+    *("asyncio", "dataclasses", "datetime", "inspect", "logging", "platform", "random"),
+    *("shutil", "subprocess", "tempfile", "threading", "traceback", "typing", "uuid"),
+}
+"""They make an instance larger: the more there is, the more pages of memory hold what a broker writes to."""
 
 
 class Import(NamedTuple):
@@ -158,6 +164,11 @@ def test_start_imports_nothing_unused(module: str) -> None:
     loaded = modules_after(f"import {module}") - modules_after("pass")
     assert module in loaded
     assert sorted(loaded & UNUSED_AT_START) == []
+
+
+def test_brokers_import_nothing_large() -> None:
+    loaded = modules_after("import pytest_flux.launcher.supervisor, pytest_flux.broker.main")
+    assert sorted(loaded & UNUSED_BY_BROKERS) == []
 
 
 def modules_after(statement: str) -> set[str]:

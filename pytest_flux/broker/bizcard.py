@@ -8,9 +8,13 @@ from __future__ import annotations
 
 import os
 import re
-from typing import Any, NamedTuple
 
 from pytest_flux.protocol.errors import ProtocolError
+from pytest_flux.record import NamedTuple
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 # PMI servers spoil values on their way: Hydra and Slurm cut them at white space, Hydra of MPICH 5 drops the
 # backslashes, with which JSON escapes. URIs hold paths, hence anything; such characters are written %XX.

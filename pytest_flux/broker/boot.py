@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple, NoReturn
 
 from pytest_flux.broker.bizcard import Bizcard, machine_identity
 from pytest_flux.broker.boot_methods import (
@@ -27,6 +26,11 @@ from pytest_flux.protocol.errors import ProtocolError
 from pytest_flux.protocol.hostlist import encode_hostlist
 from pytest_flux.protocol.idset import encode_idset
 from pytest_flux.protocol.taskmap import decode_taskmap
+from pytest_flux.record import NamedTuple
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, NoReturn
 
 __all__ = ["Boot", "BootError", "PeerCards", "Trace", "bootstrap", "interface_hint", "mapping"]
 

@@ -7,10 +7,15 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
 
 from pytest_flux.broker.bizcard import Bizcard
 from pytest_flux.broker.pmi_client import BootError, PmiClient, Refused
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Protocol
+else:
+    Protocol = object
 
 __all__ = ["DEFAULT_METHODS", "BootError", "Refused", "Store", "open_store"]
 

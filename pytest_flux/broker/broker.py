@@ -6,7 +6,6 @@ import errno
 import os
 import socket
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
 
 from pytest_flux.broker import defaults, tbon
 from pytest_flux.broker.attributes import Attributes
@@ -43,7 +42,10 @@ from pytest_flux.protocol.idset import encode_idset
 from pytest_flux.protocol.message import USERID_UNKNOWN, Message
 from pytest_flux.reactor.reactor import Reactor
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any
+
     from pytest_flux.broker.content.store import ContentStore
     from pytest_flux.broker.kvs import Kvs
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-from typing import TYPE_CHECKING
 
 from pytest_flux.broker.service import Request
 from pytest_flux.protocol.errors import FluxError, ProtocolError
@@ -21,6 +20,7 @@ from pytest_flux.protocol.message import (
 )
 from pytest_flux.reactor.usock import Connection, UsockServer, owner_only
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from pytest_flux.broker.broker import Broker
 

@@ -15,7 +15,6 @@ import sys
 import time
 from collections import deque
 from collections.abc import Callable
-from typing import Final, TextIO
 
 from pytest_flux.broker.attributes import Attributes, parse_integer
 from pytest_flux.protocol.errors import FluxError, ProtocolError
@@ -36,6 +35,10 @@ from pytest_flux.protocol.stdlog import (
     severity_name,
     split_text,
 )
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Final, TextIO
 
 __all__ = [
     "LOG_ALERT",

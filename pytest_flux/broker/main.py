@@ -10,7 +10,6 @@ import socket
 import sys
 import time
 from collections.abc import Sequence
-from typing import Any, NoReturn
 
 from pytest_flux.broker import defaults
 from pytest_flux.broker.attributes import Attributes
@@ -26,6 +25,10 @@ from pytest_flux.protocol.hostlist import decode_hostlist, encode_hostlist
 from pytest_flux.protocol.idset import decode_idset
 from pytest_flux.protocol.taskmap import Taskmap, decode_taskmap
 from pytest_flux.reactor.reactor import Reactor
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, NoReturn
 
 PARSER = OptionParser(
     "flux-broker",

@@ -10,7 +10,6 @@ import errno
 import os
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
 
 from pytest_flux.broker.parent_link import IPC, ParentLink
 from pytest_flux.broker.peers import (
@@ -39,7 +38,10 @@ from pytest_flux.protocol.message import (
 )
 from pytest_flux.reactor.usock import Connection, UsockServer
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any
+
     from pytest_flux.broker.broker import Broker
 
 _ERR, _DEBUG = 3, 7

@@ -7,7 +7,6 @@ import os
 import socket
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 from pytest_flux.broker.peers import DISCONNECT, HEARTBEAT, STATUS_CHANGE, Peer
 from pytest_flux.protocol.errors import FluxError, ProtocolError
@@ -26,6 +25,7 @@ from pytest_flux.protocol.message import (
 from pytest_flux.reactor.stream import Stream
 from pytest_flux.reactor.usock import peer_credentials
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from pytest_flux.broker.overlay import Overlay
 

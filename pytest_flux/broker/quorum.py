@@ -5,11 +5,11 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
 
 from pytest_flux.protocol.hostlist import encode_hostlist
 from pytest_flux.protocol.idset import decode_idset, encode_idset
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from pytest_flux.broker.broker import Broker
 

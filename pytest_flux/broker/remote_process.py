@@ -5,14 +5,16 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
 
 from pytest_flux.broker.service import Request
 from pytest_flux.protocol.errors import FluxError
 from pytest_flux.protocol.ioencode import decode_io, encode_io
 from pytest_flux.reactor.process import Process
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any
+
     from pytest_flux.broker.services.rexec import RexecService
 
 STDOUT, STDERR, CHANNEL, WRITE_CREDIT, WAITABLE = 1, 2, 4, 8, 16

@@ -10,7 +10,6 @@ import errno
 import os
 from collections.abc import Callable
 from itertools import count
-from typing import Any
 
 from pytest_flux.broker.topology import Topology
 from pytest_flux.protocol.errors import FluxError
@@ -27,6 +26,10 @@ from pytest_flux.protocol.message import (
     Message,
     encode_json,
 )
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 Receiver = Callable[[Message], None]
 EventCallback = Callable[[Message], None]

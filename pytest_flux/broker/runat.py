@@ -9,12 +9,14 @@ import sys
 import termios
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
 
 from pytest_flux.broker.programs import shell
 from pytest_flux.reactor.process import Process
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any
+
     from pytest_flux.broker.broker import Broker
 
 ABORT_SIGNAL = signal.SIGHUP

@@ -11,10 +11,10 @@ import errno
 import os
 import stat
 import sys
-from typing import NamedTuple
 
 from pytest_flux.broker.attributes import Attributes
 from pytest_flux.protocol.errors import FluxError
+from pytest_flux.record import NamedTuple
 
 # A UNIX socket's path has so much room, the NUL included; ``/local-9999`` must fit in behind the rundir.
 _SOCKET_PATH_SIZE = 104 if sys.platform == "darwin" else 108

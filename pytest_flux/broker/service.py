@@ -6,7 +6,6 @@ import errno
 import os
 import resource
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, overload
 
 from pytest_flux.protocol.errors import FluxError, ProtocolError
 from pytest_flux.protocol.message import (
@@ -18,13 +17,18 @@ from pytest_flux.protocol.message import (
     encode_json,
 )
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any, ClassVar, TypeAlias, TypeVar, overload
+
     from pytest_flux.broker.broker import Broker
 
-T = TypeVar("T")
+    T = TypeVar("T")
+    H = TypeVar("H", bound="Handler")
+
 ALL = ROLE_OWNER | ROLE_USER
 OWNER = ROLE_OWNER
-Answer = dict[str, Any] | None
+Answer: TypeAlias = "dict[str, Any] | None"
 
 
 class _Later:
@@ -68,12 +72,15 @@ class Request:
             self._json = self.message.json()
         return self._json
 
-    @overload
-    def field(self, name: str, kind: type[T]) -> T: ...
-    @overload
-    def field(self, name: str, kind: type[T], default: None) -> T | None: ...
-    @overload
-    def field(self, name: str, kind: type[T], default: T) -> T: ...
+    if TYPE_CHECKING:
+
+        @overload
+        def field(self, name: str, kind: type[T]) -> T: ...
+        @overload
+        def field(self, name: str, kind: type[T], default: None) -> T | None: ...
+        @overload
+        def field(self, name: str, kind: type[T], default: T) -> T: ...
+
     def field(self, name: str, kind: type[T], default: Any = _REQUIRED) -> Any:
         """A member of the payload, checked for its JSON type; ProtocolError where it is wrong or missing."""
         if default is not _REQUIRED and not self.message.payload:
@@ -108,8 +115,7 @@ class Request:
             self._respond(response)
 
 
-Handler = Callable[[Any, Request], Answer | bytes | _Later]
-H = TypeVar("H", bound=Handler)
+Handler: TypeAlias = "Callable[[Any, Request], Answer | bytes | _Later]"
 _OF_MODULES = frozenset(("ping", "rusage", "stats_clear", "config_reload", "debug"))
 
 

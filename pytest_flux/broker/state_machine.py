@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 from pytest_flux.broker.quorum import Quorum, hosts
 from pytest_flux.broker.states import FAILURE, NEXT, NUMBER, STATES, follow_parent
@@ -15,6 +14,7 @@ from pytest_flux.protocol.idset import encode_idset
 from pytest_flux.protocol.message import Message
 from pytest_flux.reactor.reactor import Timer
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from pytest_flux.broker.broker import Broker
 

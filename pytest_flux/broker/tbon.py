@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from pytest_flux.broker.attributes import Attributes
 from pytest_flux.broker.boot import Boot
 from pytest_flux.broker.topology import Topology, custom_parents
 from pytest_flux.protocol.duration import format_duration, parse_duration
 from pytest_flux.protocol.errors import FluxError, ProtocolError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 _TIMES = {"connect_timeout": "30s", "tcp_user_timeout": "20s", "torpid_min": "5s", "torpid_max": "30s"}
 _NUMBERS = ("zmqdebug", "zmq_io_threads", "child_rcvhwm", "prefertcp")

@@ -12,7 +12,10 @@ from __future__ import annotations
 import re
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
-from typing import Any
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 # Where flux-core parses K: strtoul() takes leading white space and a plus sign.
 _COUNT = re.compile(r"[ \t\n\v\f\r]*\+?([0-9]+)", re.ASCII)

@@ -6,10 +6,10 @@ flux-core has the heartbeat event as its clock, where that module is loaded, and
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING
 
 from pytest_flux.protocol.duration import format_duration
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from pytest_flux.broker.overlay import Overlay
     from pytest_flux.broker.peers import Child

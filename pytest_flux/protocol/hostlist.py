@@ -18,9 +18,9 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator
 from itertools import groupby
-from typing import NamedTuple
 
 from pytest_flux.protocol.errors import ProtocolError
+from pytest_flux.record import NamedTuple
 
 #: The longest name: _POSIX_HOST_NAME_MAX. Together with ``limit`` it bounds what a short text can expand to.
 MAX_NAME = 255

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import base64
 import binascii
-from typing import Any, NamedTuple
 
 from pytest_flux.protocol.errors import ProtocolError
+from pytest_flux.record import NamedTuple
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 
 class StreamData(NamedTuple):

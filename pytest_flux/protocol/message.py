@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import json
 import struct
-from typing import Any
 
 from pytest_flux.protocol.errors import ProtocolError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 REQUEST = 1
 RESPONSE = 2
@@ -46,9 +49,7 @@ _LONG_PART = 255
 
 def encode_json(value: dict[str, Any]) -> bytes:
     """A JSON object as payload: compact, with the trailing NUL that Flux counts in (RFC 3)."""
-    return (
-        json.dumps(value, separators=(",", ":"), ensure_ascii=False).encode("utf-8", "surrogatepass") + b"\0"
-    )
+    return json.dumps(value, separators=(",", ":"), ensure_ascii=False).encode("utf-8", "surrogatepass") + b"\0"
 
 
 class Message:
@@ -168,9 +169,7 @@ class Message:
         if self.payload is not None:
             flags |= FLAG_PAYLOAD
             parts.append(self.payload)
-        proto = _PROTO.pack(
-            _MAGIC, _VERSION, self.type, flags, self.userid, self.rolemask, self.aux1, self.aux2
-        )
+        proto = _PROTO.pack(_MAGIC, _VERSION, self.type, flags, self.userid, self.rolemask, self.aux1, self.aux2)
         parts.append(proto)
         out = bytearray()
         for part in parts:

@@ -10,9 +10,9 @@ Text is UTF-8 with ``surrogateescape``, so that whatever bytes a client puts com
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import NamedTuple
 
 from pytest_flux.protocol.errors import ProtocolError
+from pytest_flux.record import NamedTuple
 
 # Sizes of flux-core's buffers, announced by get_maxes; one byte of each is C's NUL.
 KVSNAME_MAX = 64

@@ -9,11 +9,11 @@ for 1.1 and would take more if it were offered; offered 1.1, it keeps to that.)
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import NamedTuple
 
 from pytest_flux.protocol import pmi
 from pytest_flux.protocol.errors import ProtocolError
 from pytest_flux.protocol.pmi_barrier import Barriers
+from pytest_flux.record import NamedTuple
 
 # flux start reports a client's fault in these words (recorded case pmi-garbage), after "channel_cb: ".
 PROTOCOL_ERROR = "pmi_simple_server_request: Protocol error"

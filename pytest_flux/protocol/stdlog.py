@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import re
 import time
-from typing import NamedTuple
 
 from pytest_flux.protocol.errors import ProtocolError
+from pytest_flux.record import NamedTuple
 
 LOG_EMERG = 0
 LOG_ALERT = 1

@@ -21,10 +21,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
-from typing import NamedTuple
 
 from pytest_flux.protocol.errors import ProtocolError
 from pytest_flux.protocol.idset import decode_ranges, encode_ranges
+from pytest_flux.record import NamedTuple
 
 # flux-core keeps the numbers of a block in C ints. It lets larger ones wrap around; here they are refused.
 _MAX_NUMBER = 2**31 - 1

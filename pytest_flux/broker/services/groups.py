@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 from pytest_flux.broker.service import ALL, LATER, Answer, Request, Service, _Later, method
 from pytest_flux.protocol.errors import FluxError
 from pytest_flux.protocol.idset import decode_idset, encode_idset
 from pytest_flux.protocol.message import ROLE_LOCAL, Message
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from pytest_flux.broker.broker import Broker
 

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, TypeVar
-
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any, TypeVar
+
     from pytest_flux.broker.broker import Broker
     from pytest_flux.broker.service import Service
     from pytest_flux.protocol.message import Message
 
-T = TypeVar("T")
+    T = TypeVar("T")
 
 
 def part(broker: Broker, kind: type[T]) -> T:

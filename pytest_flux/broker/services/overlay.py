@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import errno
 import time
-from typing import Any
 
 from pytest_flux.broker import tbon
 from pytest_flux.broker.peers import OFFLINE, STATUS, Child
 from pytest_flux.broker.service import ALL, Answer, Request, Service, _Later, method
 from pytest_flux.protocol.errors import FluxError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 _CRIT = 2
 

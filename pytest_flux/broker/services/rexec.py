@@ -6,7 +6,6 @@ import errno
 import os
 import signal
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
 
 from pytest_flux.broker.remote_process import PASS_THROUGH, WAITABLE, WRITE_CREDIT, Command, RemoteProcess
 from pytest_flux.broker.service import LATER, Answer, Request, Service, _Later, method
@@ -14,7 +13,10 @@ from pytest_flux.protocol.errors import FluxError, ProtocolError
 from pytest_flux.protocol.ioencode import decode_io
 from pytest_flux.protocol.message import ROLE_LOCAL
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any
+
     from pytest_flux.broker.broker import Broker
 
 _SHUTDOWN_TIMEOUT = 5.0
