@@ -68,6 +68,9 @@ class Settings:
                 raise SettingsError("hosts=, personality='system': that personality has host names of its own")
             if self.rundir is not None:
                 raise SettingsError("rundir=, personality='system': its configuration is written for its own rundir")
+        elif self.start_mode == "leader" and self.size > 1:
+            text = "brokers that meet over PMI wait for each other: did you mean personality='system'?"
+            raise SettingsError(f"start_mode='leader', personality={self.personality!r}: {text}")
         if self.hosts is not None:
             self._check_hosts(self.hosts)
 
@@ -86,8 +89,6 @@ class Settings:
     def spec(self) -> LaunchSpec:
         """The same for the launcher. The instance has no initial program: it runs until it is stopped."""
         own = {"broker.rc2_none": "1", "log-stderr-mode": "local", "log-stderr-level": "6"}
-        if self.start_mode == "leader":
-            own["broker.quorum"] = "1"
         attrs = {**own, **{name: str(value) for name, value in self.attrs.items()}}
         target = None if isinstance(self.recovery, bool) else os.fspath(self.recovery)
         return LaunchSpec(

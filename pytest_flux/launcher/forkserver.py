@@ -141,9 +141,14 @@ def serve(descriptor: int) -> NoReturn:
             request = b""
         if not request:
             os._exit(0)
+        # A session collects its own children: ours must not be told of one.
+        signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGCHLD,))
         pid = os.fork()
         if pid == 0:
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
             connection.close()
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGCHLD,))
+        if pid == 0:
             _run(*marshal.loads(request), *descriptors)
         for each in descriptors:
             os.close(each)
@@ -171,7 +176,11 @@ def _preload() -> None:
 
     services = {path.partition(":")[0] for path in defaults.services(0).values()}
     for module in (*_MODULES, *sorted(services)):
-        import_module(module)
+        try:
+            import_module(module)
+        except ImportError:
+            # Whoever needs it will say so where it can be heard.
+            continue
     ctypes.CDLL(None)
     gc.collect()
     gc.freeze()

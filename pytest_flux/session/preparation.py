@@ -82,8 +82,10 @@ def _with_statedir(spec: LaunchSpec, directory: str) -> LaunchSpec:
 
 
 def _with_attributes(spec: LaunchSpec, attributes: Mapping[str, str]) -> LaunchSpec:
-    """The spec with attributes that a test's own, which come later, override."""
-    return spec._replace(setattrs=(*(f"{name}={value}" for name, value in attributes.items()), *spec.setattrs))
+    """The spec with attributes, but for those that it has already: some cannot be set twice."""
+    present = {setting.partition("=")[0] for setting in spec.setattrs}
+    added = (f"{name}={value}" for name, value in attributes.items() if name not in present)
+    return spec._replace(setattrs=(*added, *spec.setattrs))
 
 
 def _with_services(settings: Settings, spec: LaunchSpec, environ: dict[str, str]) -> LaunchSpec:
@@ -119,8 +121,7 @@ def _bootstrap_from_file(settings: Settings, spec: LaunchSpec, rundir: str, envi
         f'default_connect = "ipc://{rundir}/tbon-%h"',
         f'hosts = [{{ host = "{hosts}" }}]',
     ]
-    if engine.kind == "system":
-        bootstrap.insert(1, f'curve_cert = "{_make_certificate(engine, rundir, environ)}"')
+    bootstrap.insert(1, f'curve_cert = "{_make_certificate(engine, rundir, environ)}"')
     _write(f"{directory}/bootstrap.toml", *bootstrap)
     _write(f"{rundir}/R", json.dumps(_resources(hosts, settings.size)))
     _write(f"{directory}/resource.toml", "[resource]", f'path = "{rundir}/R"', "noverify = true")
@@ -135,6 +136,10 @@ def _bootstrap_from_file(settings: Settings, spec: LaunchSpec, rundir: str, envi
 
 def _make_certificate(engine: Engine, rundir: str, environ: Mapping[str, str]) -> str:
     path = f"{rundir}/cert"
+    if engine.kind == "embedded":
+        # Nothing is encrypted between brokers of one host, but what names no certificate is no configuration.
+        _write(path)
+        return path
     command = ["flux", "keygen", "--name=pytest-flux", path]
     done = subprocess.run(command, env=engine.apply(environ), capture_output=True, text=True)  # noqa: PLW1510
     if done.returncode:

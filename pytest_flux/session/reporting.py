@@ -63,7 +63,8 @@ def complete(pool: Pool, item: pytest.Item, report: pytest.TestReport) -> None:
         report.flux_leaks = leaks  # type: ignore[attr-defined]
     for held in pool.used_by(item):
         if report.when == "call":
-            report.user_properties.append((f"flux: {held.name}", facts(held.instance)))
+            # The test's, not this report's: JUnit files take them from the last of its reports.
+            item.user_properties.append((f"flux: {held.name}", facts(held.instance)))
         if report.failed:
             held.failed = True
             report.sections += _sections(held, item.stash.get(_STARTED, 0.0))
