@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import resource
 import signal
 import socket
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from pytest_flux.broker import defaults
 from pytest_flux.broker.attributes import Attributes
@@ -28,7 +27,7 @@ from pytest_flux.reactor.reactor import Reactor
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, NoReturn
+    from typing import Any, NoReturn, TypeAlias
 
 PARSER = OptionParser(
     "flux-broker",
@@ -43,6 +42,9 @@ PARSER = OptionParser(
 
 _DEADLY = (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM, signal.SIGALRM)
 _SOCKET_PATH_MAX = 107
+
+
+Cleanups: TypeAlias = "list[Callable[[], object]]"
 
 
 class StartError(Exception):
@@ -75,7 +77,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"flux-broker: {error}", file=sys.stderr)
         return 1
     log = BrokerLog(attributes)
-    with contextlib.ExitStack() as cleanup:
+    cleanup: Cleanups = []
+    try:
         try:
             _die_at_once()
             broker = _create(attributes, options, log, cleanup)
@@ -83,6 +86,17 @@ def main(argv: Sequence[str] | None = None) -> int:
             log.write(LOG_CRIT, str(error))
             return 1
         return _run(broker, verbose)
+    finally:
+        _clean_up(cleanup)
+
+
+def _clean_up(cleanup: Cleanups) -> None:
+    """Undo in reverse order, all of it, whatever happens meanwhile."""
+    if cleanup:
+        try:
+            cleanup.pop()()
+        finally:
+            _clean_up(cleanup)
 
 
 def _take_settings(attributes: Attributes, options: Options) -> None:
@@ -114,7 +128,7 @@ def _die_at_once() -> None:
         signal.signal(signum, die)
 
 
-def _create(attributes: Attributes, options: Options, log: BrokerLog, cleanup: contextlib.ExitStack) -> Broker:
+def _create(attributes: Attributes, options: Options, log: BrokerLog, cleanup: Cleanups) -> Broker:
     config = _configure(attributes, options)
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
@@ -122,12 +136,12 @@ def _create(attributes: Attributes, options: Options, log: BrokerLog, cleanup: c
     boot = bootstrap(
         os.environ, config, attributes.get("hostname") or "", method=attributes.get("broker.boot-method")
     )
-    cleanup.callback(boot.close)
+    cleanup.append(boot.close)
     log.write(LOG_INFO, f"boot: rank={boot.rank} size={boot.size}")
     _describe(attributes, boot)
     _inherit(attributes)
     reactor = Reactor()
-    cleanup.callback(reactor.close)
+    cleanup.append(reactor.close)
     broker: Broker | None = None
 
     def forward(line: bytes) -> None:
@@ -138,7 +152,7 @@ def _create(attributes: Attributes, options: Options, log: BrokerLog, cleanup: c
         log.initialize(boot.rank, forward)
     except FluxError as error:
         log.write(LOG_ERR, error.text or str(error))
-        raise StartError(f"Error initializing logging: {error.strerror}") from None
+        raise StartError(f"Error initializing logging: {os.strerror(error.errnum)}") from None
     for name, value in defaults.ATTRIBUTES.items():
         attributes.setdefault(name, value)
     try:
@@ -199,7 +213,7 @@ def _inherit(attributes: Attributes) -> None:
     attributes.set("jobid-path", path if is_job and path else "/")
 
 
-def _create_directories(attributes: Attributes, rank: int, cleanup: contextlib.ExitStack) -> None:
+def _create_directories(attributes: Attributes, rank: int, cleanup: Cleanups) -> None:
     made = [create_directory(attributes, "rundir", os.environ.get("TMPDIR") or "/tmp")]
     rundir = attributes.get("rundir") or ""
     made.append(_provide_flux(rundir, rank))
@@ -212,7 +226,7 @@ def _create_directories(attributes: Attributes, rank: int, cleanup: contextlib.E
         attributes.delete("statedir")
     for directory in made:
         if directory is not None:
-            cleanup.callback(directory.remove)
+            cleanup.append(directory.remove)
     uri = attributes.get("local-uri")
     if uri is None:
         attributes.set("local-uri", f"local://{rundir}/local-{rank}")

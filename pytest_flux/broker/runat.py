@@ -6,7 +6,6 @@ import errno
 import os
 import signal
 import sys
-import termios
 import time
 from collections.abc import Callable
 
@@ -185,6 +184,8 @@ class Runat:
         if phase.process is None or not os.isatty(0) or os.tcgetpgrp(0) != os.getpgrp():
             return
         if self._terminal is None:
+            import termios
+
             self._terminal = termios.tcgetattr(0)
         os.tcsetpgrp(0, phase.process.pid)
         self._kill(phase, signal.SIGCONT)
@@ -192,6 +193,8 @@ class Runat:
     def _restore_foreground(self) -> None:
         if self._terminal is None:
             return
+        import termios
+
         previous = signal.signal(signal.SIGTTOU, signal.SIG_IGN)
         try:
             os.tcsetpgrp(0, os.getpgrp())

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
-
 from pytest_flux.protocol.errors import ProtocolError
 from pytest_flux.record import NamedTuple
 
@@ -29,6 +26,8 @@ def encode_io(stream: str, rank: str, data: bytes = b"", *, eof: bool = False) -
         try:
             value["data"] = data.decode()
         except UnicodeDecodeError:
+            import base64
+
             value["encoding"] = "base64"
             value["data"] = base64.b64encode(data).decode()
     if eof:
@@ -51,7 +50,13 @@ def decode_io(value: object) -> StreamData:
     if encoding not in (None, "base64", "UTF-8"):
         raise ProtocolError("io has an unknown encoding", str(encoding))
     try:
-        data = base64.b64decode(text or "", validate=True) if encoding == "base64" else (text or "").encode()
-    except (binascii.Error, ValueError):
+        data = _decode_base64(text or "") if encoding == "base64" else (text or "").encode()
+    except ValueError:
         raise ProtocolError("io data is not what its encoding says") from None
     return StreamData(stream, rank, data, bool(eof))
+
+
+def _decode_base64(text: str) -> bytes:
+    import base64
+
+    return base64.b64decode(text, validate=True)

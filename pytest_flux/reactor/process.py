@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import signal
 from collections.abc import Callable, Mapping, Sequence
@@ -158,8 +157,10 @@ class Process:
     def destroy(self) -> None:
         """Kill the child and its group, and close the streams; nothing is called back for what follows."""
         self._on_exit = self._ended = lambda _: None
-        with contextlib.suppress(ProcessLookupError):
+        try:
             self.kill(signal.SIGKILL)
+        except ProcessLookupError:
+            pass
         for reader in self._readers:
             reader.close()
         if self.stdin is not None:

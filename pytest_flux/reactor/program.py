@@ -6,7 +6,6 @@ memory private to each broker, and importing the two delays the first program by
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import os
 import signal
@@ -52,7 +51,7 @@ def start_program(
                 actions.append((os.POSIX_SPAWN_DUP2, theirs[-1], stream))
             elif discard:
                 actions.append((os.POSIX_SPAWN_OPEN, stream, os.devnull, os.O_RDWR, 0))
-        with _directory(cwd):
+        with _Directory(cwd):
             pid = _search(argv, os.environ if environ is None else environ, actions, group)
     except BaseException:
         for fd in ours.values():
@@ -87,21 +86,30 @@ def _candidates(program: str, environ: Mapping[str, str]) -> Iterator[str]:
             yield f"{directory}/{program}" if directory else program
 
 
-@contextlib.contextmanager
-def _directory(path: str | None) -> Iterator[None]:
-    """Be in a directory; a process of one thread can afford that."""
-    if path is None:
-        yield
-        return
-    before = os.open(".", getattr(os, "O_PATH", os.O_RDONLY))
-    try:
-        os.chdir(path)
-        try:
-            yield
-        finally:
-            os.fchdir(before)
-    finally:
-        os.close(before)
+class _Directory:
+    """Being in a directory, which a process of one thread can afford; None for where one is."""
+
+    __slots__ = ("_before", "_path")
+
+    def __init__(self, path: str | None) -> None:
+        self._path = path
+        self._before = -1
+
+    def __enter__(self) -> None:
+        if self._path is not None:
+            self._before = os.open(".", getattr(os, "O_PATH", os.O_RDONLY))
+            try:
+                os.chdir(self._path)
+            except OSError:
+                os.close(self._before)
+                raise
+
+    def __exit__(self, *_: object) -> None:
+        if self._before >= 0:
+            try:
+                os.fchdir(self._before)
+            finally:
+                os.close(self._before)
 
 
 @cache
@@ -113,5 +121,7 @@ def _settle_descriptors() -> None:
     for name in os.listdir("/dev/fd"):
         if int(name) > STDERR:
             # The one with which the listing was read is closed by now.
-            with contextlib.suppress(OSError):
+            try:
                 os.set_inheritable(int(name), False)
+            except OSError:
+                continue
