@@ -61,6 +61,7 @@ class ParentLink:
         self._stream: Stream | None = None
         self._decoder = FrameDecoder()
         self._greeted = False
+        self._told = overlay.status
         self._deadline = time.monotonic() + self._broker.duration("tbon.connect_timeout")
         overlay.log(_DEBUG, f"connecting to {endpoint}")
         self._broker.reactor.call_soon(self._connect)
@@ -88,11 +89,12 @@ class ParentLink:
 
     def _hello(self) -> None:
         broker = self._broker
+        self._told = self._overlay.status
         payload = {
             "rank": broker.rank,
             "version": broker.attributes.get("version"),
             "uuid": broker.uuid,
-            "status": self._overlay.status,
+            "status": self._told,
             "hostname": broker.hostname,
         }
         self._transmit(self._request("overlay.hello", encode_json(payload)))
@@ -157,6 +159,9 @@ class ParentLink:
         uuid = str(message.json().get("uuid"))
         self.peer = Peer(self.rank, uuid, self._transmit)
         self._overlay.log(_DEBUG, f"hello parent {self.rank} {uuid}")
+        if self._told != self._overlay.status:
+            # Children have come while the answer was on its way.
+            self.tell_status(self._overlay.status)
         self._connected()
 
     # -- what it is told

@@ -44,6 +44,7 @@ DIFFERENCES = {
         "rexec.exec with channels (PMI of flux-shell, in flux-core) is refused with ENOTSUP by embedded brokers.",
     ),
     "modules are compiled": Difference("module.load is refused by embedded brokers: ENOSYS, with the way out."),
+    "no ZeroMQ": Difference("Embedded brokers have no sockets of ZeroMQ's, and so none of the attributes for them."),
     "no message counters": Difference(
         "`<module>.stats-get` counts messages in flux-core; embedded services have no queues of their own.",
     ),
