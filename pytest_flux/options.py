@@ -8,7 +8,7 @@ from pytest_flux.record import NamedTuple
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Collection, Iterator, Sequence
 
 INT_MIN, INT_MAX = -(2**31), 2**31 - 1
 
@@ -63,6 +63,11 @@ class Options:
         self._counts[option.name] += 1
         if value is not None:
             self._values[option.name] += split_commas(value) if option.split else [value]
+
+    @property
+    def names(self) -> Collection[str]:
+        """The options that there are, be they given or not."""
+        return self._counts.keys()
 
     def has(self, name: str) -> bool:
         """Whether the option appeared."""

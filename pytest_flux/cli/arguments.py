@@ -60,6 +60,8 @@ class ArgumentParser(OptionParser):
                 yield word
                 yield argv[next(words)]
             elif not following.startswith("-"):
+                if len(word) > 2 and word[1] != "-":
+                    yield word[:-1]
                 yield f"--{option.name}={argv[next(words)]}"
             else:
                 yield word
@@ -68,8 +70,11 @@ class ArgumentParser(OptionParser):
         """The option that a word is, if its argument is not in the same word."""
         if word.startswith("--"):
             return self._by_name.get(word[2:])
-        key = word[1:] if len(word) == 2 and word[0] == "-" else ""
-        return next((option for option in self.table if key and option.key == key), None)
+        if len(word) < 2 or word[0] != "-":
+            return None
+        # Of several letters the last, as long as none before it has an argument, which would be the rest.
+        found = [next((option for option in self.table if option.key == key), None) for key in word[1:]]
+        return None if any(option is None or option.argument for option in found[:-1]) else found[-1]
 
     def usage_error(self, text: str) -> OptionExit:
         """A mistake on the command line."""

@@ -69,3 +69,17 @@ def format_duration(seconds: float) -> str:
         return f"{seconds * 1000:.6g}ms"
     unit = "s" if seconds < 60 else "m" if seconds < 3600 else "h" if seconds < 86400 else "d"
     return f"{seconds / _SECONDS[unit]:.6g}{unit}"
+
+
+def short_duration(seconds: float) -> str:
+    """The text that flux-core's lists of jobs show: four digits, in the largest unit that fits."""
+    if isinf(seconds):
+        return "inf"
+    if seconds < 1e-3:
+        return "0s"
+    if seconds < 10:
+        return f"{seconds:.03f}s"
+    for limit, scale, unit in ((60, 1, "s"), (3600, 60, "m"), (86400, 3600, "h")):
+        if seconds < limit:
+            return f"{seconds / scale:.4g}{unit}"
+    return f"{seconds / 86400:.4g}d"

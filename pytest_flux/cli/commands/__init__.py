@@ -45,6 +45,8 @@ TABLE = (
     Entry("run", CONTROL, "run a job, with its output here"),
     Entry("submit", CONTROL, "submit a job"),
     Entry("bulksubmit", CONTROL, "submit a job for each of a list of inputs"),
+    Entry("jobs", INSTANCE, "list jobs"),
+    Entry("resource", INSTANCE, "show resources; drain and undrain nodes"),
     Entry("job", CONTROL, "attach to jobs, wait for them, control them"),
     Entry("exec", CONTROL, "run a program next to each broker"),
     Entry("sproc", CONTROL, "list, kill or wait for programs that exec left running"),
@@ -65,8 +67,8 @@ TABLE = (
 LACKING = frozenset(
     (
         "admin alloc archive batch cancel cgroup cron dump fortune fsck gc heaptrace hostlist "
-        "housekeeping jobs jobtap keygen lptest modprobe multi-prog pgrep pkill post-job-event proxy pstree "
-        "python queue R relay resource restore startlog terminus top update uri watch"
+        "housekeeping jobtap keygen lptest modprobe multi-prog pgrep pkill post-job-event proxy pstree "
+        "python queue R relay restore startlog terminus top update uri watch"
     ).split()
 )
 

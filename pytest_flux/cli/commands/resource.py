@@ -1,0 +1,177 @@
+"""`flux resource`: what resources there are, and which are drained."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import sys
+
+from pytest_flux.cli.arguments import ArgumentCommand, color_is_on, connect, warn
+from pytest_flux.cli.commands.command import CommandError, reason
+from pytest_flux.cli.commands.resource_list import print_list, query_resources
+from pytest_flux.cli.commands.resource_status import print_status
+from pytest_flux.cli.named_formats import FormatShown
+from pytest_flux.client.resources import Resources
+from pytest_flux.options import Option
+from pytest_flux.protocol.errors import FluxError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from pytest_flux.cli.commands.command import Context
+    from pytest_flux.options import Options
+
+_FORMAT = Option("format", "o", "FORMAT", usage="The output format, or the name of one; 'help' lists those")
+_STATES = Option("states", "s", "STATE,...", usage="Show resources in these states")
+_STATE = Option("state", argument="STATE,...", hidden=True)
+_INCLUDE = Option("include", "i", "TARGETS", usage="Only these ranks (an idset) or hosts")
+_QUEUE = Option("queue", "q", "QUEUE,...", usage="Only the resources of these queues")
+_NO_HEADER = Option("no-header", "n", usage="Print no header")
+_COLOR = Option("color", "L", "WHEN", optional=True, usage="Use color: never, always or auto (default)")
+_SKIP = Option("skip-empty", usage="Leave out lines without resources")
+_NO_SKIP = Option("no-skip-empty", usage="Print them in any case")
+_FORCE = Option("force", "f", usage="Overwrite the reason; twice, the time also")
+_UPDATE = Option("update", "u", usage="Leave those alone that are in that state already")
+_REWRITES = {"state": ("states", str)}
+_FROM = (Option("from-stdin", hidden=True), Option("config-file", argument="FILE", hidden=True))
+
+DRAIN_OPTIONS = (_FORCE, _UPDATE, _INCLUDE, _QUEUE, _FORMAT, _NO_HEADER, _COLOR)
+UNDRAIN_OPTIONS = (_UPDATE, _FORCE)
+STATUS_OPTIONS = (_FORMAT, _STATES, _STATE, _INCLUDE, _QUEUE, _NO_HEADER, _COLOR, _SKIP)
+LIST_OPTIONS = (_FORMAT, _STATES, _STATE, _INCLUDE, _QUEUE, _SKIP, _NO_SKIP, _NO_HEADER, *_FROM)
+INFO_OPTIONS = (_STATES, _STATE, _INCLUDE, _QUEUE)
+RELOAD_OPTIONS = (
+    Option("xml", "x", usage="The path is a directory of hwloc XML"),
+    Option("force", "f", usage="Allow ranks that are not in the instance"),
+)
+
+
+def _mode(options: Options) -> str | None:
+    if options.has("update") and options.has("force"):
+        raise CommandError("Only one of --force and --update may be specified")
+    if options.has("update"):
+        return "update"
+    return {0: None, 1: "overwrite"}.get(options.count("force"), "force-overwrite")
+
+
+def drain(options: Options, context: Context) -> int:
+    """Drain ranks or hosts; without any, list those that are drained."""
+    if not options.arguments:
+        return _show_status(options, context, drained=True)
+    targets, *words = options.arguments
+    mode = _mode(options)
+    with connect(context) as flux:
+        try:
+            Resources(flux).drain(targets, " ".join(words), mode=mode)
+        except FluxError as error:
+            context.log(f"[Errno {error.errnum}] {reason(error)}")
+            if error.errnum == errno.EEXIST:
+                warn(context, "Use --force to overwrite existing drain reason", "INFO")
+            return 1
+    return 0
+
+
+def undrain(options: Options, context: Context) -> int:
+    """Undrain ranks or hosts."""
+    mode = _mode(options)
+    if not options.arguments:
+        assert isinstance(context.command, ArgumentCommand)
+        raise context.command.parser().usage_error("the following arguments are required: targets, reason")
+    targets, *words = options.arguments
+    with connect(context) as flux:
+        Resources(flux).undrain(targets, " ".join(words), mode=mode)
+    return 0
+
+
+def status(options: Options, context: Context) -> int:
+    """Print which ranks are available, drained, excluded."""
+    return _show_status(options, context, drained=False)
+
+
+def _show_status(options: Options, context: Context, *, drained: bool) -> int:
+    try:
+        print_status(options, context, color=color_is_on(options, context), drained=drained)
+    except FormatShown:
+        pass
+    return 0
+
+
+def list_resources(options: Options, context: Context) -> int:
+    """Print free, allocated and missing resources."""
+    try:
+        print_list(
+            options, context, options.get("states") or "free,allocated,down", options.get("format") or "default"
+        )
+    except FormatShown:
+        pass
+    return 0
+
+
+def info(options: Options, context: Context) -> int:
+    """Print numbers."""
+    form = "{nnodes} Nodes, {ncores} Cores, {ngpus} GPUs"
+    print_list(options, context, options.get("states") or "all", form, header=False)
+    return 0
+
+
+def emit(options: Options, context: Context) -> int:
+    """Print R (RFC 20)."""
+    states = (options.get("states") or "all").split(",")
+    resources, _ = query_resources(options, context, states)
+    result = resources.of(states[0])
+    for state in states[1:]:
+        result = result.union(resources.of(state))
+    result = result.replace(starttime=resources.all.starttime, expiration=resources.all.expiration)
+    print(json.dumps(result.encode()))
+    return 0
+
+
+def reload(options: Options, context: Context) -> int:
+    """Have the instance use other resources."""
+    if len(options.arguments) != 1:
+        raise context.command.usage_error()
+    path = os.path.realpath(options.arguments[0])
+    request = {"path": path, "xml": options.has("xml"), "force": options.has("force")}
+    with connect(context) as flux:
+        flux.rpc("resource.reload", request, nodeid=0).get()
+    return 0
+
+
+def eventlog(options: Options, context: Context) -> int:
+    """Print what has happened to resources."""
+    del options
+    from pytest_flux.cli.commands.kvs_eventlog_format import EventFormatter
+
+    formatter = EventFormatter()
+    with connect(context) as flux:
+        for answer in flux.rpc("resource.journal", streaming=True):
+            if not answer.get("events"):
+                break
+            sys.stdout.writelines(formatter.format(event) for event in answer["events"])
+    return 0
+
+
+def _subcommand(
+    name: str, run: object, usage: str, options: tuple[Option, ...], *, permute: bool = True
+) -> ArgumentCommand:
+    assert callable(run)
+    command = ArgumentCommand(
+        f"flux-resource {name}", run, usage=usage, options=options, permute=permute, rewrites=_REWRITES
+    )
+    command.prefix = "flux-resource: ERROR"
+    return command
+
+
+COMMAND = ArgumentCommand(
+    "flux-resource",
+    subcommands=(
+        _subcommand("drain", drain, "[OPTIONS] [targets] [reason ...]", DRAIN_OPTIONS),
+        _subcommand("undrain", undrain, "[OPTIONS] targets [reason ...]", UNDRAIN_OPTIONS),
+        _subcommand("status", status, "[OPTIONS]", STATUS_OPTIONS),
+        _subcommand("list", list_resources, "[OPTIONS]", LIST_OPTIONS),
+        _subcommand("info", info, "[OPTIONS]", INFO_OPTIONS),
+        _subcommand("R", emit, "[OPTIONS]", INFO_OPTIONS),
+        _subcommand("reload", reload, "[OPTIONS] path", RELOAD_OPTIONS),
+        _subcommand("eventlog", eventlog, "", ()),
+    ),
+)

@@ -1,0 +1,235 @@
+"""Flux's output formats: Python's format strings with conversions and prefixes of Flux's own.
+
+Conversions of times: ``!d`` (for strftime, with a width after ``::``), ``!D`` (ISO 8601), ``!F`` (Flux Standard
+Duration), ``!H`` (H:MM:SS), ``!P`` (percent). A spec may end with ``h``, which shows what is empty as ``-``, and with
+``+``, which shows at the end that something was cut off. Text before a field may end with ``?:``, which drops a field
+that is empty for all items, ``+:``, which makes it as wide as its widest value, or ``?+:``, both. A format may begin
+with ``sort:KEY,-KEY``.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from string import Formatter
+
+from pytest_flux.cli.format_values import Moment, convert, is_empty
+from pytest_flux.record import NamedTuple
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from typing import Any, Protocol
+
+    class Item(Protocol):
+        """What can be printed: anything with fields by name."""
+
+        def field(self, name: str) -> Any:  # noqa: ANN401
+            """The value of a field. Raises AttributeError."""
+
+
+_PREFIXES = ("?+:", "?:", "+:")
+_SPEC = re.compile(
+    r"(?P<align>(?:.?[<>=^])?)(?P<rest>[- +]?z?#?0?)(?P<width>[0-9]*)(?P<grouping>[_,]?)"
+    r"(?:\.(?P<precision>[0-9]+))?(?P<type>[bcdeEfFgGnosxX%]?)(?P<hyphen>h?)(?P<truncate>\+?)",
+    re.DOTALL,
+)
+
+
+class Field(NamedTuple):
+    """One piece of a format: text, then a field, if ``name`` is not empty."""
+
+    text: str
+    name: str = ""
+    spec: str = ""
+    conversion: str = ""
+
+    @property
+    def prefix(self) -> str:
+        """The prefix for the field that its text ends with."""
+        return next((prefix for prefix in _PREFIXES if self.text.endswith(prefix)), "")
+
+    def __str__(self) -> str:
+        if not self.name:
+            return self.text
+        conversion = f"!{self.conversion}" if self.conversion else ""
+        spec = f":{self.spec}" if self.spec else ""
+        return f"{self.text}{{{self.name}{conversion}{spec}}}"
+
+
+class Format:
+    """A format string. ``headings`` are the fields that there may be. Raises ValueError for others."""
+
+    def __init__(self, text: str, headings: Mapping[str, str]) -> None:
+        self.headings = headings
+        self.sort_keys: list[tuple[str, bool]] = []
+        if match := re.match(r"sort:([^{\s]+) ?", text):
+            self.set_sort_keys(match[1])
+            text = text[match.end() :]
+        self.parts = [
+            Field(text, name or "", spec or "", conversion or "")
+            for text, name, spec, conversion in Formatter().parse(text)
+        ]
+        for part in self.parts:
+            if part.name and part.name not in headings:
+                raise ValueError(f"Unknown format field: {part.name}")
+
+    @property
+    def fields(self) -> list[str]:
+        """The fields that items need to have."""
+        return [
+            *dict.fromkeys([*(part.name for part in self.parts if part.name), *(key for key, _ in self.sort_keys)])
+        ]
+
+    def set_sort_keys(self, text: str) -> None:
+        """Sort by these fields, with commas between, descending after ``-``. Raises ValueError."""
+        self.sort_keys = []
+        for word in filter(None, (word.strip() for word in text.split(","))):
+            name = word.removeprefix("-")
+            if name not in self.headings:
+                raise ValueError(f"Invalid sort key: {name}")
+            self.sort_keys.append((name, word.startswith("-")))
+
+    def without(self, names: Iterable[str], *, widths: bool = True) -> Format:
+        """A copy that lacks some fields; unless ``widths``, expanding fields lose theirs."""
+        excluded = frozenset(names)
+        parts = []
+        for part in self.parts:
+            if part.name in excluded:
+                kept = part.text.strip()
+                if kept and kept not in _PREFIXES:
+                    parts.append(Field(part.text))
+            elif not widths and part.text.endswith("+:"):
+                parts.append(Field("", part.name, "", part.conversion))
+            else:
+                parts.append(part)
+        return self._copy(parts)
+
+    def _copy(self, parts: list[Field]) -> Format:
+        copy = Format("", self.headings)
+        copy.parts, copy.sort_keys = parts, self.sort_keys
+        return copy
+
+    def fitted(self, items: Sequence[Item], *, header: bool = True) -> Format:
+        """A copy without prefixes: fields dropped and widened as these items need it."""
+        if not any(part.prefix for part in self.parts):
+            return self
+        parts = []
+        for part in self.parts:
+            if part.prefix:
+                widest = max((_width(part, item) for item in items), default=0)
+                if not widest and "?" in part.prefix:
+                    continue
+                if "+" in part.prefix:
+                    heading = len(self.headings[part.name]) if header else 0
+                    part = part._replace(spec=_widened(part.spec, max(widest, heading)))
+            text = part.text
+            for prefix in _PREFIXES:
+                text = text.replace(prefix, "")
+            parts.append(part._replace(text=text))
+        return self._copy(parts)
+
+    def header(self, width: int = -1) -> str:
+        """The line with the headings; see :meth:`print` for the ``width``."""
+        line = ""
+        for part in self.parts:
+            line += part.text
+            if part.name:
+                spec = _spec(part.spec)
+                line += format(self.headings[part.name], spec["align"] + spec["width"])
+        return _cut(line, width)
+
+    def line(self, item: Item) -> str:
+        """The line of an item. Raises ValueError for a spec that does not suit a value."""
+        return "".join(part.text + (_show(part, item) if part.name else "") for part in self.parts)
+
+    def sorted(self, items: Iterable[Item]) -> list[Item]:
+        """The items in the order that the format asks for."""
+        result = list(items)
+        for key, reverse in reversed(self.sort_keys):
+            result.sort(key=lambda item: sort_value(item.field(key)), reverse=reverse)
+        return result
+
+    def print(
+        self,
+        items: Sequence[Item],
+        *,
+        header: bool = True,
+        width: int = -1,
+        before: Callable[[Item], None] | None = None,
+        after: Callable[[Item], None] | None = None,
+    ) -> None:
+        """Print a header, and a line for each item; those that come out blank are left out.
+
+        Lines are cut off at ``width``; at that of the terminal if it is 0, nowhere if it is negative.
+        """
+        fitted = self.fitted(items, header=header)
+        if header:
+            print(fitted.header(width))
+        for item in self.sorted(items):
+            line = fitted.line(item)
+            if not line or line.isspace():
+                continue
+            if before is not None:
+                before(item)
+            print(_cut(line, width))
+            if after is not None:
+                after(item)
+
+
+def sort_value(value: object) -> tuple[int, float, str]:
+    """A key that puts what is not set first, then numbers, be they text or not, then text."""
+    text = str(value)
+    if value is None or text in ("", "-"):
+        return (0, 0.0, "")
+    try:
+        return (1, float(value) if isinstance(value, (int, float)) else float(text), "")
+    except ValueError:
+        return (2, 0.0, text)
+
+
+def _spec(spec: str) -> dict[str, str]:
+    """The parts of a format spec; of one for times, what is after its ``::``."""
+    _, colons, after = spec.partition("::")
+    match = _SPEC.fullmatch(after if colons else spec)
+    if match is None:
+        return dict.fromkeys(_SPEC.groupindex, "")
+    return {name: value or "" for name, value in match.groupdict().items()}
+
+
+def _widened(spec: str, width: int) -> str:
+    parts = _spec(spec)
+    width = max(width, int(parts["width"] or 0))
+    precision = parts["precision"]
+    if precision and parts["type"] in ("", "s"):
+        precision = str(max(int(precision), width))
+    dotted = f".{precision}" if precision else ""
+    ends = parts["type"] + parts["hyphen"] + parts["truncate"]
+    return f"{parts['align']}{parts['rest']}{width}{parts['grouping']}{dotted}{ends}"
+
+
+def _width(part: Field, item: Item) -> int:
+    text = format(convert(item.field(part.name), part.conversion))
+    return 0 if is_empty(text) else len(text)
+
+
+def _show(part: Field, item: Item) -> str:
+    value, spec = convert(item.field(part.name), part.conversion), part.spec
+    truncate = spec.endswith("+")
+    if truncate:
+        spec = spec[:-1]
+    if spec.endswith("h") and not isinstance(value, Moment):
+        value = "-" if is_empty(str(value)) else str(value)
+        spec = spec[:-1] + "s"
+    text = format(value, spec)
+    return text[:-1] + "+" if truncate and len(text) < len(str(value)) else text
+
+
+def _cut(line: str, width: int) -> str:
+    if width == 0:
+        try:
+            width = os.get_terminal_size(sys.stdout.fileno()).columns
+        except OSError:
+            return line
+    return line[: width - 1] + "+" if 0 < width < len(line) else line

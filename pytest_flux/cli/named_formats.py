@@ -1,0 +1,111 @@
+"""Output formats by name: built in, or from the user's files in ``$XDG_CONFIG_HOME/flux`` and its like."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+    from typing import Any
+
+    Formats = Mapping[str, tuple[str, str]]
+
+
+class FormatShown(Exception):
+    """The user asked about formats, and has been told."""
+
+
+def find_format(text: str, builtin: Formats, tool: str, table: str = "") -> str:
+    """The format that ``-o`` names, or that it is.
+
+    ``builtin`` are description and format by name, ``tool`` is the name of the file, ``table`` that of the table in
+    it. "help" lists the formats, "get-config=NAME" prints one; both raise FormatShown. Raises ValueError.
+    """
+    if "{" in text:
+        return text
+    formats = {name: {"description": about, "format": form} for name, (about, form) in builtin.items()}
+    formats.update(_configured(builtin, tool, table))
+    if text == "help":
+        print(f"\nConfigured {tool} output formats:\n")
+        for name, entry in formats.items():
+            print(f"  {name:<12} {entry['description']}" if "description" in entry else f"  {name:<12}")
+        raise FormatShown
+    if text.startswith("get-config="):
+        _show(text.partition("=")[2], formats, table)
+        raise FormatShown
+    if text == "default":
+        variable = f"{tool}{'-' + table if table else ''}".upper().replace("-", "_") + "_FORMAT_DEFAULT"
+        text = os.environ.get(variable, text)
+        if "{" in text:
+            return text
+    if text not in formats:
+        meant = re.sub(r"\w+", r"{\g<0>}", text)
+        raise ValueError(f"--format: No such format {text} (Did you mean '{meant}'?)")
+    return formats[text]["format"]
+
+
+def _show(name: str, formats: Mapping[str, Mapping[str, str]], table: str) -> None:
+    if name not in formats:
+        raise ValueError(f"--format: No such format {name}")
+    print(f"[{table}.formats.{name}]" if table else f"[formats.{name}]")
+    if "description" in formats[name]:
+        print(f'description = "{formats[name]["description"]}"')
+    print(f'format = "{formats[name]["format"]}"')
+
+
+def _configured(builtin: Formats, tool: str, table: str) -> dict[str, dict[str, str]]:
+    found: dict[str, dict[str, str]] = {}
+    for path in _files(tool):
+        config = _load(path)
+        if table:
+            config = config.get(table, {})
+        formats = config.get("formats", {})
+        if not isinstance(formats, dict):
+            raise ValueError(f"{path}: the 'formats' key must be a mapping")  # noqa: TRY004
+        for name, entry in formats.items():
+            if name in builtin:
+                raise ValueError(f"{path}: override of builtin format '{name}' not permitted")
+            if not isinstance(entry, dict):
+                raise ValueError(f"{path}: 'formats.{name}' must be a mapping")  # noqa: TRY004
+            if "format" not in entry:
+                raise ValueError(f"{path}: formats.{name}: required key 'format' missing")
+            if not isinstance(entry["format"], str):
+                raise ValueError(f"{path}: formats.{name}: 'format' key must be a string")  # noqa: TRY004
+            found[name] = {**found.get(name, {}), **entry}
+    return found
+
+
+def _files(tool: str) -> Iterator[str]:
+    """The system's files first: those of the user come last, and win."""
+    own = os.environ.get("XDG_CONFIG_HOME") or os.path.expanduser("~/.config")
+    places = [own, *(os.environ.get("XDG_CONFIG_DIRS") or "/etc/xdg").split(":")]
+    for place in reversed(places):
+        for suffix in (".json", ".toml"):
+            path = os.path.join(place, "flux", tool + suffix)
+            if os.path.exists(path):
+                yield path
+
+
+def _load(path: str) -> dict[str, Any]:
+    with open(path, "rb") as file:
+        try:
+            if path.endswith(".json"):
+                import json
+
+                config = json.load(file)
+            else:
+                config = _load_toml(file.read().decode())
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from None
+    return config if isinstance(config, dict) else {}
+
+
+def _load_toml(text: str) -> dict[str, Any]:
+    if sys.version_info >= (3, 11):
+        import tomllib
+    else:
+        import tomli as tomllib
+    return tomllib.loads(text)

@@ -1,0 +1,240 @@
+"""What `job-list` knows of a job, as fields for people: names, states in words, times that are computed."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+
+from pytest_flux.client.job_fields import (
+    DEFAULTS,
+    EXCEPTION,
+    RESULT_EMOJI,
+    RESULT_SHORT,
+    STATE_EMOJI,
+    describe_dependency,
+    describe_exit,
+)
+from pytest_flux.protocol.duration import short_duration
+from pytest_flux.protocol.errors import ProtocolError
+from pytest_flux.protocol.fluid import encode_fluid
+from pytest_flux.protocol.job_state import (
+    CANCELED,
+    FAILED,
+    INACTIVE,
+    PENDING,
+    RUN,
+    RUNNING,
+    result_name,
+    state_name,
+)
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+
+class JobRecord:
+    """One job. ``values`` is the object from `job-list`, with defaults for what is not in it."""
+
+    __slots__ = ("instance", "values")
+
+    def __init__(self, values: dict[str, Any]) -> None:
+        self.values = {**DEFAULTS, **values}
+        self.instance: Any = None
+
+    @property
+    def id(self) -> int:
+        """The job id."""
+        return int(self.values["id"])
+
+    def field(self, name: str) -> Any:  # noqa: ANN401
+        """The value of a field, by the names that `flux jobs -o` has for them. Raises AttributeError."""
+        first, _, rest = name.partition(".")
+        if first == "id":
+            return encode_fluid(self.id, rest or "f58")
+        if first == "exception":
+            return self.values.get(f"exception_{rest}", "")
+        if first in ("annotations", "sched", "user"):
+            return _shown(self.annotation(name if first != "annotations" else rest))
+        if first == "instance":
+            return "" if self.instance is None else self.instance.field(rest)
+        if name == "uri.local":
+            from pytest_flux.client.uri import local_uri
+
+            return local_uri(self.uri) if self.uri else ""
+        computed = _COMPUTED.get(name)
+        if computed is not None:
+            return computed(self)
+        if name not in self.values:
+            raise AttributeError(f"invalid JobInfo attribute '{name}'")
+        return self.values[name]
+
+    def annotation(self, path: str) -> Any:  # noqa: ANN401
+        """An annotation, by its path below all of them; None if it is not there."""
+        value: Any = self.values.get("annotations", {})
+        for part in path.split(".") if path else ():
+            value = value.get(part) if isinstance(value, dict) else None
+        return value
+
+    @property
+    def uri(self) -> str | None:
+        """Where the instance is that the job runs, if it is one."""
+        uri = self.annotation("user.uri")
+        return uri if isinstance(uri, str) else None
+
+    @property
+    def state(self) -> str:
+        """The state in words."""
+        return state_name(self.values["state"])
+
+    @property
+    def result(self) -> str:
+        """The result in words, empty while there is none."""
+        value = self.values["result"]
+        return "" if value == "" else result_name(value)
+
+    @property
+    def status(self) -> str:
+        """The state, or, of an inactive job, the result."""
+        return self.state if self.values["state"] & (PENDING | RUNNING) else self.result
+
+    @property
+    def runtime(self) -> float:
+        """Seconds since it started, up to its end."""
+        started, ended = self.values["t_run"], self.values["t_cleanup"]
+        if started <= 0:
+            return 0.0
+        return float(ended - started if ended > 0 else time.time() - started)
+
+    @property
+    def remaining(self) -> float:
+        """Seconds until its time limit, while it runs."""
+        if self.values.get("state") != RUN:
+            return 0.0
+        return max(float(self.values["expiration"]) - time.time(), 0.0)
+
+    @property
+    def return_code(self) -> int | str:
+        """The highest exit code of its shells; a signal is negative. Empty while it is active."""
+        waitstatus = self.values["waitstatus"]
+        if isinstance(waitstatus, int):
+            return os.waitstatus_to_exitcode(waitstatus)
+        return {CANCELED: -128, FAILED: 1}.get(self.values["result"], "")
+
+    @property
+    def dependencies(self) -> str:
+        """What it waits for."""
+        return ",".join(describe_dependency(text) for text in self.values.get("dependencies", ()))
+
+    @property
+    def information(self) -> str:
+        """Why it waits, or where it runs."""
+        state = self.state
+        if state == "PRIORITY":
+            return "priority-wait"
+        if state == "DEPEND":
+            return f"depends:{self.dependencies}"
+        if state != "SCHED":
+            return str(self.values["nodelist"])
+        estimate = self.annotation("sched.t_estimate")
+        if isinstance(estimate, (int, float)):
+            left = estimate - time.time()
+            return f"eta:{'now' if left < 0 else short_duration(left)}"
+        if self.values.get("urgency") == 0:
+            return "held"
+        return "priority-hold" if self.values["priority"] == 0 else ""
+
+    @property
+    def reason(self) -> str:
+        """Why it ended."""
+        if self.values["state"] != INACTIVE:
+            return ""
+        note, kind = self.values.get("exception_note"), self.values.get("exception_type")
+        occurred = self.values.get("exception_occurred")
+        if self.result == "CANCELED":
+            return f"Canceled: {note}" if occurred and kind == "cancel" and note else "Canceled"
+        if self.result == "TIMEOUT":
+            return "Timeout"
+        if self.result == "FAILED" and occurred and kind != "exec" and self.values["exception_severity"] == 0:
+            return f"Exception: type={kind}" + (f" note={note}" if note else "")
+        return describe_exit(self.return_code)
+
+    def json(self) -> dict[str, Any]:
+        """The object that `flux jobs --json` prints."""
+        fields = (*DEFAULTS, "id", "t_submit", "t_remaining", "state", "result", "username", "userid", "urgency")
+        values: dict[str, Any] = {}
+        for name in (*fields, "runtime", "status", "returncode", "dependencies"):
+            try:
+                values[name] = self.id if name == "id" else self.field(name)
+            except (AttributeError, KeyError, ProtocolError):
+                continue
+        values["dependencies"] = [describe_dependency(text) for text in self.values.get("dependencies", ())]
+        values["jobid"] = encode_fluid(self.id, "f58")
+        values["annotations"] = self._annotations_without_uri()
+        occurred = self.values.get("exception_occurred", "")
+        values["exception"] = {key.partition("_")[2]: self.values.get(key, "") for key in EXCEPTION}
+        if not occurred:
+            values["exception"] = {"occurred": False}
+        if self.uri is not None:
+            values["uri"] = self.uri
+        unset = ("runtime", "expiration")
+        return {
+            name: value
+            for name, value in values.items()
+            if value != "" and not ((name.startswith("t_") or name in unset) and value == 0)
+        }
+
+    def _annotations_without_uri(self) -> dict[str, Any]:
+        annotations = dict(self.values.get("annotations", {}))
+        if self.uri is not None:
+            user = {key: value for key, value in annotations.pop("user").items() if key != "uri"}
+            if user:
+                annotations["user"] = user
+        return annotations
+
+
+def _shown(value: Any) -> Any:  # noqa: ANN401
+    if value is None or value == {}:
+        return ""
+    return json.dumps(value) if isinstance(value, dict) else value
+
+
+def _username(record: JobRecord) -> str:
+    import pwd
+
+    userid = record.values["userid"]
+    try:
+        return pwd.getpwuid(userid).pw_name
+    except KeyError:
+        return str(userid)
+
+
+def _status_abbreviation(record: JobRecord) -> str:
+    status = record.status
+    return RESULT_SHORT.get(status, status[:1])
+
+
+_COMPUTED: dict[str, Callable[[JobRecord], Any]] = {
+    "username": _username,
+    "state": lambda record: record.state,
+    "state_single": lambda record: record.state[0],
+    "state_emoji": lambda record: STATE_EMOJI[record.state],
+    "result": lambda record: record.result,
+    "result_abbrev": lambda record: RESULT_SHORT.get(record.result, ""),
+    "result_emoji": lambda record: RESULT_EMOJI.get(record.result, "\u3000"),
+    "status": lambda record: record.status,
+    "status_abbrev": _status_abbreviation,
+    "status_emoji": lambda record: RESULT_EMOJI.get(record.status) or STATE_EMOJI.get(record.status, ""),
+    "runtime": lambda record: record.runtime,
+    "returncode": lambda record: record.return_code,
+    "t_remaining": lambda record: record.remaining,
+    "dependencies": lambda record: record.dependencies,
+    "contextual_info": lambda record: record.information,
+    "contextual_time": lambda record: (
+        record.values["duration"] if record.values["state"] & PENDING else record.runtime
+    ),
+    "inactive_reason": lambda record: record.reason,
+    "uri": lambda record: record.uri,
+}
