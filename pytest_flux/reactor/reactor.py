@@ -3,19 +3,27 @@
 from __future__ import annotations
 
 import heapq
+import math
 import os
-import selectors
+import select
 import signal
 import time
 from collections import deque
 from collections.abc import Callable
 from itertools import count
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
 Callback = Callable[[], None]
 StatusCallback = Callable[[int], None]
 
-_READ = selectors.EVENT_READ
-_WRITE = selectors.EVENT_WRITE
+# The module selectors would do the same, and have each broker take 0.1 MiB more.
+_HAS_EPOLL = hasattr(select, "epoll")
+# Both have the same numbers. What else they report, errors and hangups, is for either side to find out.
+_READ = select.POLLIN
+_WRITE = select.POLLOUT
 # What epoll takes is bounded. A timer that is due later, or never (infinity), has us look in vain once an hour.
 _MAX_TIMEOUT = 3600.0
 
@@ -38,7 +46,7 @@ class Reactor:
     """Callbacks in the order of their causes; an exception in one ends ``run`` and reaches its caller."""
 
     def __init__(self) -> None:
-        self._selector = selectors.DefaultSelector()
+        self._poll: Any = select.epoll() if _HAS_EPOLL else select.poll()
         self._callbacks: dict[int, list[Callback | None]] = {}
         self._timers: list[tuple[float, int, Timer]] = []
         self._order = count()
@@ -53,14 +61,23 @@ class Reactor:
         """Call back until ``stop``."""
         self._running = True
         while self._running:
-            for key, events in self._selector.select(self._timeout()):
-                callbacks = key.data
-                for index, mask in ((0, _READ), (1, _WRITE)):
+            for callbacks, events in self._wait(self._timeout()):
+                for index, other in ((0, _WRITE), (1, _READ)):
                     callback = callbacks[index]
-                    if events & mask and callback is not None:
+                    if events & ~other and callback is not None:
                         callback()
             self._run_timers()
             self._run_soon()
+
+    def _wait(self, timeout: float | None) -> list[tuple[list[Callback | None], int]]:
+        """The callbacks for descriptors that are ready: found now, as a number may change hands meanwhile."""
+        if timeout is not None:
+            # Rounded up: waking too early would be waking many times. The one takes seconds, the other milliseconds.
+            timeout = math.ceil(timeout * 1000)
+            if _HAS_EPOLL:
+                timeout /= 1000
+        ready = self._poll.poll(timeout)
+        return [(self._callbacks[fd], events) for fd, events in ready if fd in self._callbacks]
 
     def stop(self) -> None:
         """Let ``run`` return at the end of this round."""
@@ -75,7 +92,8 @@ class Reactor:
             for fd in self._wakeup:
                 os.close(fd)
             self._wakeup = None
-        self._selector.close()
+        if _HAS_EPOLL:
+            self._poll.close()
 
     def _run_soon(self) -> None:
         for _ in range(len(self._soon)):
@@ -126,12 +144,16 @@ class Reactor:
         callbacks[index] = callback
         after = self._mask(callbacks)
         if not before:
-            self._selector.register(fd, after, callbacks)
+            self._poll.register(fd, after)
         elif not after:
-            self._selector.unregister(fd)
             del self._callbacks[fd]
+            try:
+                self._poll.unregister(fd)
+            except OSError:
+                # It has been closed, by which epoll has forgotten it.
+                return
         elif after != before:
-            self._selector.modify(fd, after, callbacks)
+            self._poll.modify(fd, after)
 
     @staticmethod
     def _mask(callbacks: list[Callback | None]) -> int:
