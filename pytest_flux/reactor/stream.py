@@ -21,7 +21,7 @@ class Stream:
     ``on_close`` is not called for a ``close`` of our own.
     """
 
-    __slots__ = ("_closing", "_limit", "_on_close", "_on_data", "_reactor", "_socket", "_unsent")
+    __slots__ = ("_closing", "_limit", "_lost", "_on_close", "_on_data", "_reactor", "_socket", "_unsent")
 
     def __init__(
         self,
@@ -40,6 +40,7 @@ class Stream:
         self._unsent = bytearray()
         self._limit = limit
         self._closing = False
+        self._lost = False
         reactor.on_readable(sock.fileno(), self._readable)
 
     @property
@@ -49,7 +50,7 @@ class Stream:
 
     def write(self, data: bytes) -> None:
         """Send now what goes, the rest when the peer takes it. Dropped silently after the end."""
-        if self._socket is None or self._closing:
+        if self._socket is None or self._closing or self._lost:
             return
         if not self._unsent:
             try:
@@ -57,7 +58,7 @@ class Stream:
             except (BlockingIOError, InterruptedError):
                 sent = 0
             except OSError:
-                self._reactor.call_soon(self._lose)
+                self._give_up()
                 return
             if sent == len(data):
                 return
@@ -65,8 +66,7 @@ class Stream:
             self._reactor.on_writable(self._socket.fileno(), self._flush)
         self._unsent += data
         if len(self._unsent) > self._limit:
-            self._unsent.clear()
-            self._reactor.call_soon(self._lose)
+            self._give_up()
 
     def close(self, *, flush: bool = False) -> None:
         """Close now, or, with ``flush``, when the peer has taken what was written."""
@@ -89,6 +89,14 @@ class Stream:
             # Another process may hold the peer's socket, and keep on writing.
             if self._socket is None or not self._read():
                 return
+
+    def _give_up(self) -> None:
+        """Lose the peer, but not within its ``write``. Nothing may follow what it has got, perhaps half a message."""
+        assert self._socket is not None
+        self._lost = True
+        self._unsent.clear()
+        self._reactor.on_writable(self._socket.fileno(), None)
+        self._reactor.call_soon(self._lose)
 
     def _lose(self) -> None:
         if self._socket is not None:

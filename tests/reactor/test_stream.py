@@ -122,6 +122,14 @@ def test_peer_that_does_not_read_is_cut_off(pair: Pair) -> None:
     assert (pair.closed, pair.stream.is_open) == (1, False)
 
 
+def test_nothing_follows_what_a_peer_got_that_is_cut_off(pair: Pair) -> None:
+    pair.stream.write(bytes(10 * MEGABYTE))
+    assert pair.peer.recv(MEGABYTE)
+    pair.stream.write(b"tail")
+    assert not pair.read_all().endswith(b"tail")
+    assert pair.closed == 1
+
+
 def test_rest_is_read_at_once(pair: Pair) -> None:
     pair.peer.send(bytes(100_000))
     pair.peer.close()
