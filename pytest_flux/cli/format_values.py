@@ -16,8 +16,10 @@ _EPOCH = "1970-01-01T00:00:00"
 
 def convert(value: Any, conversion: str) -> Any:  # noqa: ANN401
     """The value after ``!d`` and the like. Raises ValueError for a conversion that is none."""
-    if conversion in ("", "s", "r", "a"):
-        return {"": lambda value: value, "s": str, "r": repr, "a": ascii}[conversion](value)
+    if not conversion:
+        return value
+    if conversion in ("s", "r", "a"):
+        return f"{{!{conversion}}}".format(value)
     if conversion not in _CONVERSIONS:
         raise ValueError(f"Unknown conversion specifier '{conversion}'")
     if conversion == "d":

@@ -58,7 +58,7 @@ def resolve(target: str, *, wait: bool = False, force_local: bool = False) -> st
         raise ValueError(f"No plugin for URI scheme {scheme}")
     path = rest if colon else target
     parts = ["/"] if path.startswith("/") else []
-    parts += [part for part in path.split("/") if part]
+    parts += [part for part in path.split("/") if part not in ("", ".")]
     uri: str | None = None
     host: str | None = None
     for part in parts:
@@ -95,7 +95,7 @@ def _job_uri(flux: Flux, name: str, *, wait: bool) -> str:
     try:
         jobid = parse_fluid(name)
     except ValueError:
-        raise ValueError(f"{name} is not a valid jobid") from None
+        raise ValueError(f"{name} is not a valid Flux jobid") from None
     try:
         uri = _wait_for_uri(flux, jobid) if wait else _known_uri(flux, jobid, name)
     except FluxError as error:

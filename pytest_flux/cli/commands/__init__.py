@@ -47,6 +47,10 @@ TABLE = (
     Entry("bulksubmit", CONTROL, "submit a job for each of a list of inputs"),
     Entry("jobs", INSTANCE, "list jobs"),
     Entry("resource", INSTANCE, "show resources; drain and undrain nodes"),
+    Entry("queue", INSTANCE, "show queues; stop, start, enable and disable them"),
+    Entry("watch", INSTANCE, "print the output of jobs, and wait for them"),
+    Entry("uri", INSTANCE, "tell where an instance is"),
+    Entry("cancel", CONTROL, "cancel jobs"),
     Entry("job", CONTROL, "attach to jobs, wait for them, control them"),
     Entry("exec", CONTROL, "run a program next to each broker"),
     Entry("sproc", CONTROL, "list, kill or wait for programs that exec left running"),
@@ -66,9 +70,9 @@ TABLE = (
 # Commands of flux-core 0.88 that are not here (those that its own commands call are not listed).
 LACKING = frozenset(
     (
-        "admin alloc archive batch cancel cgroup cron dump fortune fsck gc heaptrace hostlist "
+        "admin alloc archive batch cgroup cron dump fortune fsck gc heaptrace hostlist "
         "housekeeping jobtap keygen lptest modprobe multi-prog pgrep pkill post-job-event proxy pstree "
-        "python queue R relay restore startlog terminus top update uri watch"
+        "python R relay restore startlog terminus top update"
     ).split()
 )
 
