@@ -210,7 +210,7 @@ class Broker:
         try:
             parent_endpoint = self._meet_peers()
             if self.router.parent is not None:
-                self.overlay.connect(parent_endpoint, self.state_machine.monitor_parent)
+                self.overlay.connect(parent_endpoint, self.state_machine.parent.follow)
             self._torpid.start()
             self.state_machine.post("builtins-success")
         except (BootError, FluxError, OSError) as error:

@@ -23,6 +23,7 @@ from pytest_flux.protocol.errors import FluxError
 from pytest_flux.protocol.hostlist import decode_hostlist, encode_hostlist
 from pytest_flux.protocol.idset import decode_idset
 from pytest_flux.protocol.taskmap import Taskmap, decode_taskmap
+from pytest_flux.reactor.descriptors import open_standard_descriptors
 from pytest_flux.reactor.reactor import Reactor
 
 TYPE_CHECKING = False
@@ -61,6 +62,7 @@ def prepare() -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one broker to its end. Returns its exit code."""
+    open_standard_descriptors()
     try:
         options = PARSER.parse(sys.argv[1:] if argv is None else argv)
         verbose = options.integer("verbose", 0)

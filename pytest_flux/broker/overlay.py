@@ -23,6 +23,7 @@ from pytest_flux.broker.peers import (
     UNKNOWN,
     Child,
     Peer,
+    check_hello,
     subtree_status,
 )
 from pytest_flux.protocol.errors import FluxError, ProtocolError
@@ -40,8 +41,6 @@ from pytest_flux.reactor.usock import Connection, UsockServer
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any
-
     from pytest_flux.broker.broker import Broker
 
 _ERR, _DEBUG = 3, 7
@@ -139,7 +138,7 @@ class Overlay:
             self._send_away(connection)
             return
         try:
-            child, uuid, status = self._check_hello(message.json())
+            child, uuid, status = check_hello(message.json(), self.children, self.broker.rank, self._version)
         except (ProtocolError, KeyError, TypeError, ValueError):
             connection.send(message.response(None, errno.EPROTO))
             return
@@ -164,17 +163,9 @@ class Overlay:
         response.rolemask = ROLE_OWNER
         connection.send(response)
 
-    def _check_hello(self, hello: dict[str, Any]) -> tuple[Child, str, int]:
-        rank, version, mine = int(hello["rank"]), hello["version"], self.broker.attributes.get("version")
-        if rank not in self.children:
-            text = f"rank {rank} is not a child of rank {self.broker.rank}: mismatched config?"
-            raise FluxError(errno.EINVAL, text)
-        child = self.children[rank]
-        if version != mine:
-            child.error = f"client ({version}) version mismatched with server ({mine})"
-            raise FluxError(errno.EINVAL, child.error)
-        status = int(hello["status"])
-        return child, str(hello["uuid"]), status if status < len(STATUS) else UNKNOWN
+    @property
+    def _version(self) -> str:
+        return self.broker.attributes.get("version") or ""
 
     def _send_away(self, connection: Connection) -> None:
         connection.send(Message(CONTROL, aux1=DISCONNECT, userid=os.getuid(), rolemask=ROLE_OWNER))

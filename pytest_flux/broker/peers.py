@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import errno
 import time
 from collections.abc import Callable
 
+from pytest_flux.protocol.errors import FluxError
 from pytest_flux.protocol.message import MATCHTAG_NONE, REQUEST, Message
 from pytest_flux.reactor.usock import Connection
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 STATUS = ("unknown", "full", "partial", "degraded", "lost", "offline")
 """Subtree status, in the order of flux-core's numbers, which travel in control messages."""
@@ -98,3 +104,20 @@ def subtree_status(children: list[Child]) -> int:
         if child.status in (PARTIAL, OFFLINE):
             status = PARTIAL
     return status
+
+
+def check_hello(hello: dict[str, Any], children: dict[int, Child], rank: int, version: str) -> tuple[Child, str, int]:
+    """Who introduces itself to the broker ``rank``: a child, its uuid and the status of its subtree.
+
+    FluxError EINVAL, in Flux's words, for one that is not to be admitted; KeyError, TypeError or ValueError for no
+    proper introduction.
+    """
+    peer, theirs = int(hello["rank"]), hello["version"]
+    if peer not in children:
+        raise FluxError(errno.EINVAL, f"rank {peer} is not a child of rank {rank}: mismatched config?")
+    child = children[peer]
+    if theirs != version:
+        child.error = f"client ({theirs}) version mismatched with server ({version})"
+        raise FluxError(errno.EINVAL, child.error)
+    status = int(hello["status"])
+    return child, str(hello["uuid"]), status if status < len(STATUS) else UNKNOWN

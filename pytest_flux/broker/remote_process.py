@@ -1,4 +1,4 @@
-"""A process that a client has asked for (RFC 42): what is to be run, and who hears of it."""
+"""A process that a client has asked for (RFC 42), and who hears of it."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import errno
 import os
 from collections.abc import Callable
 
+from pytest_flux.broker.remote_command import Command
 from pytest_flux.broker.service import Request
 from pytest_flux.protocol.errors import FluxError
 from pytest_flux.protocol.ioencode import decode_io, encode_io
@@ -21,64 +22,8 @@ STDOUT, STDERR, CHANNEL, WRITE_CREDIT, WAITABLE = 1, 2, 4, 8, 16
 PASS_THROUGH, SAME_GROUP = 1, 2
 """Local flags: standard streams are the broker's, and so is the process group."""
 
-_BUFFER_SIZE = 4 * 1024 * 1024
 _RETAINED_OUTPUT = 8192
 _ERR, _INFO = 3, 6
-_UNITS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30}
-
-
-class Command:
-    """What is to be run, checked. FluxError EPROTO, with Flux's text, where RFC 42 is broken."""
-
-    __slots__ = ("cmdline", "cwd", "env", "label", "opts")
-
-    def __init__(self, value: dict[str, Any]) -> None:
-        cmdline, env, opts = value.get("cmdline"), value.get("env"), value.get("opts")
-        if (
-            not _is_list_of_strings(cmdline)
-            or not _is_dict_of_strings(env)
-            or not _is_dict_of_strings(opts)
-            or not isinstance(value.get("channels"), list)
-            or not isinstance(value.get("cwd", ""), str)
-            or not isinstance(value.get("label", ""), str)
-        ):
-            raise FluxError(errno.EPROTO, "error parsing command string")
-        self.cmdline: list[str] = cmdline or []
-        self.env: dict[str, str] = env or {}
-        self.cwd: str | None = value.get("cwd")
-        self.label: str | None = value.get("label")
-        self.opts: dict[str, str] = opts or {}
-
-    @property
-    def name(self) -> str:
-        """How a list of processes calls it: of a Flux command, the second word says more."""
-        return " ".join(self.cmdline[: 2 if self.cmdline[0] == "flux" else 1])
-
-    def is_line_buffered(self, stream: str) -> bool:
-        """Whether output goes out line by line, which is the rule. FluxError EINVAL for a bad option."""
-        option = self.opts.get(f"{stream}_LINE_BUFFER", "true").lower()
-        if option not in ("true", "false"):
-            raise FluxError(errno.EINVAL, f"error launching process: {os.strerror(errno.EINVAL)}")
-        return option == "true"
-
-    def buffer_size(self, stream: str) -> int:
-        """How many bytes may wait to be taken. FluxError EINVAL for a bad option."""
-        option = self.opts.get(f"{stream}_BUFSIZE")
-        if option is None:
-            return _BUFFER_SIZE
-        digits = option.rstrip("kKmMgG")
-        unit = _UNITS.get(option[len(digits) :].lower())
-        if unit is None or not digits.isdigit() or int(digits) == 0:
-            raise FluxError(errno.EINVAL, f"error launching process: {os.strerror(errno.EINVAL)}")
-        return int(digits) * unit
-
-
-def _is_list_of_strings(value: object) -> bool:
-    return isinstance(value, list) and all(isinstance(word, str) for word in value)
-
-
-def _is_dict_of_strings(value: object) -> bool:
-    return isinstance(value, dict) and all(isinstance(text, str) for text in value.values())
 
 
 class RemoteProcess:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import os
 import signal
-import sys
 import time
 from collections.abc import Callable
 
@@ -135,7 +134,6 @@ class Runat:
         self._next(name, phase)
 
     def _spawn(self, name: str, phase: _Phase, index: int, argv: list[str], ended: Callable[[int], None]) -> Process:
-        sys.stdout.flush()
         leads_group = os.getpgrp() == os.getpid() and "broker.rc2_pgrp" not in self._broker.attributes
         return Process(
             self._broker.reactor,

@@ -6,8 +6,9 @@ import time
 from collections import deque
 from collections.abc import Callable
 
+from pytest_flux.broker.parent_state import ParentState
 from pytest_flux.broker.quorum import Quorum, hosts
-from pytest_flux.broker.states import FAILURE, NEXT, NUMBER, STATES, follow_parent
+from pytest_flux.broker.states import FAILURE, NEXT, NUMBER
 from pytest_flux.protocol.duration import format_duration
 from pytest_flux.protocol.errors import ProtocolError
 from pytest_flux.protocol.idset import encode_idset
@@ -42,8 +43,7 @@ class StateMachine:
         self.state = "load-builtins"
         self.since = time.monotonic()
         self._events: deque[str] = deque()
-        self._parent_state: str | None = None
-        self._parent_failed = False
+        self.parent = ParentState(self, broker.router)
         self._expedite = False
         self._timers: list[Timer] = []
         self._quorum = Quorum(broker)
@@ -77,7 +77,7 @@ class StateMachine:
 
     def lose_parent(self) -> None:
         """The parent is gone: whatever this broker does, it comes to its end."""
-        self._parent_failed = True
+        self.parent.is_lost = True
         self.fail(FAILURE.get(self.state, "parent-fail"))
 
     def _process(self) -> None:
@@ -105,7 +105,7 @@ class StateMachine:
         if self._broker.rank == 0:
             self.post("parent-none")
         else:
-            self._check_parent()
+            self.parent.check()
 
     def _enter_config_sync(self) -> None:
         if self._broker.rank == 0:
@@ -135,7 +135,7 @@ class StateMachine:
     def _enter_quorum(self) -> None:
         self._broker.groups.join("broker.online", self._joined)
         if self._broker.rank > 0:
-            self._check_parent()
+            self.parent.check()
         else:
             self._quorum.gather()
 
@@ -147,7 +147,7 @@ class StateMachine:
         if self._broker.runat.start("rc2", lambda code: self._finished("rc2", code)):
             return
         if self._broker.rank > 0:
-            self._check_parent()
+            self.parent.check()
         else:
             self.post("rc2-none")
 
@@ -206,32 +206,6 @@ class StateMachine:
 
     def _enter_exit(self) -> None:
         self._broker.reactor.stop()
-
-    # -- the parent's state
-
-    def monitor_parent(self) -> None:
-        """Follow the parent's state, up to its shutdown."""
-        self._broker.router.rpc(
-            "state-machine.monitor",
-            {"final": NUMBER["shutdown"]},
-            self._parent_changed,
-            upstream=True,
-            streaming=True,
-        )
-
-    def _parent_changed(self, message: Message) -> None:
-        if not message.errnum:
-            self._parent_state = STATES[message.json()["state"]]
-            self._check_parent()
-
-    def _check_parent(self) -> None:
-        event = None
-        if self._parent_failed:
-            event = FAILURE.get(self.state)
-        elif self._parent_state is not None:
-            event = follow_parent(self.state, self._parent_state)
-        if event is not None:
-            self.post(event)
 
     # -- from outside
 
