@@ -56,7 +56,8 @@ def test_help_lists_every_command(capsys: pytest.CaptureFixture[str]) -> None:
 
 @pytest.mark.parametrize("name", [entry.name for entry in TABLE])
 def test_every_command_has_help(name: str, capfd: pytest.CaptureFixture[str]) -> None:
-    assert main([name, "--help"]) == 0
+    # flux-core's own `flux job --help` exits with 1.
+    assert main([name, "--help"]) == (1 if name == "job" else 0)
     shown = capfd.readouterr()
     assert "--help" in shown.err + shown.out
     assert main(["help", name]) == 0
