@@ -62,6 +62,8 @@ class Brokers:
         tell: Callable[[str], None],
     ) -> None:
         size = spec.size or 0
+        # First, as it knows how many there can be.
+        self._spawner = Spawner(engine, size, group, wrap=bool(spec.wrap))
         self._reactor = reactor
         self._spec = spec
         self._engine = engine
@@ -81,7 +83,6 @@ class Brokers:
         self._statedir = StatedirWatch(reactor, leader, found)
         self._stopping = Stopping(reactor, self, spec.exit_timeout, leader if engine.kind == "system" else None)
         self._reaper = ExitReaper(reactor, size, spec.exit_mode, spec.exit_timeout, self._expire)
-        self._spawner = Spawner(engine, size, group, wrap=bool(spec.wrap))
         self._pmi: PmiService | None = None
         self._control: ControlService | None = None
         self._listener: socket.socket | None = None

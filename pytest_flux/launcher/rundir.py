@@ -97,7 +97,8 @@ def _make_missing(path: str) -> bool:
 
 def _make_temporary() -> str:
     """A new directory ``${TMPDIR:-/tmp}/flux-XXXXXX``, or one in /tmp if $TMPDIR is too long for sockets."""
-    parent = os.environ.get("TMPDIR") or "/tmp"
+    # Absolute, for programs that go elsewhere.
+    parent = os.path.abspath(os.environ.get("TMPDIR") or "/tmp")
     if len(os.fsencode(parent)) + len("/flux-XXXXXX") > MAX_PATH:
         parent = "/tmp"
     path = ""

@@ -25,8 +25,9 @@ from pytest_flux.launcher.leftovers import remove_leftovers
 from pytest_flux.launcher.orders import Debounce, encode_order
 from pytest_flux.launcher.report import report
 from pytest_flux.launcher.rundir import Rundir
-from pytest_flux.launcher.spec import LaunchSpec
+from pytest_flux.launcher.spec import PROCESS_LIMITS, LaunchError, LaunchSpec
 from pytest_flux.launcher.terminal import Terminal
+from pytest_flux.reactor.descriptors import open_standard_descriptors
 
 _SI_KERNEL = 0x80
 # More than the two that a supervisor acts on: it does not answer any more.
@@ -44,9 +45,10 @@ def run_session(spec: LaunchSpec, engine: Engine, *, lifeline: int | None = None
     caller's, comes to its end, everything is killed at once. ``status``, another one, is told how far things are (see
     Supervisor).
 
-    Must be called in the main thread, and the process must have no other threads or children.
+    Must be called in the main thread, and the process must have no other threads or children. Raises LaunchError if
+    nothing can be started at all.
     """
-    _open_standard_descriptors()
+    open_standard_descriptors()
     terminal = Terminal.save()
     become_subreaper()
     # Neither inherited as ignored nor, where that loses it although it is blocked (the BSDs), ignored by default.
@@ -62,7 +64,10 @@ def run_session(spec: LaunchSpec, engine: Engine, *, lifeline: int | None = None
     orders, give_orders = os.pipe()
     take_notes, notes = os.pipe()
     group = os.getpgrp()
-    pid = os.fork()
+    try:
+        pid = os.fork()
+    except OSError as error:
+        raise LaunchError(f"cannot fork a supervisor: {error.strerror} {PROCESS_LIMITS}") from None
     if pid == 0:
         os.close(give_orders)
         os.close(take_notes)
@@ -73,15 +78,6 @@ def run_session(spec: LaunchSpec, engine: Engine, *, lifeline: int | None = None
         return _Front(pid, signals, give_orders, take_notes, terminal).run()
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-def _open_standard_descriptors() -> None:
-    """Were one of them closed, the next file to be opened would take its place, and its programs' output."""
-    for descriptor in range(3):
-        try:
-            os.fstat(descriptor)
-        except OSError:
-            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
 
 
 def _supervise(

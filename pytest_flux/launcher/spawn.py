@@ -14,7 +14,8 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 
 from pytest_flux.launcher.engine import Engine
-from pytest_flux.launcher.spec import LaunchError
+from pytest_flux.launcher.spec import PROCESS_LIMITS, LaunchError
+from pytest_flux.reactor.descriptors import keep_to_ourselves, open_descriptors
 
 BrokerMain = Callable[[list[str]], int]
 
@@ -53,7 +54,7 @@ class Spawner:
         self._group = group
         self._limits = _raise_open_files(size)
         self._main: BrokerMain | None = None
-        _close_on_exec()
+        keep_to_ourselves()
         if engine.kind == "embedded" and not wrap:
             # Imported once, here, for all brokers. They are forked with what they need in memory that they share.
             from pytest_flux.broker.main import main, prepare
@@ -87,7 +88,7 @@ class Spawner:
         """Fork brokers with nothing in between: pages written then are pages that the brokers do not share."""
         _flush()
         signals = _changed_signals()
-        descriptors = max(_open_descriptors()) + 1
+        descriptors = max(open_descriptors()) + 1
         environs = [_difference(os.environ, launch.environ) for launch in launches]
         # A signal that arrives before the child is itself must not find the parent's handlers.
         before = signal.pthread_sigmask(signal.SIG_BLOCK, signals)
@@ -97,7 +98,7 @@ class Spawner:
                 if launch.pid == 0:
                     self._become(launch, main, signals, descriptors, environ)
         except OSError as error:
-            raise LaunchError(f"cannot fork broker {launch.rank}: {error.strerror}") from None
+            raise LaunchError(f"cannot fork broker {launch.rank}: {error.strerror} {PROCESS_LIMITS}") from None
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
@@ -163,25 +164,15 @@ def _raise_open_files(size: int) -> _Limits:
     needed = 2 * size + _SPARE_FILES
     if soft == resource.RLIM_INFINITY or soft >= needed:
         return _Limits((soft, hard), (soft, hard))
-    if hard != resource.RLIM_INFINITY and hard < needed:
-        raise LaunchError(f"{size} brokers need {needed} open files, and the limit is {hard}: raise it (ulimit -Hn)")
-    resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))
+    except (OSError, ValueError):
+        # Above the hard limit; or above that of the kernel, where there is none.
+        limit = "that of the system is lower" if hard == resource.RLIM_INFINITY else f"the limit is {hard}"
+        raise LaunchError(
+            f"an instance of size {size} needs {needed} open files, and {limit}: raise it (ulimit -Hn)"
+        ) from None
     return _Limits((soft, hard), (needed, hard))
-
-
-def _open_descriptors() -> list[int]:
-    # Both on Linux and on macOS. One that comes with the listing is closed again by the time it is returned.
-    return [int(name) for name in os.listdir("/dev/fd")]
-
-
-def _close_on_exec() -> None:
-    """Brokers get standard input, output and error and their PMI_FD, and nothing else (as flux-start's do)."""
-    for descriptor in _open_descriptors():
-        if descriptor > 2:
-            try:
-                os.set_inheritable(descriptor, False)
-            except OSError:
-                continue
 
 
 def _changed_signals() -> dict[int, signal.Handlers]:

@@ -7,6 +7,9 @@ from pytest_flux.record import NamedTuple
 EXIT_MODES = ("any", "leader")
 START_MODES = ("all", "leader")
 
+#: Ends the message about a process that could not be forked.
+PROCESS_LIMITS = "(limits of processes: ulimit -u, pids.max of the cgroup)"
+
 
 class LaunchError(ValueError):
     """An instance that cannot be launched as asked; the text is what ``flux-start: `` comes before."""

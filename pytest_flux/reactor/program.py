@@ -12,6 +12,8 @@ import signal
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cache, partial
 
+from pytest_flux.reactor.descriptors import keep_to_ourselves, open_standard_descriptors
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import TypeAlias
@@ -115,13 +117,5 @@ class _Directory:
 @cache
 def _settle_descriptors() -> None:
     """Once: let programs inherit nothing that we inherited, and no pipe get the number of a standard stream."""
-    while (lowest := os.open(os.devnull, os.O_RDWR)) <= STDERR:
-        pass
-    os.close(lowest)
-    for name in os.listdir("/dev/fd"):
-        if int(name) > STDERR:
-            # The one with which the listing was read is closed by now.
-            try:
-                os.set_inheritable(int(name), False)
-            except OSError:
-                continue
+    open_standard_descriptors()
+    keep_to_ourselves()

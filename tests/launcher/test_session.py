@@ -98,7 +98,7 @@ def test_too_few_open_files_are_said_so(start: Start) -> None:
     ended = start("-s60", broker="exit 0", before=lower_limit).end()
     assert ended.code == 1
     assert ended.stderr == (
-        "flux-start: 60 brokers need 184 open files, and the limit is 100: raise it (ulimit -Hn)\n"
+        "flux-start: an instance of size 60 needs 184 open files, and the limit is 100: raise it (ulimit -Hn)\n"
     )
 
 

@@ -7,7 +7,7 @@ import os
 import re
 import socket
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -168,11 +168,28 @@ def test_close_drops_clients_and_removes_the_socket(service: Service, path: str)
     service.server.close()
 
 
-def test_stale_socket_is_replaced(service: Service, path: str) -> None:
+def test_stale_socket_is_replaced(path: str) -> None:
     listen(path).close()
     with listen(path) as listener, socket.socket(socket.AF_UNIX) as client:
         client.connect(path)
         listener.accept()[0].close()
+
+
+def test_socket_that_is_served_is_left_alone(path: str) -> None:
+    with listen(path) as listener, socket.socket(socket.AF_UNIX) as client:
+        with pytest.raises(OSError, match=f"in use: '{path}'"):
+            listen(path)
+        listener.accept()[0].close()
+        client.connect(path)
+
+
+@pytest.mark.parametrize("make", [os.mkdir, os.mknod, lambda path: os.symlink("/nowhere", path)])
+def test_what_is_no_socket_is_left_alone(tmp_path: Path, make: Callable[[str], None]) -> None:
+    path = str(tmp_path / "start")
+    make(path)
+    with pytest.raises(OSError, match=f"File exists: '{path}'"):
+        listen(path)
+    assert os.path.lexists(path)
 
 
 def test_socket_that_cannot_be_is_named(tmp_path: Path) -> None:
