@@ -59,7 +59,7 @@ def _show(name: str, formats: Mapping[str, Mapping[str, str]], table: str) -> No
 def _configured(builtin: Formats, tool: str, table: str) -> dict[str, dict[str, str]]:
     found: dict[str, dict[str, str]] = {}
     for path in _files(tool):
-        config = _load(path)
+        config = load_file(path)
         if table:
             config = config.get(table, {})
         formats = config.get("formats", {})
@@ -80,16 +80,21 @@ def _configured(builtin: Formats, tool: str, table: str) -> dict[str, dict[str, 
 
 def _files(tool: str) -> Iterator[str]:
     """The system's files first: those of the user come last, and win."""
-    own = os.environ.get("XDG_CONFIG_HOME") or os.path.expanduser("~/.config")
-    places = [own, *(os.environ.get("XDG_CONFIG_DIRS") or "/etc/xdg").split(":")]
-    for place in reversed(places):
+    for place in reversed(config_places()):
         for suffix in (".json", ".toml"):
             path = os.path.join(place, "flux", tool + suffix)
             if os.path.exists(path):
                 yield path
 
 
-def _load(path: str) -> dict[str, Any]:
+def config_places() -> list[str]:
+    """Directories with a directory `flux` of configuration, the user's own first (XDG Base Directory)."""
+    own = os.environ.get("XDG_CONFIG_HOME") or os.path.expanduser("~/.config")
+    return [own, *(os.environ.get("XDG_CONFIG_DIRS") or "/etc/xdg").split(":")]
+
+
+def load_file(path: str) -> dict[str, Any]:
+    """The object in a file of JSON or TOML. Raises OSError, ValueError."""
     with open(path, "rb") as file:
         try:
             if path.endswith(".json"):
@@ -97,13 +102,14 @@ def _load(path: str) -> dict[str, Any]:
 
                 config = json.load(file)
             else:
-                config = _load_toml(file.read().decode())
+                config = load_toml(file.read().decode())
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from None
     return config if isinstance(config, dict) else {}
 
 
-def _load_toml(text: str) -> dict[str, Any]:
+def load_toml(text: str) -> dict[str, Any]:
+    """The object that a TOML document is. Raises ValueError."""
     if sys.version_info >= (3, 11):
         import tomllib
     else:

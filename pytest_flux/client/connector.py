@@ -31,7 +31,7 @@ def local_path(uri: str) -> str:
     """The path of the socket that ``uri`` names. Raises ValueError for any URI but ``local://PATH``."""
     path = uri[len(_SCHEME) :] if uri.startswith(_SCHEME) else ""
     if not path:
-        raise ValueError(f"cannot connect to {uri!r}: only local://PATH is understood")
+        raise ValueError(f"cannot connect to {uri!r}: only local://PATH and ssh://HOST/PATH are understood")
     if len(os.fsencode(path)) > _MAX_PATH:
         raise ValueError(f"cannot connect to {uri!r}: the path is longer than {_MAX_PATH} bytes")
     return path
@@ -44,6 +44,12 @@ def connect(uri: str) -> socket:
     its socket a moment before it listens. Raises OSError, which carries the URI, and ValueError for a URI or a
     retry count that is none.
     """
+    if uri.startswith("ssh://"):
+        from pytest_flux.client.ssh import connect_by_ssh, is_here
+
+        if not is_here(uri):
+            return connect_by_ssh(uri)
+        uri = "local:///" + uri[len("ssh://") :].partition("/")[2]
     path = local_path(uri)
     retries = _retry_count()
     delay = _FIRST_DELAY

@@ -82,7 +82,13 @@ class JobRecord:
     def uri(self) -> str | None:
         """Where the instance is that the job runs, if it is one."""
         uri = self.annotation("user.uri")
-        return uri if isinstance(uri, str) else None
+        if not isinstance(uri, str):
+            return None
+        if os.environ.get("FLUX_URI_RESOLVE_LOCAL"):
+            from pytest_flux.client.uri import local_uri
+
+            return local_uri(uri)
+        return uri
 
     @property
     def state(self) -> str:

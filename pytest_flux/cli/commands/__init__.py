@@ -52,6 +52,9 @@ TABLE = (
     Entry("uri", INSTANCE, "tell where an instance is"),
     Entry("cancel", CONTROL, "cancel jobs"),
     Entry("job", CONTROL, "attach to jobs, wait for them, control them"),
+    Entry("batch", CONTROL, "submit a script that runs in an instance of its own"),
+    Entry("alloc", CONTROL, "start an instance as a job"),
+    Entry("proxy", CONTROL, "run a command in the environment of an instance"),
     Entry("exec", CONTROL, "run a program next to each broker"),
     Entry("sproc", CONTROL, "list, kill or wait for programs that exec left running"),
     Entry("event", CONTROL, "publish events, or watch them"),
@@ -61,6 +64,7 @@ TABLE = (
     Entry("shutdown", CONTROL, "stop the instance"),
     Entry("start", OTHER, "start an instance"),
     Entry("broker", OTHER, "be a broker (start does this for you)"),
+    Entry("relay", OTHER, "be the far end of an ssh connection to a broker"),
     Entry("pmi", OTHER, "try out the process management interface"),
     Entry("env", OTHER, "print the environment of commands, or run one in it"),
     Entry("version", OTHER, "print versions"),
@@ -70,9 +74,9 @@ TABLE = (
 # Commands of flux-core 0.88 that are not here (those that its own commands call are not listed).
 LACKING = frozenset(
     (
-        "admin alloc archive batch cgroup cron dump fortune fsck gc heaptrace hostlist "
-        "housekeeping jobtap keygen lptest modprobe multi-prog pgrep pkill post-job-event proxy pstree "
-        "python R relay restore startlog terminus top update"
+        "admin archive cgroup cron dump fortune fsck gc heaptrace hostlist "
+        "housekeeping jobtap keygen lptest modprobe multi-prog pgrep pkill post-job-event pstree "
+        "python R restore startlog terminus top update"
     ).split()
 )
 
