@@ -15,12 +15,13 @@ import pytest
 PACKAGE = "pytest_flux"
 ROOT = Path(__file__).parent.parent
 
-_LEAVES = frozenset({"record", "options", "usage"})
+_LEAVES = frozenset({"directories", "options", "record", "usage"})
 _BELOW_SESSION = frozenset({"protocol", "reactor", "launcher", "client"}) | _LEAVES
 _SESSION = frozenset({"settings", "instance", "session", "hooks"})
 
 MAY_IMPORT = {
     "protocol": frozenset({"record"}),
+    "directories": frozenset[str](),
     "record": frozenset[str](),
     "options": frozenset({"protocol", "record"}),
     "usage": frozenset({"options"}),
@@ -52,7 +53,7 @@ MAY_READ_VERSION = frozenset({"broker", "cli", "client", "launcher", "session"})
 """Who may import the package itself, for ``__version__``."""
 
 NOWHERE = frozenset({"asyncio"})
-"""Its place is taken by `pytest_flux.reactor`."""
+"""Its place is taken by `pytest_flux.reactor`; ``client.aio`` is for programs that have a loop of it."""
 
 UNUSED_AT_START = {
     *("pytest", "_pytest", "pluggy", "psutil", "filelock"),
@@ -103,7 +104,7 @@ def is_allowed(item: Import) -> bool:
     """Whether the tables above allow an import."""
     top, _, name = item.imported.partition(".")
     if top != PACKAGE:
-        return top not in NOWHERE
+        return top not in NOWHERE or item.importer == "client.aio"
     importing_room = item.importer.partition(".")[0]
     if name in ("", "__version__"):
         return importing_room in MAY_READ_VERSION

@@ -35,6 +35,15 @@ ANY_USER = 0xFFFFFFFF
 ANY_JOB = -1
 
 
+def signed_request(jobspec: Jobspec, urgency: int, flags: int) -> dict[str, Any]:
+    """The request that submits a jobspec (RFC 14: object, or its JSON text), signed as ours."""
+    if isinstance(jobspec, str):
+        data = jobspec.encode("utf-8", "surrogateescape")
+    else:
+        data = jobspec if isinstance(jobspec, bytes) else encode_json(dict(jobspec)).rstrip(b"\0")
+    return {"J": sign_none(data, os.getuid()), "urgency": urgency, "flags": flags}
+
+
 class Jobs:
     """The jobs of the instance that a handle is connected to."""
 
@@ -45,12 +54,7 @@ class Jobs:
 
     def begin_submit(self, jobspec: Jobspec, *, urgency: int = URGENCY_DEFAULT, flags: int = 0) -> Rpc:
         """Send a jobspec (RFC 14: object, or its JSON text) without waiting; the answer is ``{id}``."""
-        if not isinstance(jobspec, (str, bytes)):
-            jobspec = encode_json(dict(jobspec)).rstrip(b"\0")
-        elif isinstance(jobspec, str):
-            jobspec = jobspec.encode("utf-8", "surrogateescape")
-        request = {"J": sign_none(jobspec, os.getuid()), "urgency": urgency, "flags": flags}
-        return self.flux.rpc("job-ingest.submit", request)
+        return self.flux.rpc("job-ingest.submit", signed_request(jobspec, urgency, flags))
 
     def submit(self, jobspec: Jobspec, *, urgency: int = URGENCY_DEFAULT, flags: int = 0) -> int:
         """Submit a job; its id."""

@@ -63,7 +63,7 @@ class Rpc(Call):
         """The response itself. Raises as :meth:`get`, but never for its payload."""
         message = self.take(timeout)
         if message.errnum:
-            raise FluxError(message.errnum, _error_text(message))
+            raise FluxError(message.errnum, error_text(message))
         return message
 
     def take(self, timeout: float | None = None) -> Message:
@@ -125,7 +125,7 @@ def describe_nodeid(nodeid: int) -> str:
     return "the parent broker" if nodeid == NODEID_UPSTREAM else f"rank {nodeid}"
 
 
-def _error_text(message: Message) -> str | None:
+def error_text(message: Message) -> str | None:
     """The text that came with an error response, if any did (RFC 6)."""
     text = (message.payload or b"").rstrip(b"\0").decode("utf-8", "replace")
     return text or None

@@ -13,8 +13,8 @@ COMMAND_VARIABLE = "FLUX_SSH_RCMD"
 
 _SCHEME = "ssh://"
 
-# The shell ends at once, so that nobody has to wait for ssh. What it starts in the background ignores ^C, and would get
-# an empty stdin.
+# The shell ends at once, so that nobody has to wait for ssh. What it starts in the background ignores ^C, and would
+# get an empty stdin.
 _LAUNCHER = 'exec 3<&0; "$@" <&3 3<&- &'
 
 
