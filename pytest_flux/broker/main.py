@@ -14,9 +14,10 @@ from pytest_flux.broker import defaults
 from pytest_flux.broker.attributes import Attributes
 from pytest_flux.broker.boot import Boot, BootError, bootstrap, interface_hint, mapping
 from pytest_flux.broker.broker import Broker
+from pytest_flux.broker.flux_script import write_flux_script
 from pytest_flux.broker.log import LOG_CRIT, LOG_DEBUG, LOG_ERR, LOG_INFO, BrokerLog
 from pytest_flux.broker.programs import initial_program, is_interactive
-from pytest_flux.broker.rundir import Cleanup, create_directory, write_flux_script
+from pytest_flux.broker.rundir import Cleanup, create_directory
 from pytest_flux.options import Option, OptionExit, OptionParser, Options
 from pytest_flux.protocol.duration import parse_duration
 from pytest_flux.protocol.errors import FluxError

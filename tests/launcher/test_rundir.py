@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from pytest_flux.launcher.rundir import MAX_PATH, Rundir, prepare_rundir
+from pytest_flux.directories import MAX_RUNDIR
+from pytest_flux.launcher.rundir import Rundir, prepare_rundir
 from pytest_flux.launcher.spec import LaunchError, LaunchSpec
 
 AS_ROOT = os.geteuid() == 0
@@ -53,18 +54,25 @@ def test_the_umask_does_not_matter(here: Path) -> None:
         rundir.remove()
 
 
+def test_the_path_is_good_anywhere(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TMPDIR", ".")
+    rundir = prepare_rundir(LaunchSpec(size=1))
+    assert os.path.dirname(rundir.path) == str(here)
+    rundir.remove()
+
+
 def test_tmpdir_that_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TMPDIR", "/noexist")
     assert re.fullmatch(r"mkdtemp /noexist/flux-\w{6}: No such file or directory", refusal(LaunchSpec(size=1)))
 
 
 def test_tmpdir_that_is_too_long_for_sockets(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    longest = here / ("x" * (MAX_PATH - len("/flux-XXXXXX") - len(str(here)) - 1))
+    longest = here / ("x" * (MAX_RUNDIR - len("/flux-XXXXXX") - len(str(here)) - 1))
     longest.mkdir()
     monkeypatch.setenv("TMPDIR", str(longest))
     rundir = prepare_rundir(LaunchSpec(size=1))
     assert os.path.dirname(rundir.path) == str(longest)
-    assert len(rundir.path) == MAX_PATH
+    assert len(rundir.path) == MAX_RUNDIR
     rundir.remove()
     monkeypatch.setenv("TMPDIR", f"{longest}x")
     rundir = prepare_rundir(LaunchSpec(size=1))
@@ -114,7 +122,7 @@ def test_created_directories_go_and_existing_ones_stay(here: Path) -> None:
 def test_what_is_refused(here: Path) -> None:
     (here / "file").touch()
     (here / "closed").mkdir(mode=0o500)
-    too_long = "x" * (MAX_PATH + 1)
+    too_long = "x" * (MAX_RUNDIR + 1)
     assert refusal(LaunchSpec(size=1, rundir="/noexist")) == "/noexist: No such file or directory"
     assert refusal(LaunchSpec(size=1, rundir="file")) == "file: not a directory"
     assert refusal(LaunchSpec(size=1, rundir="closed")) == "closed: no access"
@@ -122,10 +130,10 @@ def test_what_is_refused(here: Path) -> None:
         spec = LaunchSpec(size=1, rundir="a/b", rundir_create=create)
         assert refusal(spec) == "a/b: No such file or directory"
         assert refusal(spec._replace(rundir="file")) == "file: not a directory"
-    assert refusal(spec._replace(rundir=too_long)).startswith(f"{too_long}: a path of {MAX_PATH + 1} bytes")
+    assert refusal(spec._replace(rundir=too_long)).startswith(f"{too_long}: a path of {MAX_RUNDIR + 1} bytes")
     assert not os.path.exists(too_long)
     os.mkdir(too_long)
-    assert str(MAX_PATH) in refusal(LaunchSpec(size=1, rundir=too_long))
+    assert str(MAX_RUNDIR) in refusal(LaunchSpec(size=1, rundir=too_long))
 
 
 def test_directories_of_others_are_refused(here: Path) -> None:
@@ -171,11 +179,7 @@ def test_what_took_the_place_is_not_removed(replacement: str, here: Path) -> Non
         os.mkdir(rundir.path)
     elif replacement == "file":
         Path(rundir.path).touch()
-    if replacement in ("link", "file"):
-        with pytest.raises(LaunchError, match=f"cannot remove {re.escape(rundir.path)}: "):
-            rundir.remove()
-    else:
-        rundir.remove()
+    rundir.remove()
     assert os.path.lexists(rundir.path) == (replacement != "nothing")
     assert (here / "outside" / "file").exists()
 
@@ -220,6 +224,6 @@ def test_directories_of_others_stay(here: Path) -> None:
     os.mkdir(f"{rundir.path}/theirs")
     Path(rundir.path, "theirs", "file").touch()
     os.chown(f"{rundir.path}/theirs", 65534, 65534)
-    with pytest.raises(LaunchError, match="Directory not empty"):
+    with pytest.raises(LaunchError, match=f"cannot remove {rundir.path}: Operation not permitted"):
         rundir.remove()
     assert os.path.exists(f"{rundir.path}/theirs/file")

@@ -1,0 +1,153 @@
+"""Directories of ours: making them where others may write, and removing them with what has come into them.
+
+Launcher and brokers both do so; either may have to in the other's stead.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+#: The longest path of a run directory: with ``/local-9999`` and a NUL it fills sockaddr_un.sun_path.
+#: flux-core's brokers enforce the same.
+MAX_RUNDIR = (104 if sys.platform == "darwin" else 108) - len("/local-9999") - 1
+
+_LETTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789"
+_ATTEMPTS = 100
+_OPEN = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+def make_temporary_directory(parent: str) -> str:
+    """A new directory ``parent/flux-XXXXXX``, for us alone. Raises OSError, which names the path."""
+    path = ""
+    for _ in range(_ATTEMPTS):
+        path = f"{parent}/flux-" + "".join(_LETTERS[byte % len(_LETTERS)] for byte in os.urandom(6))
+        try:
+            make_directory(path)
+        except FileExistsError:
+            continue
+        return path
+    raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), path)
+
+
+def make_directory(path: str) -> None:
+    """A new directory for us alone. Raises OSError."""
+    os.mkdir(path, 0o700)
+    os.chmod(path, 0o700)  # The umask may have taken something away.
+
+
+def remove_tree(path: str, identity: tuple[int, int]) -> None:
+    """Remove a directory and all below it, if it is the one with this device and inode number, and of our user.
+
+    Links are removed, never followed. What is mounted, or belongs to other users, is left alone. Nothing there to
+    remove is fine. Raises OSError if something stays; the rest is gone then.
+    """
+    # Twice: a process that is about to die may add something while the rest is removed.
+    if not _remove(path, identity, last=False):
+        _remove(path, identity, last=True)
+
+
+def _remove(path: str, identity: tuple[int, int], *, last: bool) -> bool:
+    try:
+        directory = os.open(path, _OPEN)
+    except OSError as error:
+        if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
+            return True
+        raise
+    try:
+        status = os.fstat(directory)
+        if (status.st_dev, status.st_ino) != identity or status.st_uid != os.geteuid():
+            return True
+        problem = _Removal(directory).run()
+    finally:
+        os.close(directory)
+    try:
+        os.rmdir(path)
+    except FileNotFoundError:
+        return True
+    except OSError as error:
+        if last:
+            raise problem or error from None
+        return False
+    return True
+
+
+class _Removal:
+    """Removes what is in an open directory, as far as possible.
+
+    With descriptors, not paths: none can be swapped for a link. And not level by level: what lies deeper is moved
+    up first, for a tree may be deeper than there are descriptors, or stack.
+    """
+
+    __slots__ = ("_device", "_directory", "_moved", "_token")
+
+    def __init__(self, directory: int) -> None:
+        self._directory = directory
+        self._device = os.fstat(directory).st_dev
+        self._token = os.urandom(4).hex()
+        self._moved = 0
+
+    def run(self) -> OSError | None:
+        """The first problem there was."""
+        problem: OSError | None = None
+        moved = -1
+        while moved < self._moved:
+            moved = self._moved
+            problem = problem or _clear(self._directory, self._remove_below)
+        return problem
+
+    def _remove_below(self, name: str) -> None:
+        directory = _open_below(self._directory, name)
+        try:
+            status = os.fstat(directory)
+            if status.st_uid != os.geteuid() or status.st_dev != self._device:
+                raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+            os.fchmod(directory, 0o700)
+            problem = _clear(directory, lambda entry: self._move_up(directory, entry))
+        finally:
+            os.close(directory)
+        if problem is not None:
+            raise problem
+        os.rmdir(name, dir_fd=self._directory)
+
+    def _move_up(self, directory: int, entry: str) -> None:
+        name = f".{self._token}-{self._moved}"
+        try:
+            os.rename(entry, name, src_dir_fd=directory, dst_dir_fd=self._directory)
+        except PermissionError:
+            # Moving a directory writes to it: to the name "..".
+            os.chmod(entry, 0o700, dir_fd=directory)
+            os.rename(entry, name, src_dir_fd=directory, dst_dir_fd=self._directory)
+        self._moved += 1
+
+
+def _clear(directory: int, remove_directory: Callable[[str], None]) -> OSError | None:
+    """Remove the files in an open directory, and have the directories in it removed. The first problem."""
+    with os.scandir(directory) as scan:
+        entries = [(entry.name, entry.is_dir(follow_symlinks=False)) for entry in scan]
+    problem: OSError | None = None
+    for name, is_directory in entries:
+        try:
+            if is_directory:
+                remove_directory(name)
+            else:
+                os.unlink(name, dir_fd=directory)
+        except FileNotFoundError:
+            continue
+        except OSError as error:
+            problem = problem or error
+    return problem
+
+
+def _open_below(parent: int, name: str) -> int:
+    try:
+        return os.open(name, _OPEN, dir_fd=parent)
+    except PermissionError:
+        # A job may have left a directory that even its owner cannot read.
+        os.chmod(name, 0o700, dir_fd=parent)
+        return os.open(name, _OPEN, dir_fd=parent)
