@@ -37,6 +37,20 @@ class Rundir(NamedTuple):
             except OSError as error:
                 raise LaunchError(f"cannot remove {self.path}: {error.strerror}") from None
 
+    def claim(self) -> None:
+        """Keep other sessions out for as long as this process lives. Raises LaunchError if one of them is in here."""
+        import fcntl
+
+        descriptor = os.open(self.location, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(descriptor)
+            raise LaunchError(f"{self.path}: another instance runs in this directory") from None
+        except OSError:
+            # There are file systems without locks, and it is a mere courtesy.
+            os.close(descriptor)
+
 
 def prepare_rundir(spec: LaunchSpec) -> Rundir:
     """The run directory that a spec asks for, made if it has to be made. Raises LaunchError."""

@@ -66,7 +66,11 @@ class Supervisor:
         try:
             if self._stopped:
                 return 128 + self._stopped
-            self._remember(prepare_rundir(self._spec))
+            rundir = prepare_rundir(self._spec)
+            if self._spec.rundir is not None:
+                # Before it is remembered: the sockets in there would be removed as ours.
+                rundir.claim()
+            self._remember(rundir)
             self._tell(f"rundir {self._directories[0].path}")
             brokers = self._brokers = Brokers(
                 self._reactor,

@@ -196,6 +196,21 @@ def test_run_directory_of_the_users_is_left_empty(start: Start, private_tmpdir: 
     rundir.rmdir()
 
 
+def test_run_directory_is_for_one_instance_at_a_time(start: Start, private_tmpdir: str) -> None:
+    rundir = Path(private_tmpdir) / "r"
+    rundir.mkdir()
+    option = f"--test-rundir={rundir}"
+    first = start("-s1", option, broker="echo up; exec sleep 60")
+    assert first.stdout.line() == "up"
+    second = start("-s1", option, "--test-rundir-cleanup", broker="echo up").end()
+    assert second == (1, "", f"flux-start: {rundir}: another instance runs in this directory\n")
+    assert (rundir / "start").is_socket()
+    first.signal(signal.SIGTERM)
+    first.end()
+    assert start("-s1", option, broker="echo up").end() == (0, "up\n", "")
+    rundir.rmdir()
+
+
 def test_closed_standard_descriptors_are_not_taken_by_others(start: Start) -> None:
     def close_all() -> None:
         for descriptor in range(3):
