@@ -163,7 +163,7 @@ def test_interactive_shell_needs_a_terminal(engine: Engine, program: list[str]) 
 
 
 def test_rc1_that_fails(engine: Engine) -> None:
-    outcome = engine.run("-s2", "-Sbroker.rc1_path=echo out; echo err >&2; exit 5", "echo never")
+    outcome = engine.run("-s1", "-Sbroker.rc1_path=echo out; echo err >&2; exit 5", "echo never")
     assert (outcome.code, outcome.stdout) == (5, "")
     assert "broker.err[0]: rc1.0: err" in outcome.log
     assert "broker.err[0]: rc1.0: echo out; echo err >&2; exit 5 Exited (rc=5) <TIME>" in outcome.log
