@@ -124,7 +124,8 @@ class _ConfigStore(_LocalStore):
         self._hostname = hostname
 
     def initialize(self) -> None:
-        from pytest_flux.broker.config import ConfigError, bootstrap_hosts
+        from pytest_flux.broker.bootstrap_table import bootstrap_hosts
+        from pytest_flux.broker.config import ConfigError
 
         # Not sooner: who has such a table wants this method, and no other if there are mistakes in it.
         try:

@@ -17,6 +17,7 @@ from collections import deque
 from collections.abc import Callable
 
 from pytest_flux.broker.attributes import Attributes, parse_integer
+from pytest_flux.broker.log_output import SystemLog, format_line, open_log_file, write_all, write_stream
 from pytest_flux.protocol.errors import FluxError, ProtocolError
 from pytest_flux.protocol.stdlog import (
     LOG_ALERT,
@@ -30,9 +31,7 @@ from pytest_flux.protocol.stdlog import (
     LogEntry,
     decode_entry,
     encode_entry,
-    format_stderr,
     format_timestamp,
-    severity_name,
     split_text,
 )
 
@@ -73,7 +72,7 @@ class BrokerLog:
         self._local = False
         self._ring: deque[bytes] = deque()
         self._file: int | None = None
-        self._syslog: _Syslog | None = None
+        self._syslog: SystemLog | None = None
         self._followers: dict[object, Callable[[bytes], None]] = {}
         self._count = self._received_local = self._received_remote = 0
 
@@ -108,10 +107,10 @@ class BrokerLog:
             raise FluxError(errno.EINVAL, f"getattr log-stderr-mode: {_INVALID}")
         filename = attributes.get("log-filename")
         if filename is not None:
-            self._file = _open_file(filename)
+            self._file = open_log_file(filename)
         self._local = mode == "local"
         self._ring = deque(maxlen=ring_size)
-        self._syslog = _Syslog(attributes) if use_syslog else None
+        self._syslog = SystemLog(attributes) if use_syslog else None
         self._rank = rank
         self._forward = forward
 
@@ -144,7 +143,7 @@ class BrokerLog:
             self._print(line, entry, local=self._local)
         if self._rank == 0:
             if self._file is not None:
-                _write_all(self._file, _format(line, entry, local=False))
+                write_all(self._file, format_line(line, entry, local=False))
             if not printed and not self._local and severity <= self._stderr_level:
                 self._print(line, entry, local=False)
         elif self._forward is not None and severity <= self._forward_level:
@@ -217,7 +216,7 @@ class BrokerLog:
     def _print(self, line: bytes, entry: LogEntry | None, *, local: bool) -> None:
         stream: TextIO | None = self._stderr or sys.stderr
         if stream is not None:
-            _write_stream(stream, _format(line, entry, local=local))
+            write_stream(stream, format_line(line, entry, local=local))
 
     def _register_level(self, name: str, default: int) -> int:
         self._attributes.setdefault(name, str(default))
@@ -243,80 +242,8 @@ class BrokerLog:
         return enable == 1
 
 
-class _Syslog:
-    """The system's log. ``user@jobid-path`` goes before each line: many instances may share one syslog."""
-
-    def __init__(self, attributes: Attributes) -> None:
-        import syslog
-
-        self._attributes = attributes
-        self._send = syslog.syslog
-        syslog.openlog("flux", syslog.LOG_NDELAY | syslog.LOG_PID, syslog.LOG_USER)
-
-    def write(self, severity: int, line: bytes, entry: LogEntry | None) -> None:
-        if entry is None:
-            text = line.decode("utf-8", "backslashreplace")
-        else:
-            text = f"{entry.appname}.{severity_name(entry.severity)}[{entry.rank}]: {entry.text}"
-        # Surrogates stand for bytes that are no text; syslog takes text only.
-        text = text.encode("utf-8", "backslashreplace").decode()
-        self._send(severity & 7, f"{self._prefix()} {text}")
-
-    def _prefix(self) -> str:
-        import pwd
-
-        try:
-            user = pwd.getpwuid(os.geteuid()).pw_name
-        except KeyError:
-            user = "unknown"
-        prefix = f"{user}@{self._attributes.get('jobid-path') or 'unknown'}"
-        return prefix if len(prefix) < 32 else prefix[:28] + "..."
-
-
 def _decode(line: bytes) -> LogEntry | None:
     try:
         return decode_entry(line)
     except ProtocolError:
         return None
-
-
-def _format(line: bytes, entry: LogEntry | None, *, local: bool) -> bytes:
-    """A line as it is printed; one that is no log line is printed as it came."""
-    if entry is None:
-        return line + b"\n"
-    return format_stderr(entry, local=local).encode("utf-8", "surrogateescape") + b"\n"
-
-
-def _open_file(path: str) -> int:
-    try:
-        return os.open(path, os.O_CREAT | os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC, 0o600)
-    except OSError as error:
-        number = error.errno or errno.EIO
-        raise FluxError(number, f"Error opening logfile {path}: {os.strerror(number)}") from None
-
-
-def _write_stream(stream: TextIO, data: bytes) -> None:
-    """Print a line with one write: the brokers of an instance share their standard error.
-
-    It goes past the stream's buffer, where it would stay if the reader is gone, to fail again when Python exits.
-    """
-    try:
-        descriptor = stream.fileno()
-    except (OSError, ValueError):  # no file beneath: what stands in for a stream under a test or a debugger
-        descriptor = -1
-    try:
-        if descriptor < 0:
-            stream.write(data.decode("utf-8", "backslashreplace"))
-        stream.flush()
-    except (OSError, ValueError):
-        pass
-    if descriptor >= 0:
-        _write_all(descriptor, data)
-
-
-def _write_all(descriptor: int, data: bytes) -> None:
-    try:
-        while data:
-            data = data[os.write(descriptor, data) :]
-    except OSError:  # neither a full disk nor a reader that has gone may stop a broker
-        pass
