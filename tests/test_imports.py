@@ -16,7 +16,7 @@ PACKAGE = "pytest_flux"
 ROOT = Path(__file__).parent.parent
 
 _LEAVES = frozenset({"directories", "options", "record", "usage"})
-_BELOW_SESSION = frozenset({"protocol", "reactor", "launcher", "client"}) | _LEAVES
+_BELOW_SESSION = frozenset({"protocol", "reactor", "launcher", "client", "postmortem"}) | _LEAVES
 _SESSION = frozenset({"settings", "instance", "session", "hooks"})
 
 MAY_IMPORT = {
@@ -28,6 +28,8 @@ MAY_IMPORT = {
     "reactor": frozenset({"protocol"}),
     "client": frozenset({"protocol", "reactor"}) | _LEAVES,
     "launcher": frozenset({"protocol", "reactor"}) | _LEAVES,
+    # That from the broker is for type checkers only.
+    "postmortem": frozenset({"protocol", "broker.content.backing"}),
     "broker": frozenset({"protocol", "reactor", "launcher.pmi_server"}) | _LEAVES,
     "cli": _BELOW_SESSION,
     "settings": _SESSION | _BELOW_SESSION,
@@ -43,8 +45,10 @@ MAY_IMPORT = {
 """For each room, the rooms or modules that it may import besides itself. The package's own name is ""."""
 
 MAY_IMPORT_LATE = {
+    "broker": frozenset({"postmortem"}),
     "launcher": frozenset({"broker.main", "broker.defaults"}),
     "cli": frozenset({"broker"}),
+    "postmortem": frozenset({"broker.content", "broker.jobs", "broker.kvs"}),
     "options": frozenset({"usage"}),
 }
 """What may be imported besides, inside a function: embedded brokers, and help texts, which are rarely needed."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import array
 import marshal
 import os
+import select
 import signal
 import socket
 import sys
@@ -18,7 +19,9 @@ from typing import NoReturn
 from pytest_flux.launcher.spec import LaunchError, LaunchSpec
 
 # The interpreter finds what we would find, wherever it is started.
-_PROGRAM = "import sys; sys.path[:] = {path!r}; from pytest_flux.launcher.forkserver import serve; serve({fd})"
+_PROGRAM = (
+    "import sys; sys.path[:] = {path!r}; from pytest_flux.launcher.forkserver import serve; serve({fd}, {guardian})"
+)
 _LENGTH = 4
 _MAX_DESCRIPTORS = 3
 # What a session imports when it comes to it.
@@ -40,7 +43,7 @@ class ForkServer:
         self._socket, theirs = socket.socketpair()
         try:
             self._process = subprocess.Popen(
-                [sys.executable, "-c", _PROGRAM.format(path=sys.path, fd=theirs.fileno())],
+                [sys.executable, "-c", _PROGRAM.format(path=sys.path, fd=theirs.fileno(), guardian=_guardian)],
                 stdin=subprocess.DEVNULL,
                 pass_fds=(theirs.fileno(),),
                 # Signals that a terminal sends to its foreground group are not meant for instances.
@@ -84,6 +87,7 @@ class ForkServer:
 
 _servers: list[ForkServer] = []
 _kept = False
+_guardian = 0
 
 
 def current() -> ForkServer:
@@ -93,6 +97,12 @@ def current() -> ForkServer:
             _servers.pop().close()
         _servers.append(ForkServer())
     return _servers[0]
+
+
+def guard(pid: int) -> None:
+    """Have sessions end with another process, too: the one that has started this one. Linux only."""
+    global _guardian  # noqa: PLW0603 - for the process, as the server is
+    _guardian = pid
 
 
 def keep() -> None:
@@ -123,8 +133,8 @@ def _forget() -> None:
 os.register_at_fork(after_in_child=_forget)
 
 
-def serve(descriptor: int) -> NoReturn:
-    """Be a server: take requests from a socket until it ends."""
+def serve(descriptor: int, guardian: int) -> NoReturn:
+    """Be a server: take requests from a socket until it ends. If process ``guardian`` ends, so do the sessions."""
     from pytest_flux.launcher.spawn import name_process
 
     name_process("flux-forkserver")
@@ -133,7 +143,10 @@ def serve(descriptor: int) -> NoReturn:
     signal.signal(signal.SIGCHLD, _reap)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     _preload()
+    watch = _watch(descriptor, guardian)
     while True:
+        if all(ready != descriptor for ready, _ in watch.poll()):
+            _end_sessions()
         try:
             header, descriptors = _receive_header(connection)
             request = _receive(connection, int.from_bytes(header, "big"))
@@ -150,6 +163,7 @@ def serve(descriptor: int) -> NoReturn:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGCHLD,))
         if pid == 0:
             _run(*marshal.loads(request), *descriptors)
+        _sessions.add(pid)
         for each in descriptors:
             os.close(each)
         try:
@@ -158,10 +172,34 @@ def serve(descriptor: int) -> NoReturn:
             os._exit(0)
 
 
+_sessions: set[int] = set()
+
+
+def _watch(descriptor: int, guardian: int) -> select.poll:
+    watch = select.poll()
+    watch.register(descriptor, select.POLLIN)
+    if guardian and hasattr(os, "pidfd_open"):
+        try:
+            watch.register(os.pidfd_open(guardian), select.POLLIN)
+        except ProcessLookupError:
+            os._exit(0)
+    return watch
+
+
+def _end_sessions() -> NoReturn:
+    """Kill the fronts; their supervisors then take everything down."""
+    for pid in list(_sessions):
+        try:
+            os.kill(pid, signal.SIGKILL)
+        except ProcessLookupError:
+            continue
+    os._exit(0)
+
+
 def _reap(signum: int, frame: object) -> None:
     try:
-        while os.waitpid(-1, os.WNOHANG)[0]:
-            pass
+        while (pid := os.waitpid(-1, os.WNOHANG)[0]) != 0:
+            _sessions.discard(pid)
     except ChildProcessError:
         return
 

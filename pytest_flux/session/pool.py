@@ -12,6 +12,7 @@ from pytest_flux.instance import FluxInstance, InstanceError
 from pytest_flux.launcher import forkserver
 from pytest_flux.session import options
 from pytest_flux.session.pristine import Baseline, Verdict
+from pytest_flux.session.shared import controller_pid
 from pytest_flux.settings import Settings
 
 _NAMED_ENGINES = ("auto", "system", "embedded")
@@ -60,6 +61,7 @@ class Pool:
         self._stopping: list[tuple[FluxInstance, str, pytest.Item | None]] = []
         self._ready: list[FluxInstance] = []
         forkserver.keep()
+        forkserver.guard(controller_pid(config))
 
     # -- starting
 

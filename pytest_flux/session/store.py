@@ -90,10 +90,14 @@ class Store:
         # Written down before it runs: if we are killed while it starts, others find it.
         pid, rundir = instance.release()
         log.close()
-        values: dict[str, Any] = {"rundir": rundir, "log": f"{path}.log", "pid": pid, "starts": 1}
+        values: dict[str, Any] = {"rundir": rundir, "log": f"{path}.log", "pid": pid}
         values["created"] = psutil.Process(pid).create_time()
-        with contextlib.suppress(OSError), open(f"{path}.json", encoding="utf-8") as file:
-            values["starts"] = json.load(file)["starts"] + 1
+        # How often it was started, for who wonders later on.
+        with open(f"{path}.starts", "a+", encoding="utf-8") as file:
+            file.seek(0)
+            count = int(file.read() or 0) + 1
+            file.truncate(0)
+            file.write(str(count))
         with open(f"{path}.new", "w", encoding="utf-8") as file:
             json.dump(values, file)
         os.replace(f"{path}.new", f"{path}.json")

@@ -1,0 +1,154 @@
+"""Instances that somebody else has started, or that outlive a run; hooks; instances outside of pytest."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import pytest_flux
+from tests.plugin.conftest import Run
+
+TEST = """
+import pytest
+
+def test(flux_instance):
+    open("uris", "a").write(flux_instance.uri + "\\n")
+    assert flux_instance.run("flux getattr size").stdout == "1\\n"
+"""
+
+
+@pytest.fixture
+def outside() -> Iterator[pytest_flux.FluxInstance]:
+    with pytest_flux.start(broker="embedded") as flux:
+        yield flux
+
+
+def test_start_outside_of_pytest(outside: pytest_flux.FluxInstance) -> None:
+    assert outside.client.size == 1
+    assert outside.is_running
+
+
+def test_start_in_a_script(tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import pytest_flux, sys\n"
+        "assert 'pytest' not in sys.modules\n"
+        "with pytest_flux.start(size=2, broker='embedded') as flux:\n"
+        "    print(flux.client.size, 'pytest' in sys.modules)\n"
+    )
+    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True)
+    assert (done.stdout, done.stderr) == ("2 False\n", "")
+
+
+def test_wrong_keywords_outside_of_pytest() -> None:
+    with pytest.raises(pytest_flux.SettingsError, match="did you mean 'size'"), pytest_flux.start(sise=1):
+        pass
+
+
+def test_uri_and_attach(
+    run: Run, pytester: pytest.Pytester, outside: pytest_flux.FluxInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(TEST, f"--flux-uri={outside.uri}").assert_outcomes(passed=1)
+    monkeypatch.setenv("FLUX_URI", outside.uri)
+    result = run(TEST, "--flux-attach")
+    result.assert_outcomes(passed=1)
+    result.stdout.fnmatch_lines([f"flux: the instance at {outside.uri}"])
+    assert set((pytester.path / "uris").read_text().split()) == {outside.uri}
+    assert outside.client.size == 1
+
+
+def test_what_would_harm_an_attached_instance_is_refused(run: Run, outside: pytest_flux.FluxInstance) -> None:
+    result = run(
+        """
+        import pytest
+
+        def test_brokers(flux_instance):
+            with pytest.raises(Exception, match="was not started for tests"):
+                flux_instance.brokers
+
+        def test_factory(flux_instance_factory):
+            flux_instance_factory()
+
+        @pytest.mark.flux(size=2)
+        def test_size(flux_instance): pass
+        """,
+        f"--flux-uri={outside.uri}",
+        "-rs",
+    )
+    result.assert_outcomes(passed=1, skipped=2)
+    result.stdout.fnmatch_lines(["*size=2 is asked for, and the instance at * is what it is (size 1)"])
+
+
+def test_keep_alive_and_sweep(run: Run, pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
+    run(TEST, "--flux-keep-alive").assert_outcomes(passed=1)
+    run(TEST, "--flux-keep-alive").assert_outcomes(passed=1)
+    first, second = (pytester.path / "uris").read_text().split()
+    assert first == second
+    rundir = os.path.dirname(first.removeprefix("local://"))
+    assert os.path.isdir(rundir)
+    result = run("", "--flux-sweep")
+    result.stdout.fnmatch_lines([f"instance at {first}: stopped"])
+    assert not os.path.exists(rundir)
+
+
+def test_sweep_removes_only_what_is_ours(run: Run, pytester: pytest.Pytester) -> None:
+    import json
+    import tempfile
+
+    ours, others = (Path(tempfile.mkdtemp(prefix="flux-")) for _ in range(2))
+    ended = subprocess.Popen(["true"])
+    ended.wait()
+    (ours / ".pytest-flux").write_text(json.dumps({"pid": ended.pid, "created": 1.0, "rundir": str(ours)}))
+    environ = {**os.environ, "FLUX_START_URI": f"local://{ours}/start"}
+    orphan = subprocess.Popen(["sleep", "1000"], env=environ)
+    result = run("", "--flux-sweep")
+    result.stdout.fnmatch_lines([f"process {orphan.pid} (sleep): killed", f"directory {ours}: removed"])
+    assert orphan.wait(5) == -9
+    assert (ours.exists(), others.exists()) == (False, True)
+    others.rmdir()
+
+
+def test_hooks(run: Run, pytester: pytest.Pytester) -> None:
+    pytester.makeconftest(
+        """
+        import dataclasses
+        from pytest_flux.launcher.engine import EMBEDDED_BROKER
+
+        def pytest_flux_settings(settings, nodeid):
+            if "test_two" in nodeid:
+                return dataclasses.replace(settings, size=2)
+
+        def pytest_flux_engine(broker):
+            return EMBEDDED_BROKER if broker == "mine" else None
+
+        def pytest_flux_instance_started(instance, nodeid): print("started", instance.size, nodeid)
+        def pytest_flux_instance_failed(settings, error, nodeid): print("failed", settings.timeout, nodeid)
+        def pytest_flux_instance_stopped(instance, error, nodeid): print("stopped", error, nodeid)
+        """
+    )
+    result = run(
+        """
+        import pytest
+
+        def test_two(flux_instance): assert flux_instance.client.size == 2
+
+        @pytest.mark.flux(broker="mine")
+        def test_engine(flux_instance): assert flux_instance.client.size == 1
+
+        @pytest.mark.flux(attrs={"broker.rc1_path": "false"}, timeout=30)
+        def test_fails(flux_instance): pass
+
+        @pytest.mark.flux(broker="yours")
+        def test_unknown(flux_instance): pass
+        """,
+        "-s",
+    )
+    result.assert_outcomes(passed=2, errors=2)
+    for line in ("started 2 *test_two", "failed 30* *test_fails", "stopped None *test_two"):
+        result.stdout.fnmatch_lines([f"*{line}*"])
+    result.stdout.fnmatch_lines(["*broker='yours': known are auto, system, embedded*"])

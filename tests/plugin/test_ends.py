@@ -1,0 +1,160 @@
+"""The kill table: however pytest ends, nothing of an instance is left two seconds later."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import select
+import signal
+import subprocess
+import sys
+import uuid
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import psutil
+import pytest
+from _pytest.mark import ParameterSet
+
+from tests.leaks import wait_for_end
+
+LIMIT = 2.0
+START_LIMIT = 30.0
+SOURCE = """
+import os, signal, sys, time
+import pytest, pytest_flux
+
+shared = pytest_flux.flux_instance(size=2, shared=True)
+
+@pytest.mark.timeout(TIMEOUT)
+def test(FIXTURE):
+    FIXTURE.submit(["sh", "-c", "setsid sleep 1000 & sleep 1000"]).wait_event("start")
+    with open("told", "w") as fifo:
+        fifo.write(f"{os.getpid()} {FIXTURE.rundir}")
+    HOW
+    time.sleep(1000)
+"""
+
+SIGNALS = {"interrupt": signal.SIGINT, "terminate": signal.SIGTERM, "kill": signal.SIGKILL, "hang up": signal.SIGHUP}
+OWN = {"exit": "os._exit(3)", "abort": "os.abort()", "timeout": "", "timeout by thread": ""}
+PROCESSES = {
+    "kill fork server": "flux-forkserver",
+    "kill supervisor": "flux-supervisor",
+    "kill broker": "flux-broker-0",
+}
+ALL = (*SIGNALS, *OWN, *PROCESSES, "kill worker", "kill front")
+
+
+class Project:
+    """A run of pytest of which everything can be found, whatever becomes of it."""
+
+    def __init__(self, directory: Path, tmpdir: Path) -> None:
+        self.directory = directory
+        self.tmpdir = tmpdir
+        self.token = f"PYTEST_FLUX_END_{uuid.uuid4().hex}"
+        self.process: subprocess.Popen[bytes]
+
+    def start(self, way: str, scope: str, workers: str) -> tuple[int, str]:
+        """Run until the test has its instance; the process that the test runs in, and its rundir."""
+        fixture = "shared" if workers == "shared" else "flux_instance"
+        timeout = "1" if way.startswith("timeout") else "0"
+        source = SOURCE.replace("FIXTURE", fixture).replace("HOW", OWN.get(way, "")).replace("TIMEOUT", timeout)
+        (self.directory / "test_it.py").write_text(source)
+        os.mkfifo(self.directory / "told")
+        arguments = [f"--flux-scope={scope}", "--flux-broker=embedded", "-p", "no:cacheprovider"]
+        arguments += ["-n2"] if workers != "none" else []
+        arguments += ["--timeout-method=thread"] if way.endswith("thread") else []
+        environ = {**os.environ, self.token: "1", "TMPDIR": str(self.tmpdir)}
+        command = [sys.executable, "-m", "pytest", f"--basetemp={self.directory}/base", *arguments, "test_it.py"]
+        with open(self.directory / "output", "wb") as output:
+            self.process = subprocess.Popen(
+                command, cwd=self.directory, env=environ, stdout=output, stderr=output, start_new_session=True
+            )
+        pid, _, rundir = self._listen().partition(" ")
+        return int(pid), rundir
+
+    def _listen(self) -> str:
+        """What the test says when it is ready."""
+        fifo = os.open(self.directory / "told", os.O_RDONLY | os.O_NONBLOCK)
+        try:
+            heard = select.poll()
+            heard.register(fifo, select.POLLIN)
+            assert heard.poll(1000 * START_LIMIT), (self.directory / "output").read_text()
+            return os.read(fifo, 4096).decode()
+        finally:
+            os.close(fifo)
+
+    def processes(self) -> list[psutil.Process]:
+        """What runs of it."""
+        found = []
+        for process in psutil.process_iter():
+            with suppress(psutil.Error, OSError):
+                if self.token in process.environ() and process.status() != psutil.STATUS_ZOMBIE:
+                    found.append(process)
+        return found
+
+    def named(self, name: str) -> psutil.Process:
+        """The process that is called so."""
+        return next(process for process in self.processes() if process.name() == name)
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Iterator[Project]:
+    tmpdir = Path(os.environ.get("TMPDIR", "/tmp")) / uuid.uuid4().hex[:6]
+    tmpdir.mkdir()
+    project = Project(tmp_path, tmpdir)
+    yield project
+    for process in project.processes():
+        with suppress(psutil.Error):
+            process.kill()
+    tmpdir.rmdir()
+
+
+def cases() -> Iterator[ParameterSet]:
+    """Every way, with one scope and without workers; the ways that differ with them, with all."""
+    for way in ALL:
+        if way != "kill worker":
+            yield pytest.param(way, "function", "none", id=f"{way}-function")
+    for way in ("interrupt", "kill", "exit", "kill supervisor"):
+        yield pytest.param(way, "session", "none", id=f"{way}-session", marks=pytest.mark.slow)
+    for way in ("interrupt", "kill", "timeout by thread", "kill worker"):
+        for workers in ("own", "shared"):
+            yield pytest.param(way, "module", workers, id=f"{way}-{workers}", marks=pytest.mark.slow)
+
+
+@pytest.mark.parametrize(("way", "scope", "workers"), list(cases()))
+def test_nothing_is_left(project: Project, way: str, scope: str, workers: str) -> None:
+    if importlib.util.find_spec("pytest_timeout") is None and way.startswith("timeout"):
+        pytest.skip("pytest-timeout is not installed")
+    if workers != "none" and importlib.util.find_spec("xdist") is None:
+        pytest.skip("pytest-xdist is not installed")
+    pid, rundir = project.start(way, scope, workers)
+    assert Path(rundir).parent == project.tmpdir
+    if way in SIGNALS:
+        project.process.send_signal(SIGNALS[way])
+    elif way == "kill worker":
+        os.kill(pid, signal.SIGKILL)
+        # Its instance has to go with it, or, if it is everybody's, with the run.
+        if workers == "own":
+            gone = wait_for_end([process for process in project.processes() if _belongs(process, rundir)], LIMIT)
+            assert not gone
+        project.process.send_signal(signal.SIGINT)
+    elif way == "kill front":
+        psutil.Process(project.named("flux-supervisor").ppid()).kill()
+        project.process.send_signal(signal.SIGINT)
+    elif way in PROCESSES:
+        project.named(PROCESSES[way]).kill()
+        project.process.send_signal(signal.SIGINT)
+    project.process.wait(60)
+    left = wait_for_end(project.processes(), LIMIT)
+    # pytest-xdist gives its own workers some seconds more when their controller is killed.
+    left = [process for process in left if "sys.stdin.readline" not in " ".join(process.cmdline())]
+    assert [(process.pid, process.name()) for process in left] == []
+    assert [path.name for path in project.tmpdir.iterdir()] == []
+
+
+def _belongs(process: psutil.Process, rundir: str) -> bool:
+    with suppress(psutil.Error, OSError):
+        return process.environ().get("FLUX_START_URI", "").startswith(f"local://{rundir}")
+    return False
