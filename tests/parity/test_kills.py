@@ -94,7 +94,16 @@ def play(engine: Engine, kill: Kill, directory: Path) -> list[str]:
     for remaining in of_round(mark):
         with contextlib.suppress(psutil.Error):
             remaining.kill()
+    if not differs(engine, "every directory is known"):
+        return [thing for thing in left if not is_untold_statedir(Path(thing))]
     return left
+
+
+def is_untold_statedir(path: Path) -> bool:
+    """Whether this is an empty directory; if so it is removed."""
+    with contextlib.suppress(OSError):
+        path.rmdir()
+    return path.is_absolute() and not path.exists()
 
 
 def leftovers(mark: str, directory: Path) -> list[str]:
