@@ -45,6 +45,8 @@ _VERSION = 1
 _TYPES = frozenset((REQUEST, RESPONSE, EVENT, CONTROL))
 _STORED_FLAGS = FLAG_NORESPONSE | FLAG_UPSTREAM | FLAG_PRIVATE | FLAG_STREAMING | FLAG_USER1
 _LONG_PART = 255
+# Routes, mostly, one for each hop. Without a bound each byte of a hostile message becomes an object.
+_MAX_PARTS = 2**16
 
 
 def encode_json(value: dict[str, Any]) -> bytes:
@@ -200,6 +202,8 @@ def _split(data: bytes) -> list[bytes]:
             position += 4
         if size > end - position:
             raise ProtocolError(f"message part of {size} bytes runs past the end", f"byte {position}")
+        if len(parts) == _MAX_PARTS:
+            raise ProtocolError(f"message of more than {_MAX_PARTS} parts")
         parts.append(data[position : position + size])
         position += size
     return parts
