@@ -17,6 +17,7 @@ from pytest_flux.broker.overlay import Overlay
 from pytest_flux.broker.parent_link import IPC
 from pytest_flux.broker.peers import Child
 from pytest_flux.broker.programs import program_environ
+from pytest_flux.broker.recovery import is_recovery, place
 from pytest_flux.broker.router import Router
 from pytest_flux.broker.runat import Runat
 from pytest_flux.broker.service import Service
@@ -176,8 +177,13 @@ class Broker:
         """Whoever restarts an instance wants to hear at once that its state cannot be read."""
         if self.attributes.get("content.hash") not in DIGEST_SIZES:
             raise FluxError(errno.EINVAL, f"unknown content.hash: {self.attributes.get('content.hash')}")
-        path = f"{self.attributes.get('statedir') or ''}/content.sqlite"
-        if self.rank == 0 and os.path.exists(path):
+        if self.rank > 0:
+            return
+        if "content.restore" in self.attributes:
+            from pytest_flux.broker.recovery import restore
+
+            restore(self.attributes, self.log)
+        if os.path.exists(f"{place(self.attributes)[0]}/content.sqlite"):
             self.kvs.namespaces()
 
     def _resume_jobs(self) -> None:
@@ -188,12 +194,17 @@ class Broker:
     def settle(self, done: Callable[[], None]) -> None:
         """End the jobs that run, as the instance is about to end; then call back."""
         manager = existing(self, "pytest_flux.broker.jobs.manager:JobManager")
-        if manager is None:
+        # What is looked at stays as it was.
+        if manager is None or is_recovery(self.attributes):
             done()
         else:
             manager.settle(done)
 
     def _close_state(self) -> None:
+        if self.rank == 0 and "content.dump" in self.attributes and self.state_machine.state == "unload-builtins":
+            from pytest_flux.broker.dumping import dump
+
+            self.exit_code = self.exit_code or int(not dump(self))
         if self._kvs is not None:
             self._kvs.close()
         if self._content is not None:

@@ -10,7 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 
-from pytest_flux.broker import defaults
+from pytest_flux.broker import defaults, recovery
 from pytest_flux.broker.attributes import Attributes
 from pytest_flux.broker.boot import Boot, BootError, bootstrap, interface_hint, mapping
 from pytest_flux.broker.broker import Broker
@@ -159,7 +159,7 @@ def _create(attributes: Attributes, options: Options, log: BrokerLog, cleanup: C
     for name, value in defaults.ATTRIBUTES.items():
         attributes.setdefault(name, value)
     try:
-        _create_directories(attributes, boot.rank, cleanup)
+        _create_directories(attributes, boot.rank, log, cleanup)
         broker = Broker(reactor, attributes, config, log, boot)
     except FluxError as error:
         raise StartError(str(error.text or error.strerror)) from None
@@ -216,15 +216,12 @@ def _inherit(attributes: Attributes) -> None:
     attributes.set("jobid-path", path if is_job and path else "/")
 
 
-def _create_directories(attributes: Attributes, rank: int, cleanup: Cleanups) -> None:
+def _create_directories(attributes: Attributes, rank: int, log: BrokerLog, cleanup: Cleanups) -> None:
     made = [create_directory(attributes, "rundir", os.environ.get("TMPDIR") or "/tmp")]
     rundir = attributes.get("rundir") or ""
     made.append(_provide_flux(rundir, rank))
     if rank == 0:
-        # In the rundir, where flux-core takes another temporary directory: what removes the rundir of a killed
-        # broker then removes this as well.
-        attributes.setdefault("statedir", f"{rundir}/.state")
-        made.append(create_directory(attributes, "statedir", rundir))
+        made += recovery.provide_state(attributes, rundir, log)
     elif "statedir" in attributes:
         attributes.delete("statedir")
     for directory in made:

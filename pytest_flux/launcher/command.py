@@ -112,8 +112,18 @@ def _recovery_options(spec: LaunchSpec, engine: Engine) -> list[str]:
         raise LaunchError(f"{target}: {error.strerror}") from None
     if not stat.S_ISDIR(status.st_mode):
         return [*options, f"-Scontent.restore={target}"]
-    _check_statedir(target, status)
+    if engine.kind != "embedded" or not _can_be_copied(target):
+        _check_statedir(target, status)
     return [*options, f"-Sstatedir={target}"]
+
+
+def _can_be_copied(path: str) -> bool:
+    """Whether there is a database that can be read: embedded brokers work on a copy of it, and need no more."""
+    try:
+        with open(f"{path}/content.sqlite", "rb") as file:
+            return file.read(16) == b"SQLite format 3\0"
+    except OSError:
+        return False
 
 
 def _check_statedir(path: str, status: os.stat_result) -> None:

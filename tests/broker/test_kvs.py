@@ -45,7 +45,8 @@ class Bed:
         self.reactor = Reactor()
         self.content = ContentStore(self.reactor, str(path), "sha1", volatile=volatile, complain=pytest.fail)
         self.events: list[tuple[str, dict[str, Any]]] = []
-        self.kvs = Kvs(self.reactor, self.content, self._publish, pytest.fail)
+        self.complaints: list[str] = []
+        self.kvs = Kvs(self.reactor, self.content, self._publish, self.complaints.append)
 
     def _publish(self, topic: str, payload: bytes) -> None:
         self.events.append((topic, json.loads(payload.rstrip(b"\0"))))
@@ -605,7 +606,27 @@ def test_statistics(values: list[int]) -> None:
 def test_checkpoints_of_no_use(tmp_path: Path, value: object) -> None:
     bed = Bed(tmp_path, volatile=False)
     bed.content.put_checkpoint(value)
-    assert refused(bed.kvs.namespaces) in (errno.EINVAL, errno.ENOENT)
+    assert refused(bed.kvs.namespaces) == errno.EINVAL
+    assert len(bed.complaints) == 1
+    bed.close()
+
+
+def test_an_older_checkpoint_takes_the_place_of_one_of_no_use(tmp_path: Path) -> None:
+    bed = Bed(tmp_path, volatile=False)
+    bed.kvs.put("a", "1")
+    bed.kvs.close()
+    good = bed.content.checkpoints()[0]
+    bed.content.put_checkpoint({**good, "rootref": "sha1-" + "0" * 40, "sequence": 7})
+    bed.content.put_checkpoint({"version": 1, "rootref": "x"})
+    bed.close()
+    bed = Bed(tmp_path, volatile=False)
+    assert bed.kvs.lookup("a") == b"1"
+    assert bed.kvs.namespace("primary").sequence == good["sequence"]
+    assert [line.split(":")[0].split(" (")[0] for line in bed.complaints] == [
+        "checkpoint 0",
+        "checkpoint 1",
+        "beginning with the older checkpoint 2",
+    ]
     bed.close()
 
 

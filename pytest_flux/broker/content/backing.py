@@ -10,7 +10,8 @@ from typing import Any
 
 import lz4.block  # type: ignore[import-untyped]
 
-from pytest_flux.protocol.errors import FluxError
+from pytest_flux.protocol.blobref import DIGEST_SIZES, decode_blobref, hasher
+from pytest_flux.protocol.errors import FluxError, ProtocolError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -20,6 +21,7 @@ MAX_CHECKPOINTS = 5
 """So many checkpoints are kept."""
 
 _COMPRESSED_FROM = 256
+_HASHES = {size: hasher(name) for name, size in DIGEST_SIZES.items()}
 _NOT_COMPRESSED = -1
 # Another broker on the same statedir is a mistake; one that is just closing is worth a moment.
 _LOCK_TIMEOUT = 2.0
@@ -92,17 +94,11 @@ class SqliteBacking:
         if not rows:
             raise FluxError(errno.ENOENT)
         data, size = rows[0]
-        if not isinstance(size, int) or not isinstance(data, (bytes, type(None))):
-            raise FluxError(errno.EINVAL)
-        if size == _NOT_COMPRESSED:
-            return data or b""
-        try:
-            blob = lz4.block.decompress(data, uncompressed_size=size)
-        except (lz4.block.LZ4BlockError, ValueError, OverflowError, MemoryError):
-            raise FluxError(errno.EINVAL) from None
-        if len(blob) != size:
-            raise FluxError(errno.EINVAL)
-        return bytes(blob)
+        blob = decode_object(size, data)
+        if _HASHES[len(digest)](blob) != digest:
+            # Its name is the hash of its bytes: whatever this is, it is not the blob.
+            raise FluxError(errno.ENOENT)
+        return blob
 
     def store(self, blobs: Iterable[tuple[bytes, bytes]]) -> None:
         """Store blobs, pairs of digest and bytes, all or none."""
@@ -125,19 +121,16 @@ class SqliteBacking:
         return digest, len(blob), lz4.block.compress(blob, store_size=False), self.epoch
 
     def validate(self, digest: bytes) -> None:
-        """ENOENT unless there is such a blob."""
-        if not self._query("SELECT 1 FROM objects WHERE hash = CAST(? AS TEXT)", (digest,)):
-            raise FluxError(errno.ENOENT)
+        """ENOENT unless there is such a blob, and it is whole."""
+        try:
+            self.load(digest)
+        except FluxError as error:
+            raise FluxError(errno.ENOENT if error.errnum == errno.EINVAL else error.errnum) from None
 
     def checkpoints(self) -> list[Any]:
         """All checkpoints, newest first, as the JSON values that were put."""
-        found = []
-        for (text,) in self._query("SELECT value FROM checkpt_v2 ORDER BY id DESC"):
-            try:
-                found.append(json.loads(text))
-            except (ValueError, TypeError):
-                continue
-        return found
+        values = [decode_checkpoint(text) for (text,) in self._query("SELECT value FROM checkpt_v2 ORDER BY id DESC")]
+        return [value for value in values if value is not None]
 
     def put_checkpoint(self, value: object) -> None:
         """Add a checkpoint and drop the oldest; when this returns, it and everything stored before is on disk."""
@@ -201,6 +194,38 @@ class SqliteBacking:
         """Bytes of the file, and bytes free in its file system."""
         space = os.statvfs(self.path)
         return os.stat(self.path).st_size, space.f_bsize * space.f_bavail
+
+
+def decode_object(size: object, data: object) -> bytes:
+    """The blob in a row. FluxError EINVAL where the row is not as flux-core writes it."""
+    if not isinstance(size, int) or not isinstance(data, (bytes, type(None))):
+        raise FluxError(errno.EINVAL)
+    if size == _NOT_COMPRESSED:
+        return data or b""
+    # A block of LZ4 is at most 255 times smaller than what is in it.
+    if not 0 <= size <= (len(data or b"") + 1) * 255:
+        raise FluxError(errno.EINVAL)
+    try:
+        blob = lz4.block.decompress(data, uncompressed_size=size)
+    except (lz4.block.LZ4BlockError, ValueError, OverflowError, MemoryError):
+        raise FluxError(errno.EINVAL) from None
+    if len(blob) != size:
+        raise FluxError(errno.EINVAL)
+    return bytes(blob)
+
+
+def decode_checkpoint(text: str | bytes | None) -> Any:  # noqa: ANN401 - JSON
+    """The JSON value in a row; None where it is none. Long ago it was nothing but the reference of the root."""
+    try:
+        return json.loads(text or "")
+    except (ValueError, TypeError):
+        pass
+    try:
+        ref = text.decode() if isinstance(text, bytes) else text
+        decode_blobref(ref)
+    except (ProtocolError, UnicodeDecodeError):
+        return None
+    return {"version": 0, "rootref": ref, "sequence": 0, "timestamp": 0.0}
 
 
 def _translated(error: sqlite3.Error) -> FluxError:

@@ -8,6 +8,7 @@ from collections import OrderedDict
 from typing import TYPE_CHECKING, Any
 
 from pytest_flux.broker.log import LOG_ERR
+from pytest_flux.broker.recovery import place
 from pytest_flux.protocol.blobref import DIGEST_SIZES, hasher
 from pytest_flux.protocol.errors import FluxError
 
@@ -188,10 +189,11 @@ def open_store(broker: Broker) -> ContentStore:
     hash_name = attributes.get("content.hash") or "sha1"
     if hash_name not in DIGEST_SIZES:
         raise FluxError(errno.EINVAL, f"unknown hash type {hash_name}")
+    directory, volatile = place(attributes)
     return ContentStore(
         broker.reactor,
-        attributes.get("statedir") or ".",
+        directory,
         hash_name,
-        volatile=attributes.get("statedir-cleanup") == "1",
+        volatile=volatile,
         complain=lambda text: broker.log.write(LOG_ERR, text, "content"),
     )

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_flux.broker.jobs.changes import apply_event
 from pytest_flux.broker.jobs.job import Job
+from pytest_flux.broker.recovery import is_recovery
 from pytest_flux.protocol.errors import FluxError, ProtocolError
 from pytest_flux.protocol.eventlog import decode_eventlog, encode_event
 from pytest_flux.protocol.fluid import parse_fluid
@@ -75,7 +76,8 @@ class Restart:
             manager.broker.log.write(_INFO, text, "job-manager")
         for job in active:
             manager.dependencies.admitted(job)
-            self._resume(job)
+            if not is_recovery(manager.broker.attributes):
+                self._resume(job)
 
     def _jobs(self) -> Iterator[Job]:
         store = self._manager.store

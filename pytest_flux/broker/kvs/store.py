@@ -8,14 +8,14 @@ import time
 from collections import deque
 from typing import TYPE_CHECKING
 
+from pytest_flux.broker.kvs.checkpoint import choose_checkpoint
 from pytest_flux.broker.kvs.lookup import Lookup
 from pytest_flux.broker.kvs.namespace import PRIMARY, Credentials, Namespace
 from pytest_flux.broker.kvs.statistics import Statistics
 from pytest_flux.broker.kvs.transaction import SYNC, Change, Transaction
 from pytest_flux.broker.kvs.tree import Tree
 from pytest_flux.protocol import treeobj
-from pytest_flux.protocol.blobref import decode_blobref
-from pytest_flux.protocol.errors import FluxError, ProtocolError
+from pytest_flux.protocol.errors import FluxError
 from pytest_flux.protocol.kvs_key import normalize_key
 from pytest_flux.protocol.message import ROLE_OWNER, encode_json
 
@@ -48,6 +48,7 @@ class KvsStore:
         self._scheduled = False
         self._changes: deque[tuple[Namespace, str, int, dict[str, None]]] = deque()
         self._checkpointed: tuple[str, int] | None = None
+        self._complain: Callable[[str], None] = lambda _: None
 
     # -- namespaces
 
@@ -60,19 +61,11 @@ class KvsStore:
 
     def _last_checkpoint(self) -> tuple[str, int]:
         empty = self.tree.store_directory(treeobj.directory())
-        for value in self.content.checkpoints():
-            # flux-core takes the newest, and does not start where that is of no use.
-            try:
-                ref, sequence = value["rootref"], value.get("sequence", 0)
-                decode_blobref(ref)
-                self.tree.directory(ref, is_root=True)
-                if value["version"] not in (0, 1) or not isinstance(sequence, int):
-                    raise FluxError(errno.EINVAL, "the KVS checkpoint is of an unknown version")
-            except (KeyError, TypeError, AttributeError, ProtocolError):
-                raise FluxError(errno.EINVAL, "the KVS checkpoint cannot be read") from None
-            self._checkpointed = ref, sequence
-            return ref, sequence
-        return empty, 0
+        found = choose_checkpoint(self.content.checkpoints(), self.tree, self._complain)
+        if found is None:
+            return empty, 0
+        self._checkpointed = found
+        return found
 
     @property
     def is_loaded(self) -> bool:

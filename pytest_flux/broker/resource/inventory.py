@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from pytest_flux.broker.enclosing import find
+from pytest_flux.broker.recovery import is_recovery
 from pytest_flux.broker.resource.config import decode_config
 from pytest_flux.broker.resource.discovery import core_count, gpu_count
 from pytest_flux.broker.resource.drain import MODES, Drains
@@ -50,6 +51,7 @@ class Inventory:
             broker.log.write(_ERR, str(error), "resource")
         self.journal.limit = self._config.journal_max
         self._recall()
+        self._is_recovery = is_recovery(broker.attributes)
         self._begin()
         self._verify()
 
@@ -59,8 +61,10 @@ class Inventory:
         everybody = encode_idset(range(self.broker.size))
         nodelist = self.broker.attributes.get("hostlist") or ""
         self.journal.post("restart", {"ranks": everybody, "online": "", "nodelist": nodelist}, commit=False)
-        self.broker.groups.watch("broker.online", self._online_changed)
-        self.broker.groups.watch("broker.torpid", self._torpid_changed)
+        if not self._is_recovery:
+            # There, all that was stays offline, however many brokers there are.
+            self.broker.groups.watch("broker.online", self._online_changed)
+            self.broker.groups.watch("broker.torpid", self._torpid_changed)
         resources, method = self._find()
         self.define(resources, method)
         self._watching = True
@@ -108,7 +112,7 @@ class Inventory:
 
     def _verify(self) -> None:
         """Drain the ranks that do not have what the configuration says of them."""
-        if self._config.resources is None or not self._config.verify:
+        if self._config.resources is None or not self._config.verify or self._is_recovery:
             return
         actual = self._discover()
         for rank in self.resources:
@@ -120,8 +124,10 @@ class Inventory:
     def define(self, resources: ResourceSet, method: str) -> None:
         """This is what there is from now on."""
         self.resources, self.method = resources, method
-        self.broker.kvs.put_json(KEY, resources.encode())
-        self.journal.post("resource-define", {"method": method}, resources=resources)
+        if not self._is_recovery:
+            self.broker.kvs.put_json(KEY, resources.encode())
+        commit = not self._is_recovery
+        self.journal.post("resource-define", {"method": method}, resources=resources, commit=commit)
         self._changed()
 
     def _recall(self) -> None:
@@ -147,6 +153,8 @@ class Inventory:
 
     def destroy(self) -> None:
         """The instance ends: keep what is drained for its next start."""
+        if self._is_recovery:
+            return
         state = {
             ranks: {**entry, "nodelist": self._hosts(decode_idset(ranks))}
             for ranks, entry in self.drains.encode().items()

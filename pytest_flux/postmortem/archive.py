@@ -1,0 +1,173 @@
+"""Archives of `flux dump`: to a content store and from it. Values pass through one by one, names stay in memory."""
+
+from __future__ import annotations
+
+import os
+from typing import IO, TYPE_CHECKING, NamedTuple
+
+from pytest_flux.postmortem.compression import read_pieces
+from pytest_flux.protocol.archive import FILE, SYMLINK, Member, TarDecoder
+from pytest_flux.protocol.archive_header import END, encode_member, padding
+from pytest_flux.protocol.errors import FluxError, ProtocolError
+from pytest_flux.protocol.kvs_build import TreeBuilder
+from pytest_flux.protocol.treeobj import SYMLINK as LINK
+from pytest_flux.protocol.treeobj import VAL, VALREF
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from pytest_flux.protocol.kvs_walk import Found
+
+    Store = Callable[[bytes], str]
+
+SIZE_MAX = (1 << 31) - 1
+"""The largest value that a content store takes."""
+
+
+class Item(NamedTuple):
+    """A member and its data, which is None where it is more than was asked for."""
+
+    member: Member
+    data: bytes | None
+
+
+def read_archive(file: IO[bytes], size_limit: int = SIZE_MAX) -> Iterator[Item]:
+    """The files and symlinks of an archive. Raises ProtocolError where it is damaged, or ends too soon."""
+    decoder = TarDecoder()
+    current: Member | None = None
+    pieces: list[bytes] = []
+    missing = 0
+    for received in read_pieces(file):
+        for event in decoder.receive(received):
+            if isinstance(event, Member):
+                current, pieces, missing = event, [], event.size
+            else:
+                missing -= len(event)
+                if current is not None and current.kind == FILE and current.size <= size_limit:
+                    pieces.append(event)
+            if current is not None and not missing:
+                if current.kind in (FILE, SYMLINK):
+                    yield Item(current, b"".join(pieces) if current.size <= size_limit else None)
+                current, pieces = None, []
+        if decoder.ended:
+            return
+    decoder.close()
+
+
+class Restored(NamedTuple):
+    """What was made of an archive. ``timestamp`` is that of its newest member.
+
+    ``problem`` says why not all of it was read, ``skipped`` names members that were not taken, and why.
+    """
+
+    rootref: str
+    timestamp: float
+    keys: int
+    blobs: int
+    problem: str
+    skipped: tuple[str, ...]
+
+
+_SKIPPED_MAX = 100
+
+
+def restore_archive(
+    file: IO[bytes],
+    store: Store,
+    *,
+    size_limit: int = SIZE_MAX,
+    partial: bool = False,
+    progress: Callable[[Item, TreeBuilder], None] | None = None,
+) -> Restored:
+    """Put what an archive holds into a content store; ``store`` keeps a blob and returns its blobref.
+
+    Values larger than ``size_limit`` are left out. With ``partial`` what can be read of a damaged archive is taken;
+    otherwise that raises ProtocolError.
+    """
+    builder = TreeBuilder(store)
+    timestamp = 0.0
+    skipped: list[str] = []
+    problem = ""
+    items = read_archive(file, size_limit)
+    try:
+        for item in items:
+            member = item.member
+            timestamp = max(timestamp, float(min(member.mtime, 1 << 40)))
+            try:
+                _add(builder, item)
+            except ProtocolError as error:
+                if not partial or len(skipped) >= _SKIPPED_MAX:
+                    raise
+                skipped.append(str(error))
+            if progress is not None:
+                progress(item, builder)
+    except ProtocolError as error:
+        if not partial:
+            raise
+        problem = str(error)
+    return Restored(builder.finish(), timestamp, builder.keys, builder.blobs, problem, tuple(skipped))
+
+
+def _add(builder: TreeBuilder, item: Item) -> None:
+    member = item.member
+    if member.kind == SYMLINK:
+        builder.add_symlink(member.name, member.target)
+    elif item.data is not None:
+        builder.add_value(member.name, item.data)
+
+
+def too_large(item: Item, limit: int) -> str:
+    """That a member is left out, in flux-core's words; empty if it is not."""
+    member = item.member
+    if member.kind != FILE or item.data is not None:
+        return ""
+    return f"{member.name} size {member.size} exceeds {limit} limit, skipping"
+
+
+class ArchiveWriter:
+    """Writes what a walk finds. ``timestamp`` is that of values that are blobs."""
+
+    def __init__(self, file: IO[bytes], timestamp: float) -> None:
+        self._file = file
+        self._timestamp = int(timestamp)
+        self._owner = os.getuid(), os.getgid()
+        self.keys = 0
+
+    def add(self, found: Found) -> bool:
+        """Write an entry if it is one that an archive has; directories are not.
+
+        Whether it was written. Raises FluxError for a value of which a blob is missing, with its number as text.
+        """
+        name = "/".join(found.path)
+        entry = found.entry
+        if entry.type == VALREF:
+            data = b"".join(_blobs(found))
+            self._write(Member(name, FILE, len(data), self._timestamp, *self._owner, ""), data)
+        elif entry.type == VAL:
+            data = entry.value()
+            self._write(Member(name, FILE, len(data), 0, 0, 0, ""), data)
+        elif entry.type == LINK:
+            target, namespace = entry.data["target"], entry.data.get("namespace")
+            full = target if namespace is None else f"{namespace}::{target}"
+            self._write(Member(name, SYMLINK, 0, 0, 0, 0, full), b"")
+        else:
+            return False
+        self.keys += 1
+        return True
+
+    def _write(self, member: Member, data: bytes) -> None:
+        self._file.write(encode_member(member))
+        self._file.write(data)
+        self._file.write(padding(len(data)))
+
+    def close(self) -> None:
+        """Write the end."""
+        self._file.write(END)
+
+
+def _blobs(found: Found) -> Iterator[bytes]:
+    for index, blob in enumerate(found.blobs):
+        if isinstance(blob, FluxError):
+            reason = os.strerror(blob.errnum)
+            raise FluxError(blob.errnum, f"{'/'.join(found.path)}: missing blobref {index}: {reason}")
+        yield blob
