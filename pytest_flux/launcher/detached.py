@@ -12,7 +12,7 @@ import select
 import signal
 import time
 import weakref
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from pytest_flux.launcher import forkserver
 from pytest_flux.launcher.spec import LaunchError, LaunchSpec
@@ -39,6 +39,7 @@ class DetachedSession:
         self.exit_codes: dict[int, int] = {}
         self.exit_code: int | None = None
         self._booted: set[int] = set()
+        self._told_code = _KILLED
         self._problem = ""
         self._unread = b""
         self._lifeline = -1
@@ -69,20 +70,22 @@ class DetachedSession:
 
     def wait_booted(self, rank: int, timeout: float) -> None:
         """Wait until clients may connect to a rank. LaunchError if the session ends first, TimeoutError."""
-        deadline = time.monotonic() + timeout
-        while rank not in self._booted:
-            self.check()
-            if not self._read_status(deadline - time.monotonic()) and self._status >= 0:
-                raise TimeoutError
+        self._wait_until(lambda: rank in self._booted, timeout)
 
     def wait_rundir(self, timeout: float) -> str:
         """Wait until it is known where the sockets are. Raises as :meth:`wait_booted`."""
-        deadline = time.monotonic() + timeout
-        while self.rundir is None:
-            self.check()
-            if not self._read_status(deadline - time.monotonic()) and self._status >= 0:
-                raise TimeoutError
+        self._wait_until(lambda: self.rundir is not None, timeout)
+        assert self.rundir is not None
         return self.rundir
+
+    def _wait_until(self, is_so: Callable[[], bool], timeout: float) -> None:
+        deadline = time.monotonic() + timeout
+        self.poll()
+        while not is_so():
+            self.check()
+            # What has come while we checked may be what we wait for.
+            if not is_so() and not self._read_status(deadline - time.monotonic()) and self._status >= 0:
+                raise TimeoutError
 
     def check(self) -> None:
         """Raise LaunchError if the session has ended before it was up."""
@@ -152,7 +155,7 @@ class DetachedSession:
             self._take(*os.fsdecode(line).split(" ", 1))
         if not data:
             # The front tells its exit code last of all, unless it is killed.
-            self.exit_code = _KILLED if self.exit_code is None else self.exit_code
+            self.exit_code = self._told_code
             self._close()
         return bool(data)
 
@@ -167,7 +170,7 @@ class DetachedSession:
         elif what == "problem":
             self._problem = value
         elif what == "exit":
-            self.exit_code = int(value)
+            self._told_code = int(value)
 
     def _close(self) -> None:
         self.abandon()
