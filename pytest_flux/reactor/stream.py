@@ -64,9 +64,11 @@ class Stream:
                 return
             data = data[sent:]
             self._reactor.on_writable(self._socket.fileno(), self._flush)
-        self._unsent += data
         if len(self._unsent) > self._limit:
+            # Looked at before, not after: one message may be larger than that.
             self._give_up()
+            return
+        self._unsent += data
 
     def close(self, *, flush: bool = False) -> None:
         """Close now, or, with ``flush``, when the peer has taken what was written."""
