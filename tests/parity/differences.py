@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import NamedTuple
 
 
 class Difference(NamedTuple):
-    """Why it is so. ``system_only`` are lines on standard error that real brokers alone print."""
+    """Why it is so.
+
+    ``system_only`` are lines on standard error that real brokers alone print, ``varying`` what in the answers of a
+    tool either side says in its own way.
+    """
 
     reason: str
     system_only: tuple[str, ...] = ()
+    varying: tuple[str, ...] = ()
 
 
 DIFFERENCES = {
@@ -64,12 +70,46 @@ DIFFERENCES = {
         "A request from a client passes through connector-local and the broker's router in flux-core, which a ping "
         "shows as two more hops; in an embedded broker these are one.",
     ),
+    "JSON is read by Python": Difference(
+        "What is wrong with text that is no JSON, is said in the words of Python's parser instead of jansson's.",
+        varying=(r"(?<=invalid JSON: ).*",),
+    ),
+    "descriptors are numbered as they come": Difference(
+        "The number of the descriptor that leads to a task's PMI server has no meaning.",
+        varying=(r"(?<=PMI_FD=)\d+",),
+    ),
+    "no shell plugins": Difference(
+        "flux-shell's trace (-o verbose) is about its plugins, of which embedded brokers have none.",
+        varying=(r"^\S+: flux-shell\[\d+\]: +(DEBUG|TRACE|stderr|stdout).*",),
+    ),
+    "the library path is not ours": Difference(
+        "flux-core's commands set LD_LIBRARY_PATH for its own libraries.", varying=(r"^LD_LIBRARY_PATH=.*",)
+    ),
+    "nothing beats, nothing is scheduled by the clock": Difference(
+        "An embedded instance has neither heartbeat nor cron: `flux module list` does not show them.",
+        varying=(r"^(heartbeat|cron)\b.*",),
+    ),
+    "no administration log": Difference(
+        "flux-core 0.88 begins the KVS of each instance with admin.eventlog; an embedded one with resource.eventlog.",
+        varying=(r"^admin\b.*",),
+    ),
     "services are there without rc1": Difference(
         "What rc1 loads into a real instance (kvs, content, job-manager and so on) is there from the start.",
     ),
 }
 
 _SYSTEM_ONLY = [re.compile(pattern) for difference in DIFFERENCES.values() for pattern in difference.system_only]
+_VARYING = [
+    re.compile(pattern, re.MULTILINE) for difference in DIFFERENCES.values() for pattern in difference.varying
+]
+
+
+def hide_varying(lines: Sequence[str]) -> list[str]:
+    """The answers of a tool without what differs, and without empty lines."""
+    text = "\n".join(lines)
+    for pattern in _VARYING:
+        text = pattern.sub("", text)
+    return [line for line in text.splitlines() if line]
 
 
 def hide_differences(engine: str, stderr: str) -> str:

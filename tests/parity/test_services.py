@@ -175,7 +175,7 @@ def test_modules(flux: Flux, engine: Engine) -> None:
     }
     if engine.is_embedded:
         # The names are those of flux-core's modules, where services go by others.
-        assert modules["sched-simple"]["services"] == ["sched-simple", "sched", "feasibility"]
+        assert modules["sched-simple"]["services"] == ["sched-simple", "feasibility", "sched"]
         assert modules["content-sqlite"]["services"] == ["content-sqlite", "content-backing"]
         assert not modules.keys() & {"job-shell", "sched", "broker"}
     assert ask(flux, "module.remove", {"name": "x"}) == (errno.ENOENT, None)

@@ -9,6 +9,11 @@ from pytest_flux.protocol.errors import FluxError
 
 _RUNNING = 1
 
+_SERVED_BY = {"content-backing": "content-sqlite", "feasibility": "sched-simple", "sched": "sched-simple"}
+"""Services of flux-core's modules that are not called like these."""
+
+_NO_MODULES = ("broker", "job-shell")
+
 
 class ModuleService(Service):
     """Lists the services that are modules in flux-core."""
@@ -16,16 +21,18 @@ class ModuleService(Service):
     name = "module"
     is_module = False
 
-    def _names(self) -> list[str]:
-        services = self.broker.services
-        return [
-            service.name for service in services if getattr(service, "is_module", True) and service.name != "broker"
-        ]
+    def _names(self) -> dict[str, list[str]]:
+        """Modules, and what each serves."""
+        modules: dict[str, list[str]] = {}
+        for service in self.broker.services:
+            if getattr(service, "is_module", True) and service.name not in _NO_MODULES:
+                name = _SERVED_BY.get(service.name, service.name)
+                modules.setdefault(name, [name]).extend([service.name] if name != service.name else [])
+        return modules
 
     @method("list", roles=ALL)
     def list_modules(self, request: Request) -> Answer:
         """→ ``{mods: [{name, path, idle, status, services, sendqueue, recvqueue}]}``."""
-        names = self._names()
         clients = sorted(self.broker.router.services.keys() - {service.name for service in self.broker.services})
         return {
             "mods": [
@@ -35,11 +42,11 @@ class ModuleService(Service):
                     "idle": 0,
                     "status": _RUNNING,
                     # What clients have registered goes by way of the connector.
-                    "services": [name, *clients] if name == ConnectorService.name else [name],
+                    "services": [*services, *clients] if name == ConnectorService.name else services,
                     "sendqueue": 0,
                     "recvqueue": 0,
                 }
-                for name in names
+                for name, services in self._names().items()
             ]
         }
 

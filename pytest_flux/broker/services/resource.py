@@ -87,6 +87,11 @@ class ResourceService(Service):
         self._inventory.define(resources, "reload")
         return None
 
+    @method("acquire-mute")
+    def acquire_mute(self, request: Request) -> Answer:
+        """Tell the scheduler nothing more. The one here goes on: it is built in, and ends together with this."""
+        return None
+
     @method("expiration-update")
     def expiration_update(self, request: Request) -> Answer:
         """``{expiration}``: how long the instance may use what it has."""
