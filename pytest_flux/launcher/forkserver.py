@@ -18,10 +18,21 @@ from typing import NoReturn
 
 from pytest_flux.launcher.spec import LaunchError, LaunchSpec
 
-# The interpreter finds what we would find, wherever it is started.
-_PROGRAM = (
-    "import sys; sys.path[:] = {path!r}; from pytest_flux.launcher.forkserver import serve; serve({fd}, {guardian})"
-)
+# The interpreter takes this very package, wherever it is, and all else from its own places first: among ours may be
+# directories of tests, and a json.py there is none of our business.
+_PROGRAM = """\
+import sys
+if not getattr(sys.flags, "safe_path", False):
+    del sys.path[0]
+sys.path += [place for place in {path!r} if place not in sys.path]
+from importlib.util import module_from_spec, spec_from_file_location
+spec = spec_from_file_location("pytest_flux", {package!r} + "/__init__.py", submodule_search_locations=[{package!r}])
+sys.modules["pytest_flux"] = package = module_from_spec(spec)
+spec.loader.exec_module(package)
+from pytest_flux.launcher.forkserver import serve
+serve({fd}, {guardian})
+"""
+_PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 _LENGTH = 4
 _MAX_DESCRIPTORS = 3
 # What a session imports when it comes to it.
@@ -41,9 +52,15 @@ class ForkServer:
         import subprocess
 
         self._socket, theirs = socket.socketpair()
+        program = _PROGRAM.format(
+            path=[place for place in sys.path if os.path.isabs(place)],
+            package=_PACKAGE,
+            fd=theirs.fileno(),
+            guardian=_guardian,
+        )
         try:
             self._process = subprocess.Popen(
-                [sys.executable, "-c", _PROGRAM.format(path=sys.path, fd=theirs.fileno(), guardian=_guardian)],
+                [sys.executable, "-c", program],
                 stdin=subprocess.DEVNULL,
                 pass_fds=(theirs.fileno(),),
                 # Signals that a terminal sends to its foreground group are not meant for instances.
