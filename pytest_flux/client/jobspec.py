@@ -241,9 +241,8 @@ def _assemble(
 ) -> Jobspec:
     resource: dict[str, Any] = {"type": "slot", "count": slots, "with": children, "label": "task"}
     if nodes is not None:
-        resource = {"type": "node", "count": nodes, "with": [resource]}
-        if exclusive:
-            resource["exclusive"] = True
+        whole = {"exclusive": True} if exclusive else {}
+        resource = {"type": "node", "count": nodes, **whole, "with": [resource]}
     return {
         "resources": [resource],
         "tasks": [{"command": list(command), "slot": "task", "count": count}],

@@ -91,7 +91,7 @@ def _with_directives(script: str, name: str, request: Request, context: Context)
 COMMAND = ArgumentCommand(
     "flux batch",
     run,
-    usage="[OPTIONS...] COMMAND [ARGS...]",
+    usage="[OPTIONS...] [SCRIPT] [ARGS...]",
     summary="Submit a script that runs in an instance of its own",
     options=OPTIONS,
     permute=False,

@@ -30,7 +30,8 @@ def make_jobspec(request: Request) -> Jobspec:
     if numbers["tasks-per-node"] is not None and numbers["tasks-per-core"] is not None:
         raise ValueError("Do not specify both the number of tasks per node and per core")
     for name in ("tasks-per-node", "tasks-per-core"):
-        if (numbers[name] or 1) < 1:
+        number = numbers[name]
+        if number is not None and number < 1:
             raise ValueError(f"--{name} must be >= 1")
     if numbers["gpus-per-node"] and not numbers["nodes"]:
         raise ValueError("--gpus-per-node requires --nodes")

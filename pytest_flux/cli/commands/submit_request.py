@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from pytest_flux.cli.commands.command import CommandError
+from pytest_flux.options import OptionExit
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ class Request:
     ) -> Request:
         """A copy in which ``{}``, ``{0.%}``, ``{cc}`` and the like are replaced, but not mustache templates.
 
-        Raises CommandError for a replacement of something that there is not.
+        Raises OptionExit for a replacement of something that there is not.
         """
         wrapped = [Input(text, methods or {}) for text in inputs]
         command: list[str] = []
@@ -79,7 +79,7 @@ class Request:
             except (IndexError, KeyError, ValueError) as error:
                 if isinstance(error, ValueError) and "method" in str(error):
                     raise
-                raise CommandError(f"Invalid replacement string in command: '{word}'") from None
+                raise _refusal(f"Invalid replacement string in command: '{word}'") from None
             command += filled
         values: dict[str, list[str]] = {}
         changed = set()
@@ -138,6 +138,11 @@ class Input:
         return _LIST_SEPARATOR.join(result) if isinstance(result, list) else result
 
 
+def _refusal(text: str) -> OptionExit:
+    # In the name of `flux`, as in Flux.
+    return OptionExit(1, f"flux: ERROR: {text}\n")
+
+
 def _fill(text: str, inputs: Sequence[Input], names: Mapping[str, object]) -> str:
     if "{" not in text and "}" not in text:
         return text
@@ -150,6 +155,6 @@ def _fill_option(name: str, text: str, inputs: Sequence[Input], names: Mapping[s
     try:
         return _fill(text, inputs, names)
     except IndexError:
-        raise CommandError(f"Invalid replacement index in {shown}{text}'") from None
+        raise _refusal(f"Invalid replacement index in {shown}{text}'") from None
     except KeyError as error:
-        raise CommandError(f"Replacement key {error} not found in '{shown}{text}'") from None
+        raise _refusal(f"Replacement key {error} not found in '{shown}{text}'") from None

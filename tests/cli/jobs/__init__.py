@@ -1,0 +1,1 @@
+"""The commands about jobs, in whole instances."""
