@@ -78,7 +78,7 @@ class TarDecoder:
 
     def close(self) -> None:
         """Nothing more comes. Raises ProtocolError where that is too soon."""
-        if self._data or self._buffer or self._said:
+        if self._data or self._padding or self._buffer or self._said:
             raise ProtocolError("the archive is truncated", f"after {self.members} members")
 
     def _take(self, view: memoryview, wanted: int) -> memoryview:
@@ -91,8 +91,8 @@ class TarDecoder:
             self.ended = True
             return None
         where = f"after {self.members} members"
-        if _number(header[148:156], where) != sum(header[:148]) + 8 * ord(" ") + sum(header[156:]):
-            raise ProtocolError("not a tar archive" if not self.members else "a damaged tar header", where)
+        if _checksum(header) != sum(header[:148]) + 8 * ord(" ") + sum(header[156:]):
+            raise ProtocolError("a damaged tar header" if self.members else "not a tar archive", where)
         code, size = header[156:157], _number(header[124:136], where)
         if code in b"xgLK":
             if size > _EXTENSION_MAX:
@@ -151,6 +151,13 @@ def _number(field: bytes, where: str) -> int:
     if number < 0:
         raise ProtocolError("not a tar header", where)
     return number
+
+
+def _checksum(header: bytes) -> int:
+    try:
+        return int(header[148:156].replace(b"\0", b" "), 8)
+    except ValueError:
+        return -1
 
 
 def _decimal(text: bytes, where: str) -> int:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     Load = Callable[[str], bytes]
+    Visit = Callable[[tuple[str, ...]], None]
 
 MAX_DEPTH = 200
 """Directories within each other; deeper ones can only be damage, or malice."""
@@ -38,16 +39,18 @@ class Found(NamedTuple):
     errnum: int = 0
 
 
-def walk(load: Load, root: str, *, load_values: Load | None = None) -> Iterator[Found]:
+def walk(load: Load, root: str, *, load_values: Load | None = None, visit: Visit | None = None) -> Iterator[Found]:
     """All entries, directories included. ``load`` raises FluxError for a blob that it does not have.
 
-    ``load_values`` is used for blobs of values. Raises FluxError, ProtocolError where the root itself is bad.
+    ``load_values`` is used for blobs of values. ``visit`` is called as each entry is met, before its blobs are
+    loaded. Raises FluxError, ProtocolError where the root itself is bad.
     """
+    visit = visit or (lambda _: None)
     directory = load_treeobj(load(root))
     if directory.type != DIR:
         raise ProtocolError("the root is not a directory", root)
     queue: deque[tuple[tuple[str, ...], TreeObject]] = deque()
-    yield from _look(directory, (), queue)
+    yield from _look(directory, (), queue, visit)
     while queue:
         # Where there is too much to remember it all, deep before wide.
         path, entry = queue.popleft() if len(queue) < _QUEUE_MAX else queue.pop()
@@ -58,14 +61,18 @@ def walk(load: Load, root: str, *, load_values: Load | None = None) -> Iterator[
         if isinstance(found, Found):
             yield found
         else:
-            yield from _look(found, path, queue)
+            yield from _look(found, path, queue, visit)
 
 
 def _look(
-    directory: TreeObject, above: tuple[str, ...], queue: deque[tuple[tuple[str, ...], TreeObject]]
+    directory: TreeObject,
+    above: tuple[str, ...],
+    queue: deque[tuple[tuple[str, ...], TreeObject]],
+    visit: Visit,
 ) -> Iterator[Found]:
     for name, entry in directory.data.items():
         path = (*above, name)
+        visit(path)
         if entry.type == VALREF:
             queue.append((path, entry))
         elif entry.type == DIRREF:
@@ -74,7 +81,7 @@ def _look(
         else:
             yield Found(path, entry)
             if entry.type == DIR:
-                yield from _look(entry, path, queue)
+                yield from _look(entry, path, queue, visit)
 
 
 def _open(load: Load, path: tuple[str, ...], entry: TreeObject) -> TreeObject | Found:

@@ -60,6 +60,9 @@ TABLE = (
     Entry("event", CONTROL, "publish events, or watch them"),
     Entry("kvs", CONTROL, "read, write and follow keys of the key-value store"),
     Entry("content", CONTROL, "load and store blobs"),
+    Entry("dump", CONTROL, "write the key-value store to an archive"),
+    Entry("restore", CONTROL, "read an archive into the key-value store"),
+    Entry("fsck", CONTROL, "find what is missing in the content store, and repair that"),
     Entry("logger", CONTROL, "write to the broker's log"),
     Entry("shutdown", CONTROL, "stop the instance"),
     Entry("start", OTHER, "start an instance"),
@@ -74,9 +77,9 @@ TABLE = (
 # Commands of flux-core 0.88 that are not here (those that its own commands call are not listed).
 LACKING = frozenset(
     (
-        "admin archive cgroup cron dump fortune fsck gc heaptrace hostlist "
+        "admin archive cgroup cron fortune gc heaptrace hostlist "
         "housekeeping jobtap keygen lptest modprobe multi-prog pgrep pkill post-job-event pstree "
-        "python R restore startlog terminus top update"
+        "python R startlog terminus top update"
     ).split()
 )
 
