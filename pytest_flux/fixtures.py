@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pytest_flux.session import options, shapes
+from pytest_flux.session import options
 from pytest_flux.session.stash import pool_of
-from pytest_flux.settings import SettingsError, update
 
 if TYPE_CHECKING:
     from pytest_flux.instance import FluxInstance, Starter
@@ -35,7 +34,9 @@ def flux_instance(request: pytest.FixtureRequest) -> Generator[FluxInstance, Non
 @pytest.fixture
 def flux_instance_factory(request: pytest.FixtureRequest) -> Generator[Starter, None, None]:
     """Start any number of instances: ``flux_instance_factory(size=4)``. All are gone after the test."""
+    from pytest_flux.session import shapes
     from pytest_flux.session.providing import refuse_if_attached, require_engine
+    from pytest_flux.settings import SettingsError, update
 
     pool, item = pool_of(request.config), request.node
     holders = []
@@ -74,6 +75,8 @@ def define(
     Keywords are those of Settings; lists multiply the tests that use it. ``shared`` gives one instance to all
     pytest-xdist workers, with ``scope="session"``. Raises UsageError.
     """
+    from pytest_flux.session import shapes
+
     shapes.check(given, "pytest_flux.flux_instance()")
     axes = shapes.axes_of(given)
     variants = shapes.variants(given)

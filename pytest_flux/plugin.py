@@ -9,7 +9,7 @@ import pytest
 
 from pytest_flux import hooks
 from pytest_flux.fixtures import flux_instance, flux_instance_factory
-from pytest_flux.session import options, reporting, run, shapes
+from pytest_flux.session import options, reporting, run
 from pytest_flux.session.stash import pool_if_any
 
 __all__ = ["flux_instance", "flux_instance_factory"]
@@ -27,7 +27,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     """The marker, and a memory for what reports bring."""
-    config.addinivalue_line("markers", shapes.MARKER)
+    config.addinivalue_line("markers", options.MARKER)
     config.pluginmanager.register(reporting.Memory(config), "flux-memory")
 
 
@@ -44,7 +44,7 @@ def pytest_report_header(config: pytest.Config) -> str | None:
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Lists in markers."""
-    shapes.generate(metafunc)
+    run.generate(metafunc)
 
 
 @pytest.hookimpl(hookwrapper=True)

@@ -9,6 +9,10 @@ import pytest
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+MARKER = (
+    "flux(size=, broker=, personality=, rundir=, recovery=, attrs=, conf=, hosts=, start_mode=, exit_timeout=, wrap=,"
+    " timeout=): what the instance of flux_instance is like; lists multiply the test"
+)
 SCOPES = ("function", "class", "module", "package", "session")
 KEPT = ("no", "failed", "all")
 

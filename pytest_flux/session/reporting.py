@@ -8,8 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pytest_flux.session.log import LAUNCHER, by_writer
-
 if TYPE_CHECKING:
     from pytest_flux.instance import FluxInstance
     from pytest_flux.session.pool import Held, Late, Pool
@@ -79,6 +77,8 @@ def facts(instance: FluxInstance) -> str:
 
 
 def _sections(held: Held, since: float) -> Iterator[tuple[str, str]]:
+    from pytest_flux.session.log import LAUNCHER, by_writer
+
     instance, name = held.instance, held.name
     writers = by_writer(instance.output.text(held.mark) if instance.output.path is None else instance.log())
     trace = [line for line in writers.get(LAUNCHER, []) if _PMI in line]

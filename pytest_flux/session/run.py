@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pytest_flux.session import options, reporting, shapes
+from pytest_flux.session import options, reporting
 from pytest_flux.session.stash import pool_if_any
 
 if TYPE_CHECKING:
@@ -20,6 +20,8 @@ _PC_FILES = ("lib/pkgconfig", "lib64/pkgconfig", "share/pkgconfig")
 def command(config: pytest.Config) -> int | None:
     """Do what is to be done instead of running tests, if anything; the exit code."""
     if config.getoption("flux_show_config"):
+        from pytest_flux.session import shapes
+
         shapes.of_run(config)
         print(options.show(config))
         return 0
@@ -38,14 +40,14 @@ def header(config: pytest.Config) -> str | None:
     from pytest_flux.launcher.engine import find_engine
     from pytest_flux.launcher.spec import LaunchError
 
-    settings = shapes.of_run(config)
+    broker = options.shape_of(config).get("broker", "auto")
     uri = options.value_of(config, "uri")
     if uri or options.value_of(config, "attach"):
         return f"flux: the instance at {uri or os.environ.get('FLUX_URI', '(FLUX_URI is not set)')}"
     try:
-        engine = find_engine(settings.broker, os.environ, rehearsal=True)
+        engine = find_engine(broker, os.environ, rehearsal=True)
     except LaunchError as error:
-        return f"flux: broker={settings.broker}: {error}"
+        return f"flux: broker={broker}: {error}"
     if engine.kind == "embedded":
         return f"flux: embedded broker, pytest-flux {__version__}, {engine.broker}"
     return f"flux: flux-core {_version(engine.prefix(os.environ))}, {engine.broker}"
@@ -61,6 +63,14 @@ def _version(prefix: str) -> str:
             continue
         return lines.get("Version", "?").strip()
     return "of unknown version"
+
+
+def generate(metafunc: pytest.Metafunc) -> None:
+    """Multiply a test by the lists in its markers."""
+    if "flux_instance" in metafunc.fixturenames:
+        from pytest_flux.session import shapes
+
+        shapes.generate(metafunc)
 
 
 def before(item: pytest.Item) -> None:
@@ -100,6 +110,8 @@ def _wanted(pool: Pool, item: pytest.Item, nextitem: pytest.Item | None) -> list
 
 def _settings_ahead(pool: Pool, item: pytest.Item) -> list[Settings]:
     """The settings of an instance that a test will ask for, if they can be known now."""
+    from pytest_flux.session import shapes
+
     if shapes.FIXTURE not in getattr(item, "fixturenames", ()):
         return []
     settings = shapes.of_item(item)

@@ -9,10 +9,9 @@ from typing import Any
 import pytest
 
 from pytest_flux.session import options
-from pytest_flux.settings import NAMES, Settings, SettingsError, update
+from pytest_flux.settings import Settings, SettingsError, update
 
 FIXTURE = "flux_instance"
-MARKER = f"flux({'=, '.join(NAMES)}=): what the instance of flux_instance is like; lists multiply the test"
 
 Given = Mapping[str, Any]
 
@@ -68,8 +67,6 @@ def check(given: Given, where: str) -> None:
 
 def generate(metafunc: pytest.Metafunc) -> None:
     """Multiply a test whose marker has lists."""
-    if FIXTURE not in metafunc.fixturenames:
-        return
     given = marked(metafunc.definition)
     axes = axes_of(given)
     check(given, metafunc.definition.nodeid)
