@@ -72,7 +72,8 @@ class TestFiles:
             ("bad.toml", "[bootstrap]\nbad-toml\n", "bad.toml:2: "),
             ("bad.toml", "a = 1\na = 2\n", "bad.toml:2: "),
             ("bad.toml", "x = 1\ny = [\n", "bad.toml:2: "),
-            ("bad.toml", ".".join("a" * 5000) + " = 1", "bad.toml: converting TOML to JSON: nested too deeply"),
+            # Newer parsers refuse this themselves.
+            ("bad.toml", ".".join("a" * 5000) + " = 1", "bad.toml:"),
             ("bad.json", '{"a":1,"b":\n\n}', "bad.json:3: "),
             ("bad.json", '{"a": 99999999999999999999}', "bad.json:1: too big integer"),
             ("bad.json", '{"a": NaN}', "bad.json:1: real number overflow"),
