@@ -6,10 +6,11 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from pytest_flux.fixtures import define as flux_instance
     from pytest_flux.instance import FluxInstance, InstanceError
+    from pytest_flux.postmortem.dump import open_dump
     from pytest_flux.settings import Settings, SettingsError
     from pytest_flux.standalone import start
 
-__all__ = ["FluxInstance", "InstanceError", "Settings", "SettingsError", "flux_instance", "start"]
+__all__ = ["FluxInstance", "InstanceError", "Settings", "SettingsError", "flux_instance", "open_dump", "start"]
 
 # Where each name is: importing the package itself must cost nothing, `flux-start` does it too.
 _PLACES = {
@@ -18,6 +19,7 @@ _PLACES = {
     "Settings": ("pytest_flux.settings", "Settings"),
     "SettingsError": ("pytest_flux.settings", "SettingsError"),
     "flux_instance": ("pytest_flux.fixtures", "define"),
+    "open_dump": ("pytest_flux.postmortem.dump", "open_dump"),
     "start": ("pytest_flux.standalone", "start"),
 }
 

@@ -1,0 +1,126 @@
+"""`open_dump`: what an instance left behind, in Python, without any broker. Nothing of it is changed."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import tempfile
+from typing import TYPE_CHECKING, Any
+
+from pytest_flux.postmortem.job import DumpJob, read_jobs
+from pytest_flux.postmortem.kvs import DumpKvs
+from pytest_flux.protocol.errors import FluxError
+from pytest_flux.protocol.fluid import encode_fluid, parse_fluid
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from types import TracebackType
+
+_DATABASE = "content.sqlite"
+_SIZE_LIMIT = 1 << 30
+
+
+class Dump:
+    """An archive or a statedir that is open, until ``close`` or the end of a ``with`` block.
+
+    * ``path``: what was opened.
+    * ``problems``: a line for each thing that could not be read, or had to be repaired in the copy that is read.
+    * ``timestamp``: of the checkpoint, in seconds since 1970.
+    * ``kvs``: the key-value store as it was (:class:`DumpKvs`).
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = os.fspath(path)
+        self.problems: list[str] = []
+        self._jobs: dict[int, DumpJob] | None = None
+        self._directory = tempfile.mkdtemp(prefix="flux-dump-")
+        self._close: Callable[[], None] = lambda: None
+        try:
+            self._provide()
+            self._open()
+        except BaseException:
+            self.close()
+            raise
+
+    def _provide(self) -> None:
+        """Put a database into a directory of ours."""
+        if os.path.isdir(self.path):
+            from pytest_flux.postmortem.statedir import copy_state
+
+            self.problems += copy_state(self.path, self._directory)
+            return
+        from pytest_flux.postmortem.unpack import unpack
+
+        with open(self.path, "rb") as file:
+            restored = unpack(
+                file,
+                f"{self._directory}/{_DATABASE}",
+                size_limit=_SIZE_LIMIT,
+                partial=True,
+                complain=self.problems.append,
+            )
+        self.problems += restored.skipped
+        if restored.problem:
+            self.problems.append(f"{restored.problem}: only {restored.keys} keys were read")
+
+    def _open(self) -> None:
+        from pytest_flux.broker.content.backing import SqliteBacking
+        from pytest_flux.broker.kvs.checkpoint import choose_checkpoint
+
+        backing = SqliteBacking(f"{self._directory}/{_DATABASE}", volatile=True)
+        self._close = backing.close
+        checkpoints = backing.checkpoints()
+        self.kvs = DumpKvs(backing)
+        chosen = choose_checkpoint(checkpoints, self.kvs.tree, self.problems.append)
+        if chosen is None:
+            raise FluxError(errno.ENOENT, f"{self.path}: there is no checkpoint of a key-value store")
+        self.kvs.root = chosen[0]
+        value: dict[str, Any] = next(each for each in checkpoints if each.get("rootref") == chosen[0])
+        self.timestamp = float(value.get("timestamp", 0.0))
+
+    # -- jobs
+
+    def jobs(self) -> list[DumpJob]:
+        """All jobs, the latest first. What is wrong with others is in ``problems``."""
+        return sorted(self._all_jobs().values(), key=lambda job: (job.t_submit, job.id), reverse=True)
+
+    def job(self, job_id: int | str) -> DumpJob:
+        """A job by its id in any form (RFC 19). Raises KeyError where there is none."""
+        number = parse_fluid(job_id) if isinstance(job_id, str) else job_id
+        try:
+            return self._all_jobs()[number]
+        except KeyError:
+            raise KeyError(f"{self.path}: there is no job {encode_fluid(number)}") from None
+
+    def _all_jobs(self) -> dict[int, DumpJob]:
+        if self._jobs is None:
+            self._jobs = {job.id: job for job in read_jobs(self.kvs, self.problems.append)}
+        return self._jobs
+
+    # -- the end
+
+    def close(self) -> None:
+        """Remove what was copied."""
+        close, self._close = self._close, lambda: None
+        close()
+        shutil.rmtree(self._directory, ignore_errors=True)
+
+    def __enter__(self) -> Dump:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"<Dump {self.path}>"
+
+
+def open_dump(path: str | os.PathLike[str]) -> Dump:
+    """Open an archive of `flux dump`, or the statedir of an instance that does not run.
+
+    Raises FluxError EBUSY where one does, ProtocolError or FluxError EINVAL where nothing can be read of it, OSError.
+    """
+    return Dump(path)

@@ -1,0 +1,121 @@
+"""The jobs of a dump."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from pytest_flux.protocol.errors import FluxError, ProtocolError
+from pytest_flux.protocol.eventlog import Event, decode_eventlog
+from pytest_flux.protocol.fluid import encode_fluid, kvs_key, parse_fluid
+from pytest_flux.protocol.ioencode import StreamData, decode_io
+from pytest_flux.protocol.job_state import INACTIVE, exit_code, result_name, state_name
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from pytest_flux.postmortem.kvs import DumpKvs
+
+_LEVELS = 4
+
+
+class DumpJob:
+    """A job as it was: what `flux jobs` shows, its logs, and what it wrote.
+
+    * ``id``; ``f58``, the id as people write it; ``name``, ``ntasks``, ``ncores``, ``nnodes``, ``nodelist``,
+      ``ranks``, ``queue``, ``cwd``, ``duration``: None where the job does not say.
+    * ``state`` (RUN, INACTIVE and so on), ``result`` (COMPLETED, FAILED, CANCELED, TIMEOUT; None before its end) and
+      ``status``, which is the result, or else the state.
+    * ``waitstatus``, as of waitpid(), and ``returncode``, as of a shell: None if the job never ran to an end.
+    * ``exception``: type, severity and note of its gravest exception, or None.
+    * ``t_submit`` and so on: seconds since 1970, 0 for what did not happen.
+    * ``events``: of the main log; ``jobspec`` and ``R`` as objects, updates applied.
+    """
+
+    def __init__(self, kvs: DumpKvs, job_id: int) -> None:
+        from pytest_flux.broker.jobs.restart import replay_job
+
+        self._kvs = kvs
+        resources = self._optional(kvs, kvs_key(job_id, "R"))
+        job = replay_job(job_id, kvs.get(kvs_key(job_id, "eventlog")), kvs.get(kvs_key(job_id, "jobspec")), resources)
+        self.id = job_id
+        self.events: list[Event] = job.eventlog
+        self.jobspec: dict[str, Any] = job.jobspec
+        self.R: dict[str, Any] | None = job.R
+        facts = job.facts
+        self.name, self.ntasks, self.ncores, self.nnodes = facts.name, facts.ntasks, facts.ncores, facts.nnodes
+        self.nodelist, self.ranks, self.queue, self.cwd = facts.nodelist, facts.ranks, facts.queue, facts.cwd
+        self.duration, self.userid, self.urgency = facts.duration, job.userid, job.urgency
+        self.state = state_name(job.state)
+        self.result = result_name(job.result) if job.state == INACTIVE else None
+        self.status = self.result or self.state
+        self.waitstatus = job.wait_status if job.wait_status >= 0 else None
+        self.returncode = None if self.waitstatus is None else exit_code(self.waitstatus)[0]
+        self.exception: tuple[str, int, str] | None = None
+        if job.exception_type is not None:
+            self.exception = job.exception_type, job.exception_severity, job.exception_note
+        self.t_submit, self.t_run, self.t_cleanup, self.t_inactive = (
+            job.t_submit,
+            job.t_run,
+            job.t_cleanup,
+            job.t_inactive,
+        )
+
+    @staticmethod
+    def _optional(kvs: DumpKvs, key: str) -> bytes | None:
+        try:
+            return kvs.get(key)
+        except FluxError:
+            return None
+
+    @property
+    def f58(self) -> str:
+        """The id as people write it."""
+        return encode_fluid(self.id)
+
+    def log(self, name: str = "guest.exec.eventlog") -> list[Event]:
+        """Another of the job's logs, empty where it is not there. Raises ProtocolError for a damaged one."""
+        data = self._optional(self._kvs, kvs_key(self.id, name))
+        return [] if data is None else decode_eventlog(data.decode("utf-8", "surrogatepass"))
+
+    def output(self) -> list[StreamData]:
+        """What tasks wrote, piece by piece, in order. Raises ProtocolError for a damaged log."""
+        return [decode_io(event.get("context")) for event in self.log("guest.output") if event["name"] == "data"]
+
+    @property
+    def stdout(self) -> bytes:
+        """The standard output of all tasks."""
+        return self._stream("stdout")
+
+    @property
+    def stderr(self) -> bytes:
+        """The standard error of all tasks."""
+        return self._stream("stderr")
+
+    def _stream(self, name: str) -> bytes:
+        return b"".join(piece.data for piece in self.output() if piece.stream == name)
+
+    def __repr__(self) -> str:
+        return f"<job {self.f58} {self.name}: {self.status}>"
+
+
+def read_jobs(kvs: DumpKvs, complain: Callable[[str], None]) -> Iterator[DumpJob]:
+    """All jobs; ``complain`` is told of those that make no sense."""
+    for key in _keys(kvs, "job", _LEVELS, complain):
+        try:
+            yield DumpJob(kvs, parse_fluid(key))
+        except (FluxError, ProtocolError, ValueError) as error:
+            complain(f"{key}: {error}")
+
+
+def _keys(kvs: DumpKvs, key: str, levels: int, complain: Callable[[str], None]) -> Iterator[str]:
+    try:
+        names = kvs.list(key)
+    except FluxError as error:
+        if key != "job" or "job" in kvs:
+            complain(f"{key}: {error}")
+        return
+    for name in names:
+        if levels > 1:
+            yield from _keys(kvs, f"{key}.{name}", levels - 1, complain)
+        else:
+            yield f"{key}.{name}"

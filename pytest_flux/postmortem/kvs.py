@@ -1,0 +1,103 @@
+"""The key-value store of a dump."""
+
+from __future__ import annotations
+
+import errno
+import json
+from typing import TYPE_CHECKING, Any
+
+from pytest_flux.protocol.blobref import decode_blobref
+from pytest_flux.protocol.errors import FluxError, ProtocolError
+from pytest_flux.protocol.treeobj import DIR, DIRREF, SYMLINK
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from pytest_flux.broker.content.backing import SqliteBacking
+    from pytest_flux.protocol.treeobj import TreeObject
+
+
+class _Blobs:
+    """The part of a content store that a tree of directories needs."""
+
+    def __init__(self, backing: SqliteBacking) -> None:
+        self.load = backing.load
+        self.hash_name = "sha1"
+
+
+class DumpKvs:
+    """Keys are as everywhere in Flux, ``a.b.c``. Links are followed.
+
+    Errors are FluxError: ENOENT for a key that is not there or whose data is lost, EISDIR, ENOTDIR; ENOTSUP for a
+    link to another namespace, which no dump has.
+    """
+
+    def __init__(self, backing: SqliteBacking) -> None:
+        from pytest_flux.broker.kvs.tree import Tree
+
+        self._backing = backing
+        self.tree = Tree(_Blobs(backing))  # type: ignore[arg-type]
+        self.root = ""
+
+    def get(self, key: str) -> bytes:
+        """A value."""
+        return self._found(key, 0).value()
+
+    def get_json(self, key: str) -> Any:  # noqa: ANN401 - JSON
+        """A value that is JSON. Raises ValueError where it is none."""
+        return json.loads(self.get(key))
+
+    def get_treeobj(self, key: str) -> dict[str, Any]:
+        """How a value is stored (RFC 11)."""
+        from pytest_flux.broker.kvs.lookup import TREEOBJ
+
+        return self._found(key, TREEOBJ).json()
+
+    def readlink(self, key: str) -> str:
+        """Where a link leads, ``NAMESPACE::KEY`` if that is elsewhere. EINVAL for what is none."""
+        from pytest_flux.broker.kvs.lookup import READLINK
+
+        data = self._found(key, READLINK).data
+        return str(data["target"]) if data.get("namespace") is None else f"{data['namespace']}::{data['target']}"
+
+    def list(self, key: str = ".") -> list[str]:
+        """The names in a directory, sorted."""
+        from pytest_flux.broker.kvs.lookup import READDIR
+
+        return sorted(self._found(key, READDIR).data)
+
+    def keys(self) -> Iterator[str]:
+        """All keys that have a value or are links, in the order in which they would be dumped."""
+        from pytest_flux.protocol.kvs_walk import walk
+
+        for found in walk(self._load, self.root, load_values=lambda _: b""):
+            if found.entry.type not in (DIR, DIRREF):
+                yield ".".join(found.path)
+
+    def __contains__(self, key: str) -> bool:
+        from pytest_flux.broker.kvs.lookup import TREEOBJ
+
+        try:
+            return self._find(key, TREEOBJ) is not None
+        except FluxError:
+            return False
+
+    def _load(self, ref: str) -> bytes:
+        try:
+            return self._backing.load(decode_blobref(ref))
+        except ProtocolError as error:
+            raise FluxError(errno.EINVAL, str(error)) from None
+
+    def _found(self, key: str, flags: int) -> TreeObject:
+        found = self._find(key, flags)
+        if found is None or (found.type == SYMLINK and not flags):
+            raise FluxError(errno.ENOENT, f"{key}: there is no such key")
+        return found
+
+    def _find(self, key: str, flags: int) -> TreeObject | None:
+        from pytest_flux.broker.kvs.lookup import Lookup
+
+        def elsewhere(namespace: str) -> str:
+            raise FluxError(errno.ENOTSUP, f"{key}: it is in the namespace {namespace}, which was not kept")
+
+        return Lookup(self.tree, self.root, elsewhere).find(key, flags)
