@@ -54,7 +54,7 @@ def test_output_and_events(dump: Dump, name: str) -> None:
         for line in (recorded / "stderr").read_bytes().splitlines(True)
         if b"flux-job" not in line[:9] and b"job.exc" not in line
     )
-    assert job.events == [json.loads(line) for line in (recorded / "eventlog").read_text().splitlines()]
+    assert job.events == [json.loads(line) for line in (recorded / "eventlog").read_text().strip().splitlines()]
     assert job.log()[-1]["name"] == "done"
     assert dump.job(job.f58) is job
     assert job.R is not None
