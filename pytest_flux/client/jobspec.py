@@ -101,7 +101,8 @@ def nested(
     ``config`` is its configuration; ``how`` are further arguments of :func:`from_command`.
     """
     options = [*broker_options, *([] if config is None else ["-c{{tmpdir}}/conf.json"])]
-    jobspec = from_command(["flux", "broker", *options, *command], tasks=slots, cores_per_task=cores_per_slot, **how)
+    command = ["flux", "broker", *options, *command]
+    jobspec = from_command(command, tasks=slots, cores_per_task=cores_per_slot, **how)
     set_option(jobspec, "per-resource.type", "node")
     set_option(jobspec, "mpi", "none")
     set_option(jobspec, "exit-timeout", "none")
@@ -211,8 +212,8 @@ def add_path(jobspec: Jobspec, name: str, path: str) -> None:
         from binascii import b2a_base64
 
         text, encoding = b2a_base64(data, newline=False).decode(), "base64"
-    entry = {"mode": mode, "size": len(data), "data": text, "encoding": encoding}
-    jobspec["attributes"]["system"].setdefault("files", {})[name] = entry
+    files = jobspec["attributes"]["system"].setdefault("files", {})
+    files[name] = {"mode": mode, "size": len(data), "data": text, "encoding": encoding}
 
 
 def _check_exclusive(nodes: int | None, exclusive: bool) -> None:
@@ -221,8 +222,7 @@ def _check_exclusive(nodes: int | None, exclusive: bool) -> None:
 
 
 def _cores_and_gpus(cores: int, gpus: int) -> list[dict[str, Any]]:
-    children: list[dict[str, Any]] = [{"type": "core", "count": cores}]
-    return [*children, {"type": "gpu", "count": gpus}] if gpus else children
+    return [{"type": "core", "count": cores}, *([{"type": "gpu", "count": gpus}] if gpus else [])]
 
 
 def _redirect(jobspec: Jobspec, kind: str, stream: str, path: str) -> None:
