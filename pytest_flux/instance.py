@@ -3,30 +3,26 @@
 from __future__ import annotations
 
 import os
-import select
 import time
 from collections.abc import Callable, Sequence
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pytest_flux.launcher.detached import DetachedSession
 from pytest_flux.launcher.spec import LaunchError
 from pytest_flux.protocol.errors import FluxError
-from pytest_flux.protocol.message import NODEID_ANY
 from pytest_flux.session.log import InstanceLog, tail
 from pytest_flux.session.ownership import mark
 from pytest_flux.session.preparation import prepare
+from pytest_flux.session.readiness import reason_of, wait_for_clients
 from pytest_flux.session.surface import Surface
 from pytest_flux.settings import Settings, describe
 
 if TYPE_CHECKING:
-    from pytest_flux.client import Flux
     from pytest_flux.session.brokers import BrokerHandle
     from pytest_flux.session.preparation import Preparation
 
 _STOPPED_BY_US = 128 + 15
-# How often a broker is tried that tells nobody when it takes clients, in seconds.
-_INTERVAL = 0.01
 
 
 class InstanceError(Exception):
@@ -107,7 +103,7 @@ class FluxInstance(Surface):
         assert self._session is not None
         deadline = time.monotonic() + self.settings.timeout
         try:
-            self._wait_for_clients(self._session, deadline)
+            wait_for_clients(self, self._session, deadline)
             if self._owns_rundir():
                 mark(self.rundir, self._session.pid)
             self.client.rpc("state-machine.wait").get(max(deadline - time.monotonic(), 0))
@@ -117,7 +113,7 @@ class FluxInstance(Surface):
                 reason = f"not running after {self.settings.timeout:g} s"
             elif self._session.poll() is not None:
                 # It hung up on us; why is what the launcher knows.
-                reason = _reason(self._session, reason)
+                reason = reason_of(self._session, reason)
             self._close_connections()
             self._session.kill()
             self._session = None
@@ -128,22 +124,6 @@ class FluxInstance(Surface):
 
     def _owns_rundir(self) -> bool:
         return self.settings.rundir is None and self._preparation is not None
-
-    def _wait_for_clients(self, session: DetachedSession, deadline: float) -> None:
-        if self.settings.personality != "system":
-            session.wait_booted(0, deadline - time.monotonic())
-            return
-        # Bootstrapped from a file, brokers have no conversation that the launcher would see the end of.
-        while True:
-            session.check()
-            try:
-                if session.rundir is not None:
-                    self.client.flush()
-                    return
-            except OSError:
-                if time.monotonic() >= deadline:
-                    raise TimeoutError from None
-            select.select([session] if session.fileno() >= 0 else [], [], [], _INTERVAL)
 
     def stop(self) -> None:
         """Shut the instance down in order. Raises InstanceError if it ends with an error of its own."""
@@ -254,35 +234,10 @@ class FluxInstance(Surface):
         """The last lines of each rank, and of what belongs to none."""
         return tail(self.log())
 
-    def rpc(
-        self,
-        topic: str,
-        payload: dict[str, Any] | None = None,
-        *,
-        rank: int = NODEID_ANY,
-        timeout: float | None = None,
-    ) -> dict[str, Any]:
-        """Ask a service, at ``rank`` or the nearest, and give its answer. FluxError if that is an error."""
-        return self.client.rpc(topic, payload, nodeid=rank).get(timeout or self.settings.timeout)
-
-    def connect(self, rank: int = 0) -> Flux:
-        """A connection of its own to a rank; close it when done."""
-        from pytest_flux.client import Flux
-
-        return Flux(f"local://{self.rundir}/local-{rank}")
-
 
 def _ended(failed: dict[int, int], code: int) -> str:
     ranks = ", ".join(f"rank {rank} with exit code {failed[rank]}" for rank in sorted(failed))
     return f"ended: {ranks}" if failed else f"ended with exit code {code}"
-
-
-def _reason(session: DetachedSession, otherwise: str) -> str:
-    try:
-        session.check()
-    except LaunchError as error:
-        return str(error)
-    return otherwise
 
 
 Starter = Callable[..., FluxInstance]

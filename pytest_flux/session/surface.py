@@ -8,79 +8,12 @@ import subprocess
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
+from pytest_flux.protocol.message import NODEID_ANY
+from pytest_flux.session.operations import Events, Job
+
 if TYPE_CHECKING:
-    from types import TracebackType
-
     from pytest_flux.client import Flux
-    from pytest_flux.client.job_result import JobOutput, JobResult
     from pytest_flux.client.kvs import Kvs
-    from pytest_flux.protocol.message import Message
-
-
-class Job:
-    """A job of the instance. ``timeout``, in seconds, bounds every wait (TimeoutError)."""
-
-    def __init__(self, surface: Surface, jobid: int) -> None:
-        self.id = jobid
-        self._surface = surface
-
-    def __repr__(self) -> str:
-        from pytest_flux.protocol.fluid import f58
-
-        return f"<Job {f58(self.id)}>"
-
-    def result(self, timeout: float | None = None) -> JobResult:
-        """Wait until the job is inactive; how it came out: ``name``, ``exit_code``, ``check()``, ..."""
-        return self._surface.client.jobs.result(self.id, self._surface.patience(timeout))
-
-    def output(self, timeout: float | None = None) -> JobOutput:
-        """Wait until the job is inactive; what it wrote: ``stdout`` and ``stderr``, bytes."""
-        return self._surface.client.jobs.output(self.id, self._surface.patience(timeout))
-
-    def wait_event(self, name: str, timeout: float | None = None) -> Any:  # noqa: ANN401 - an RFC 18 event
-        """Wait for an event in the job's main log."""
-        return self._surface.client.jobs.wait_event(self.id, name, timeout=self._surface.patience(timeout))
-
-    def cancel(self, note: str | None = None) -> None:
-        """Cancel the job."""
-        self._surface.client.jobs.cancel(self.id, note)
-
-    def kill(self, signum: int = 15) -> None:
-        """Send a signal to every task."""
-        self._surface.client.jobs.kill(self.id, signum)
-
-    def info(self) -> dict[str, Any]:
-        """What `job-list` knows of it."""
-        return self._surface.client.jobs.get(self.id)
-
-
-class Events:
-    """Events of the instance, as they come: iterate, or take one with :meth:`next`. Leave the context to end it."""
-
-    def __init__(self, client: Flux, topic: str, timeout: float) -> None:
-        self._client = client
-        self._timeout = timeout
-        client.subscribe(topic)
-
-    def __enter__(self) -> Events:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self.close()
-
-    def __iter__(self) -> Iterator[Message]:
-        while True:
-            yield self.next()
-
-    def next(self, timeout: float | None = None) -> Message:
-        """The next event. Raises TimeoutError."""
-        return self._client.event_recv(self._timeout if timeout is None else timeout)
-
-    def close(self) -> None:
-        """Unsubscribe."""
-        self._client.close()
 
 
 class Surface:
@@ -168,6 +101,17 @@ class Surface:
         self.run(["flux", "dump", "--quiet", os.fspath(path)], check=True)
 
     # -- services
+
+    def rpc(
+        self,
+        topic: str,
+        payload: dict[str, Any] | None = None,
+        *,
+        rank: int = NODEID_ANY,
+        timeout: float | None = None,
+    ) -> dict[str, Any]:
+        """Ask a service, at ``rank`` or the nearest, and give its answer. FluxError if that is an error."""
+        return self.client.rpc(topic, payload, nodeid=rank).get(self.patience(timeout))
 
     def getattr(self, name: str) -> str:
         """A broker attribute of rank 0. FluxError ENOENT where there is none."""
