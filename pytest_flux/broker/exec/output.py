@@ -11,6 +11,7 @@ from typing import NamedTuple
 from pytest_flux.broker.exec.failure import ShellFailure
 from pytest_flux.broker.exec.mustache import Tags, TagsOfTask
 from pytest_flux.broker.exec.options import OutputOptions
+from pytest_flux.protocol.eventlog import encode_event, make_event
 from pytest_flux.protocol.ioencode import decode_io
 
 FATAL, ERROR, WARNING, NOTICE = 0, 3, 4, 5
@@ -57,10 +58,7 @@ def end_line(stream: str, rank: int) -> str:
 
 def event_line(name: str, context: dict[str, object] | None = None) -> str:
     """An event that happens now, as a line (RFC 18)."""
-    event: dict[str, object] = {"timestamp": time.time(), "name": name}
-    if context is not None:
-        event["context"] = context
-    return json.dumps(event, separators=(",", ":"), ensure_ascii=False) + "\n"
+    return encode_event(make_event(name, context, timestamp=time.time()))
 
 
 class _File(NamedTuple):

@@ -115,20 +115,29 @@ class Task:
     def start(self, program: Program, input_path: str | None = None, inherited: int = -1) -> None:
         """Start it. Raises OSError where that fails. ``input_path`` is read instead of what comes by ``write``."""
         self._group = program.group
-        with contextlib.ExitStack() as theirs, contextlib.ExitStack() as ours:
-            out, out_end = _pipe(ours, theirs)
-            err, err_end = _pipe(ours, theirs)
+        ours: list[int] = []
+        theirs: list[int] = []
+        try:
+            for _ in ("stdout", "stderr"):
+                source, target = os.pipe()
+                ours.append(source)
+                theirs.append(target)
             if input_path is None:
-                in_end, stdin = _pipe(theirs, ours)
+                source, target = os.pipe()
+                ours.append(target)
             else:
-                in_end, stdin = os.open(input_path, os.O_RDONLY), -1
-                theirs.callback(os.close, in_end)
-            self.pid = spawn(program, in_end, out_end, err_end, inherited)
-            ours.pop_all()
+                source = os.open(input_path, os.O_RDONLY)
+            theirs.append(source)
+            self.pid = spawn(program, source, theirs[0], theirs[1], inherited)
+        except BaseException:
+            _close(ours)
+            raise
+        finally:
+            _close(theirs)
         reactor = self.owner.reactor
         reactor.on_child(self.pid, self._exited)
-        self._readers = [_Reader(self, "stdout", out), _Reader(self, "stderr", err)]
-        self._stdin = PipeWriter(reactor, stdin) if stdin >= 0 else None
+        self._readers = [_Reader(self, "stdout", ours[0]), _Reader(self, "stderr", ours[1])]
+        self._stdin = PipeWriter(reactor, ours[2]) if input_path is None else None
 
     def write(self, data: bytes, *, eof: bool) -> None:
         """Feed standard input."""
@@ -197,9 +206,6 @@ def exit_code(status: int) -> int:
     return 128 + os.WTERMSIG(status) if os.WIFSIGNALED(status) else os.WEXITSTATUS(status)
 
 
-def _pipe(reading: contextlib.ExitStack, writing: contextlib.ExitStack) -> tuple[int, int]:
-    """A new pipe, each end to be closed with one of the stacks."""
-    source, target = os.pipe()
-    reading.callback(os.close, source)
-    writing.callback(os.close, target)
-    return source, target
+def _close(descriptors: list[int]) -> None:
+    for descriptor in descriptors:
+        os.close(descriptor)

@@ -106,15 +106,18 @@ class JobListService(JobService):
     def _event(self, job: Job, event: Event, _: bool) -> None:
         if self.held:
             self._arm_stats()
-        if job.id not in self._waiting:
+        waiting = self._waiting.get(job.id)
+        if waiting is None:
             return
-        for request in list(self._waiting[job.id]):
+        for request in list(waiting):
             if _is_awaited(job, request.field("state", int, 0)):
                 self.release(request)
-                self.abandoned(request)
+                waiting.remove(request)
                 answer = {"job": describe(job, readers(request.json().get("attrs")))}
                 # Who is told of a state may look for what comes with it in the KVS.
                 self.manager.batch.afterwards(partial(_respond, request, answer))
+        if not waiting:
+            del self._waiting[job.id]
 
     @method("list-attrs", roles=ALL)
     def list_attrs(self, request: Request) -> Answer:
