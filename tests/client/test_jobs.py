@@ -162,3 +162,14 @@ def test_jobspecs() -> None:
     for mistake in ({"tasks": 0}, {"nodes": 2}, {"exclusive": True}, {"duration": -1.0}, {"gpus_per_task": -1}):
         with pytest.raises(ValueError):  # noqa: PT011
             from_command(["x"], **mistake)
+
+
+def test_cancel_at_any_moment(uri: str) -> None:
+    with Flux(uri) as flux:
+        for number in range(20):
+            job = flux.jobs.submit(from_command(["sleep", "60"]))
+            time.sleep(0.0005 * number)
+            flux.jobs.cancel(job)
+            # Long before the job would end by itself.
+            result = flux.jobs.result(job, timeout=WAIT / 2)
+            assert result.name == "CANCELED"

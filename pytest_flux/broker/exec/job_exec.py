@@ -29,6 +29,7 @@ class JobExec:
         self.broker = broker
         self.shells = part(broker, Shells)
         self._executions: dict[int, Execution | MockExecution] = {}
+        self._doomed: dict[int, str | None] = {}
         self._online: set[int] = set()
         self._watches = False
 
@@ -41,6 +42,8 @@ class JobExec:
             return
         self._watch()
         # Not at once: what comes of it are events, and the one that has led here is not over yet.
+        # Meanwhile the job may be canceled.
+        self._doomed[job.id] = None
         environment, jobspec = job.environment, job.jobspec
         self.broker.reactor.call_soon(
             lambda: self._begin(job.id, job.userid, jobspec, environment, resources, callbacks)
@@ -55,6 +58,7 @@ class JobExec:
         resources: dict[str, Any],
         callbacks: Callbacks,
     ) -> None:
+        doom = self._doomed.pop(job_id)
         kind = MockExecution if is_mock(jobspec) else Execution
         try:
             if environment is None:
@@ -68,6 +72,8 @@ class JobExec:
             return
         self._executions[job_id] = execution
         execution.begin()
+        if doom is not None:
+            execution.terminate(doom)
 
     def _ended(self, job_id: int) -> None:
         self._executions.pop(job_id, None)
@@ -77,6 +83,8 @@ class JobExec:
         execution = self._executions.get(job_id)
         if execution is not None:
             execution.terminate(kind)
+        elif job_id in self._doomed:
+            self._doomed[job_id] = kind
 
     def expiration(self, job_id: int, expiration: float) -> None:
         """See Executor."""
