@@ -22,6 +22,9 @@ from typing import NamedTuple
 import psutil
 import pytest
 
+from pytest_flux.launcher import forkserver
+from pytest_flux.session.run import finish_loop
+
 TOKEN = f"PYTEST_FLUX_TEST_PROCESS_{os.getpid()}"
 """The variable by which we know our descendants after their parents are gone.
 
@@ -218,18 +221,25 @@ def socket_places(private_tmpdir: str, tmp_path_factory: pytest.TempPathFactory)
 
 
 @pytest.fixture(scope="session", autouse=True)
-def no_leaks_of_the_session(socket_places: tuple[str, ...]) -> Iterator[None]:
+def no_leaks_of_the_session(socket_places: tuple[str, ...], request: pytest.FixtureRequest) -> Iterator[None]:
     """Fail the last test if the session as a whole leaves something behind."""
+    # The server that instances are forked from serves the whole run: it is there before the first test, for all of
+    # them to find, and the plugin ends it after the last.
+    forkserver.keep()
+    forkserver.current()
     before = take_snapshot(socket_places)
     yield
+    finish_loop(request.config)
     _fail_for(find_leaks(before, socket_places), "the session")
 
 
 @pytest.fixture(autouse=True)
-def no_leaks(socket_places: tuple[str, ...]) -> Iterator[None]:
+def no_leaks(socket_places: tuple[str, ...], request: pytest.FixtureRequest) -> Iterator[None]:
     """Fail the test if it leaves something behind."""
     before = take_snapshot(socket_places)
     yield
+    # The plugin stops instances while the next test runs; here that test would be blamed for them.
+    finish_loop(request.config)
     _fail_for(find_leaks(before, socket_places), "the test")
 
 
