@@ -43,6 +43,8 @@ PARSER = OptionParser(
 )
 
 _DEADLY = (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM, signal.SIGALRM)
+# For fewer it would take longer than they need to do it all themselves.
+_REHEARSED_SIZE = 4
 _SOCKET_PATH_MAX = 107
 
 
@@ -53,12 +55,17 @@ class StartError(Exception):
     """The broker cannot start: the text says why."""
 
 
-def prepare() -> None:
-    """Have the module re compile and keep what every broker uses; done before they are forked, once does for all."""
+def prepare(size: int, rundir: str) -> None:
+    """Do once what all brokers would do for the first time, in the process from which they are about to be forked."""
+    # The module re compiles patterns, and keeps them.
     parse_duration("0")
     decode_idset("0")
     decode_hostlist(encode_hostlist(("a0", "a1")))
     decode_taskmap(Taskmap.single(1).encode_pmi())
+    if size >= _REHEARSED_SIZE:
+        from pytest_flux.broker.rehearsal import rehearse
+
+        rehearse(rundir)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

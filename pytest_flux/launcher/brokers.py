@@ -63,7 +63,7 @@ class Brokers:
     ) -> None:
         size = spec.size or 0
         # First, as it knows how many there can be.
-        self._spawner = Spawner(engine, size, group, wrap=bool(spec.wrap))
+        self._spawner = Spawner(engine, size, rundir, group, wrap=bool(spec.wrap))
         self._reactor = reactor
         self._spec = spec
         self._engine = engine

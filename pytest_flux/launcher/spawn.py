@@ -46,11 +46,11 @@ class Launch:
 class Spawner:
     """Starts brokers of one engine. Raises LaunchError if there cannot be ``size`` of them.
 
-    ``group`` is the process group that they join; 0, which is what a process sees of a group outside of its
-    container, means ours.
+    ``rundir`` is the run directory of the session. ``group`` is the process group that brokers join; 0, which is
+    what a process sees of a group outside of its container, means ours.
     """
 
-    def __init__(self, engine: Engine, size: int, group: int, *, wrap: bool) -> None:
+    def __init__(self, engine: Engine, size: int, rundir: str, group: int, *, wrap: bool) -> None:
         self._group = group
         self._limits = _raise_open_files(size)
         self._main: BrokerMain | None = None
@@ -59,7 +59,7 @@ class Spawner:
             # Imported once, here, for all brokers. They are forked with what they need in memory that they share.
             from pytest_flux.broker.main import main, prepare
 
-            prepare()
+            prepare(size, rundir)
             self._main = main
             # No collection before: it would leave holes, and what brokers put there goes to pages of their own.
             gc.freeze()

@@ -19,7 +19,7 @@ PRELUDE = """
 import os, resource, signal, sys, threading, types
 module = types.ModuleType("pytest_flux.broker.main")
 sys.modules["pytest_flux.broker.main"] = module
-module.prepare = lambda: None
+module.prepare = lambda size, rundir: None
 from pytest_flux.launcher.engine import Engine
 from pytest_flux.launcher.spawn import Launch, Spawner
 
@@ -40,7 +40,7 @@ def start(spawner, rank, argv, environ):
 
 def run(main, size=200):
     module.main = main
-    spawner = Spawner(Engine("embedded", "/flux-broker", {}), size, os.getpgrp(), wrap=False)
+    spawner = Spawner(Engine("embedded", "/flux-broker", {}), size, "/rundir", os.getpgrp(), wrap=False)
     assert resource.getrlimit(resource.RLIMIT_NOFILE)[0] >= size
     print(start(spawner, 7, ["/flux-broker", "-v", "true"], {"PMI_RANK": "7"}))
 """
@@ -118,9 +118,9 @@ run(lambda argv: 0)
 def test_group_outside_of_our_container_is_left_alone() -> None:
     code = """
 module.main = lambda argv: print(os.getpgrp() == os.getpgid(os.getppid())) or 0
-spawner = Spawner(Engine("embedded", "/flux-broker", {}), 1, 0, wrap=False)
+spawner = Spawner(Engine("embedded", "/flux-broker", {}), 1, "/rundir", 0, wrap=False)
 start(spawner, 0, [""], {})
-spawner = Spawner(Engine("system", "/bin/sh", {}), 1, 0, wrap=False)
+spawner = Spawner(Engine("system", "/bin/sh", {}), 1, "/rundir", 0, wrap=False)
 start(spawner, 0, ["sh", "-c", "ps -o pgid= -p $$"], os.environ)
 """
     output, errors = run(code)
