@@ -154,8 +154,9 @@ def slurm() -> Iterator[Slurm]:
     missing = why_no_slurm()
     if missing:
         pytest.skip(missing)
-    # Not below tmp_path, whose path may be too long for a socket.
-    with tempfile.TemporaryDirectory(prefix="pytest-slurm-") as directory:
+    # Not below tmp_path, whose path may be too long for a socket; and not where the leak check looks for ours: a step
+    # daemon can outlive its step for a while, as it takes another process with a reused id for one of the step.
+    with tempfile.TemporaryDirectory(prefix="pytest-slurm-", dir="/tmp") as directory:
         slurm = Slurm(Path(directory))
         try:
             slurm.start()
