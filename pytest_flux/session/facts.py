@@ -66,7 +66,9 @@ class Inquiry:
         facts.attributes.update(dict.fromkeys(known - values.keys() - self._fixed, "?"))
         for rank, rpc in lists.items():
             procs = self._receive(rpc).get("procs", ())
-            facts.processes[rank] = {process["pid"]: process["cmd"] for process in procs}
+            facts.processes[rank] = {
+                process["pid"]: process["cmd"] for process in procs if not _is_of_a_service(process["cmd"])
+            }
         facts.queues = {name: self._receive(rpc) for name, rpc in queues.items()}
         return facts
 
@@ -117,6 +119,11 @@ _QUESTIONS: dict[str, dict[str, Any]] = {
     "resource.status": {},
     "overlay.health": {},
 }
+
+
+def _is_of_a_service(command: str) -> bool:
+    """Whether a real Flux has started a process for itself: shells of jobs, and helpers of job-ingest."""
+    return command.startswith("flux job-") or command.rpartition("/")[2] in ("flux-shell", "flux-imp")
 
 
 def _queue(name: str) -> dict[str, str]:

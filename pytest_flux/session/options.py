@@ -14,6 +14,7 @@ MARKER = (
     " timeout=): what the instance of flux_instance is like; lists multiply the test"
 )
 SCOPES = ("function", "class", "module", "package", "session")
+PERSONALITIES = ("full", "job", "minimal", "kvs", "system")
 KEPT = ("no", "failed", "all")
 
 
@@ -45,6 +46,7 @@ SHAPE = (
     _Setting("size", "N", 1, "number of brokers of a Flux instance, unless a test says otherwise"),
     _Setting("broker", "auto|system|embedded|PATH", "auto", "what runs as broker; auto: a real Flux if there is one"),
     _Setting("personality", "NAME", "full", "services: full, job, minimal, kvs or system"),
+    _Setting("recovery", "PATH", "", "begin with what an instance left behind: a dump archive or a state directory"),
     _Setting("start_mode", "all|leader", "all", "brokers to start"),
     _Setting("exit_timeout", "SECONDS", 20.0, "how long brokers may survive the first that exits"),
     _Setting("wrap", "ARGS,...", "", "wrap brokers in a command"),
@@ -57,6 +59,7 @@ RUN = (
     _Setting("shared", "", False, "one instance for all pytest-xdist workers, as flux_instance"),
     _Setting("strict", "", False, "what a test leaves behind in an instance of wider scope is an error"),
     _Setting("keep", "failed|all", "no", "keep rundir, state and log of instances, and say where", KEPT),
+    _Setting("dump", "failed|all", "no", "dump the KVS of instances, and say how to open that again", KEPT),
     _Setting("prestart", "N", 0, "start N instances ahead of the tests that will need them"),
     _Setting("require", "system", "", "tests that need this engine fail where it is absent", ("", "system")),
     _Setting("pmi_trace", "", False, "trace the PMI conversations, for the reports of failed tests"),

@@ -6,6 +6,7 @@ that is gone, or whatever does not go back, costs a new instance.
 
 from __future__ import annotations
 
+import errno
 import signal
 import time
 from typing import TYPE_CHECKING
@@ -124,7 +125,9 @@ class _Restoration:
         try:
             self._client.rpc(topic, payload, nodeid=rank).get(_PATIENCE)
         except FluxError as error:
-            self._leaks.append(f"({topic}: {error})")
+            # ESRCH: it has gone by itself, or with its job.
+            if error.errnum != errno.ESRCH:
+                self._leaks.append(f"({topic}: {error})")
 
     def _end_jobs(self) -> None:
         from pytest_flux.protocol.fluid import f58

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from pytest_flux.session import dumping
+
 if TYPE_CHECKING:
     from pytest_flux.instance import FluxInstance
     from pytest_flux.session.pool import Held, Late, Pool
@@ -66,6 +68,8 @@ def complete(pool: Pool, item: pytest.Item, report: pytest.TestReport) -> None:
         if report.failed:
             held.failed = True
             report.sections += _sections(held, item.stash.get(_STARTED, 0.0))
+        if dumping.wanted(item.config, report):
+            report.sections.append(dumping.section(item.config, held, item.nodeid))
 
 
 def facts(instance: FluxInstance) -> str:

@@ -45,14 +45,14 @@ def test_snippets(pytester: pytest.Pytester, page: Path) -> None:
         text = re.sub(r"^    ", "", match[1], flags=re.MULTILINE)
         name = re.match(r"# (\S+\.py)\n", text)
         assert name is not None, f"{page.name}: a snippet does not say which file it is: {text[:60]}"
-        files[name[1]] = files.get(name[1], "") + text
-    for name, text in files.items():
-        (pytester.path / name).write_text(text, encoding="utf-8")
+        files[str(name[1])] = files.get(str(name[1]), "") + text
+    for file, text in files.items():
+        (pytester.path / file).write_text(text, encoding="utf-8")
     if not files:
         return
-    scripts = [name for name in files if not name.startswith(("test_", "conftest"))]
+    scripts = [file for file in files if not file.startswith(("test_", "conftest"))]
     for script in scripts:
         assert pytester.runpython(pytester.path / script).ret == 0
-    if any(name.startswith("test_") for name in files):
+    if any(file.startswith("test_") for file in files):
         result = pytester.runpytest_subprocess("--flux-broker=embedded")
         assert result.ret == 0
