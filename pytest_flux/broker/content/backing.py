@@ -61,6 +61,7 @@ class SqliteBacking:
             self._db.close()
             raise
         self.epoch: int = found[0][0] or 0
+        self._renewable = 0
 
     def _prepare(self) -> None:
         self._query("PRAGMA locking_mode=EXCLUSIVE")
@@ -138,16 +139,31 @@ class SqliteBacking:
         if durable:
             self._query("PRAGMA synchronous=FULL")
         try:
-            self._query("BEGIN")
-            try:
-                self._query("INSERT INTO checkpt_v2 (value) VALUES (?)", (json.dumps(value, separators=(",", ":")),))
-                self._query(_PRUNE, (self._max_checkpoints,))
-            finally:
-                self._query("COMMIT")
-            self.epoch = self._query("SELECT MAX(id) FROM checkpt_v2")[0][0]
+            self._insert_checkpoint(json.dumps(value, separators=(",", ":")))
         finally:
             if durable:
                 self._query(f"PRAGMA synchronous={self.synchronous}")
+
+    def renew_checkpoint(self, value: object) -> None:
+        """Add a checkpoint that survives this process, but perhaps not the machine.
+
+        It takes the place of the one before, if that was such a one: the others would soon be gone otherwise.
+        """
+        text = json.dumps(value, separators=(",", ":"))
+        if self._renewable == self.epoch > 0:
+            self._query("UPDATE checkpt_v2 SET value = ? WHERE id = ?", (text, self.epoch))
+            return
+        self._insert_checkpoint(text)
+        self._renewable = self.epoch
+
+    def _insert_checkpoint(self, text: str) -> None:
+        self._query("BEGIN")
+        try:
+            self._query("INSERT INTO checkpt_v2 (value) VALUES (?)", (text,))
+            self._query(_PRUNE, (self._max_checkpoints,))
+        finally:
+            self._query("COMMIT")
+        self.epoch = self._query("SELECT MAX(id) FROM checkpt_v2")[0][0]
 
     def mark(self, epoch: int, digests: list[bytes]) -> int:
         """Raise the epoch of blobs that are still needed; how many had a lower one."""

@@ -166,6 +166,11 @@ class ContentStore:
         self.flush()
         self.backing.put_checkpoint(value)
 
+    def renew_checkpoint(self, value: object) -> None:
+        """The same, but for the case that only this process ends: much faster, and in the place of the last such."""
+        self.flush()
+        self.backing.renew_checkpoint(value)
+
     def close(self) -> None:
         """Write what is left, unless the file is about to be removed, and close it."""
         if self._closed:

@@ -64,7 +64,15 @@ class Execution:
         """Start the shells."""
         self._guest.log("init")
         self._guest.log("starting")
-        self._work.callbacks.started()
+        self._work.callbacks.started(self._start_shells)
+
+    def _start_shells(self) -> None:
+        if self._is_over:
+            return
+        if self._in_exception:
+            for rank in self._links.keys() - self._statuses.keys():
+                self._shell_ended(rank, signal.SIGKILL)
+            return
         try:
             self._placement = place(self.jobspec, self._set, self._shell_options)
             self._streams.configure(self._shell_options)
@@ -75,8 +83,9 @@ class Execution:
         ntasks = self._placement.ntasks if self._placement is not None else 0
         self._guest.begin("output", stdout=ntasks, stderr=ntasks)
         self._guest.begin("input", stdin=1)
-        for link in list(self._links.values()):
-            link.start(self.userid, self.jobspec, self._work.resources)
+        for rank, link in list(self._links.items()):
+            if rank not in self._statuses:
+                link.start(self.userid, self.jobspec, self._work.resources)
 
     def _initialized(self) -> None:
         service = service_name(self.userid, self.job_id)

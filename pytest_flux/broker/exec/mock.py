@@ -57,7 +57,7 @@ class MockExecution:
             self._timer = self._reactor.call_later(
                 self._duration, lambda: self._complete(int(self._test.get("wait_status", 0)))
             )
-        self._work.callbacks.started()
+        self._work.callbacks.started(lambda: None)
         self._guest.log("recoverable")
 
     def terminate(self, kind: str) -> None:

@@ -34,6 +34,7 @@ class Batch:
         self._afterwards: list[Committed] = []
         self._is_planned = False
         self._is_committing = False
+        self._preserves = False
 
     @property
     def is_clean(self) -> bool:
@@ -58,9 +59,13 @@ class Batch:
             self._plan()
         lines.append(line)
 
-    def afterwards(self, callback: Committed) -> None:
-        """Call back, with 0 or an errno, once all that was changed up to now can be seen by everybody."""
+    def afterwards(self, callback: Committed, *, preserve: bool = False) -> None:
+        """Call back, with 0 or an errno, once all that was changed up to now can be seen by everybody.
+
+        With ``preserve``, it also is not forgotten by a broker that is killed then.
+        """
         self._afterwards.append(callback)
+        self._preserves |= preserve
         self._plan()
 
     def _plan(self) -> None:
@@ -79,7 +84,8 @@ class Batch:
         for job_id, written in lines.items():
             data = "".join(written).encode("utf-8", "surrogatepass")
             operations.append((APPEND, kvs_key(job_id, "eventlog"), data))
-        if not operations:
+        preserves, self._preserves = self._preserves, False
+        if not operations and not preserves:
             _tell(afterwards, 0)
             return
         self._is_committing = True
@@ -92,7 +98,7 @@ class Batch:
             if self._operations or self._lines or self._afterwards:
                 self._plan()
 
-        self._store.commit(operations, done)
+        self._store.commit(operations, done, preserve=preserves)
 
 
 def _tell(callbacks: list[Committed], errnum: int) -> None:

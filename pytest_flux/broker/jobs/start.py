@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 import traceback
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Protocol
 
 from pytest_flux.protocol.job_state import FLAG_DEBUG
@@ -22,8 +23,8 @@ TIMEOUT_NOTE = "resource allocation expired"
 class Callbacks(Protocol):
     """What an executor tells of one job, in this order."""
 
-    def started(self) -> None:
-        """All shells run."""
+    def started(self, then: Callable[[], None]) -> None:
+        """Shells are about to run; ``then`` is called once a broker that comes after this one will know."""
 
     def exception(self, kind: str, severity: int, note: str) -> None:
         """Something went wrong. Severity 0 is fatal: the executor ends the tasks by itself."""
@@ -59,9 +60,10 @@ class _Running:
         self.job = job
         self.timer: Timer | None = None
 
-    def started(self) -> None:
+    def started(self, then: Callable[[], None]) -> None:
         if not self.job.was_started:
             self._start.post(self.job, "start")
+        self._start.recorded(then)
 
     def exception(self, kind: str, severity: int, note: str) -> None:
         self._start.exception(self.job, kind, severity, note)
@@ -129,6 +131,13 @@ class Start:
         """The executor reports an exception."""
         context = {"type": kind, "severity": severity, "userid": self._manager.owner, "note": note}
         self.post(job, "exception", context)
+
+    def recorded(self, then: Callable[[], None]) -> None:
+        """Call back once nothing of what was posted can be forgotten; at once, if nothing is kept anyway."""
+        if self._manager.broker.content.volatile:
+            then()
+        else:
+            self._manager.batch.afterwards(lambda _: then(), preserve=True)
 
     def post(self, job: Job, name: str, context: dict[str, Any] | None = None) -> None:
         """Post an event, unless the job is over already."""

@@ -24,8 +24,11 @@ _encode = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False).encode
 class Store(Protocol):
     """The primary namespace of a KVS."""
 
-    def commit(self, operations: list[Operation], done: Done) -> None:
-        """Do all operations at once, in order; ``done`` is called once they can be seen by everybody."""
+    def commit(self, operations: list[Operation], done: Done, *, preserve: bool = False) -> None:
+        """Do all operations at once, in order; ``done`` is called once they can be seen by everybody.
+
+        With ``preserve``, a broker that is killed from then on finds them again when it is started anew.
+        """
 
     def lookup(self, key: str) -> bytes | None:
         """The value of a key, or None if there is none."""
@@ -40,7 +43,7 @@ class KvsClient:
     def __init__(self, broker: Broker) -> None:
         self._kvs = broker.kvs
 
-    def commit(self, operations: list[Operation], done: Done) -> None:
+    def commit(self, operations: list[Operation], done: Done, *, preserve: bool = False) -> None:
         """See Store."""
         from pytest_flux.broker.kvs.transaction import APPEND as APPEND_FLAG
         from pytest_flux.broker.kvs.transaction import Op
@@ -52,7 +55,16 @@ class KvsClient:
                 ops.append(Op(key, None))
             else:
                 ops.append(Op(key, treeobj.val(value), APPEND_FLAG if kind == APPEND else 0))
-        self._kvs.commit(ops, done=lambda error: done(0 if error is None else error.errnum))
+
+        def committed(error: FluxError | None) -> None:
+            if preserve and error is None:
+                try:
+                    self._kvs.preserve()
+                except FluxError as failure:
+                    error = failure
+            done(0 if error is None else error.errnum)
+
+        self._kvs.commit(ops, done=committed)
 
     def lookup(self, key: str) -> bytes | None:
         """See Store."""

@@ -216,9 +216,14 @@ class KvsStore:
     # -- checkpoints
 
     def _put_checkpoint(self, ref: str, sequence: int) -> None:
-        value = {"version": 1, "rootref": ref, "sequence": sequence, "timestamp": time.time()}
-        self.content.put_checkpoint(value)
+        self.content.put_checkpoint(_checkpoint(ref, sequence))
         self._checkpointed = ref, sequence
+
+    def preserve(self) -> None:
+        """Have the primary namespace survive the broker, however that ends, unless its statedir goes with it."""
+        if not self.content.volatile:
+            primary = self._all()[PRIMARY]
+            self.content.renew_checkpoint(_checkpoint(primary.ref, primary.sequence))
 
     def checkpoint(self) -> None:
         """Have the primary namespace survive us, as it is now. Nothing to do where nobody has changed it."""
@@ -227,3 +232,7 @@ class KvsStore:
             primary = self._namespaces[PRIMARY]
             if self._checkpointed != (primary.ref, primary.sequence):
                 self._put_checkpoint(primary.ref, primary.sequence)
+
+
+def _checkpoint(ref: str, sequence: int) -> dict[str, object]:
+    return {"version": 1, "rootref": ref, "sequence": sequence, "timestamp": time.time()}

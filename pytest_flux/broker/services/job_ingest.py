@@ -125,7 +125,7 @@ class JobIngestService(JobService):
             else:
                 request.respond({"id": job.id})
 
-        manager.batch.afterwards(committed)
+        manager.batch.afterwards(committed, preserve=True)
 
     @method("getinfo")
     def getinfo(self, request: Request) -> Answer:
