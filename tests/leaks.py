@@ -57,9 +57,7 @@ class Snapshot(NamedTuple):
 
 def take_snapshot(places: tuple[str, ...]) -> Snapshot:
     """What there is now; ``places`` are the directories in which sockets are ours."""
-    return Snapshot(
-        frozenset(psutil.pids()), _open_descriptors(), _flux_directories(), _listening_sockets(places)
-    )
+    return Snapshot(frozenset(psutil.pids()), _open_descriptors(), _flux_directories(), _listening_sockets(places))
 
 
 def find_leaks(before: Snapshot, places: tuple[str, ...]) -> list[str]:
@@ -190,11 +188,7 @@ def _listening_sockets(places: tuple[str, ...]) -> frozenset[str]:
     with open(_UNIX_SOCKETS, encoding="utf-8", errors="surrogateescape") as table:
         for line in table:
             fields = line.split(maxsplit=7)  # number, references, protocol, flags, type, state, inode, path
-            if (
-                len(fields) == 8
-                and fields[7].startswith(prefixes)
-                and int(fields[3], 16) & _ACCEPTS_CONNECTIONS
-            ):
+            if len(fields) == 8 and fields[7].startswith(prefixes) and int(fields[3], 16) & _ACCEPTS_CONNECTIONS:
                 found.add(fields[7].rstrip("\n"))
     return frozenset(found)
 
