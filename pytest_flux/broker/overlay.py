@@ -145,7 +145,7 @@ class Overlay:
         except FluxError as error:
             text = error.text or ""
             self.log(_ERR, f"rejecting connection: {text}")
-            connection.send(message.response(text.encode() + b"\0", error.errnum))
+            connection.send(message.response(text.encode("utf-8", "replace") + b"\0", error.errnum))
             return
         host = f"{self.broker.host_of(child.rank)} (rank {child.rank})"
         severity = _DEBUG

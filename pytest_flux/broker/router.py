@@ -95,7 +95,7 @@ class Router:
     def refuse(self, message: Message, errnum: int, text: str | None = None) -> None:
         """Answer a request with an error in the name of whoever cannot."""
         if message.wants_response:
-            response = message.response(text.encode() + b"\0" if text else None, errnum)
+            response = message.response(text.encode("utf-8", "replace") + b"\0" if text else None, errnum)
             response.userid, response.rolemask = os.getuid(), ROLE_OWNER
             self.respond(response)
 

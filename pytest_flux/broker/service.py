@@ -94,6 +94,12 @@ class Request:
             return float(value)
         if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
             raise ProtocolError(f"'{name}' is not of type {kind.__name__}", self.topic)
+        if isinstance(value, str) and not value.isascii():
+            try:
+                value.encode()
+            except UnicodeEncodeError:
+                # It may become part of a topic, of a key, of a log, which nobody could read any more.
+                raise ProtocolError(f"'{name}' is not Unicode", self.topic) from None
         return value
 
     def respond(self, payload: dict[str, Any] | bytes | None = None) -> None:
@@ -102,7 +108,8 @@ class Request:
 
     def error(self, errnum: int, text: str | None = None) -> None:
         """Answer with an error (RFC 6), which ends a streaming request."""
-        self._send(text.encode() + b"\0" if text else None, errnum)
+        # The text may quote the request, and that half a surrogate pair.
+        self._send(text.encode("utf-8", "replace") + b"\0" if text else None, errnum)
 
     def finish(self) -> None:
         """The normal end of a streaming request."""

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from pytest_flux.protocol.constraint import validate_constraint
 from pytest_flux.protocol.errors import ProtocolError
+from pytest_flux.protocol.json_value import decode_json
 
 Jobspec = dict[str, Any]
 
@@ -37,10 +38,8 @@ class Counts(NamedTuple):
 
 def decode_jobspec(data: bytes) -> Jobspec:
     """A jobspec's JSON text as object, not validated. ProtocolError in job-ingest's words for what is no JSON."""
-    import json
-
     try:
-        jobspec = json.loads(data)
+        jobspec = decode_json(data)
     except (ValueError, RecursionError) as error:
         raise ProtocolError("jobspec: invalid JSON", str(error)) from None
     if not isinstance(jobspec, dict):

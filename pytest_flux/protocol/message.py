@@ -10,6 +10,7 @@ import json
 import struct
 
 from pytest_flux.protocol.errors import ProtocolError
+from pytest_flux.protocol.json_value import decode_json
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -122,7 +123,7 @@ class Message:
         if not self.payload:
             raise ProtocolError("message has no JSON payload", self.topic or "")
         try:
-            value = json.loads(self.payload.rstrip(b"\0"))
+            value = decode_json(self.payload.rstrip(b"\0"))
         except (ValueError, RecursionError) as error:
             raise ProtocolError(f"payload is not JSON ({error})", self.topic or "") from None
         if not isinstance(value, dict):

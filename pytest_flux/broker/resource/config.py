@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any, NamedTuple
 
 from pytest_flux.protocol.duration import parse_duration
 from pytest_flux.protocol.errors import ProtocolError
+from pytest_flux.protocol.json_value import decode_json
 from pytest_flux.protocol.resource_json import resources_from_config
 from pytest_flux.protocol.resource_set import MAX_CORES, Node, ResourceSet
 
@@ -85,8 +85,8 @@ def load_resources(path: str) -> ResourceSet:
 
 def _load(path: str) -> object:
     try:
-        with open(path, encoding="utf-8") as file:
-            return json.load(file)
+        with open(path, "rb") as file:
+            return decode_json(file.read(), strict=True)
     except OSError as error:
         raise ProtocolError(f"{path}: {error.strerror}") from None
     except (ValueError, RecursionError) as error:

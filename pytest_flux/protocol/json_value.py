@@ -1,0 +1,50 @@
+"""JSON as Flux reads it: jansson takes no numbers that it cannot represent, and no text that is not Unicode.
+
+Python's parser takes NaN, integers and reals of any size, and halves of surrogate pairs, of which none could be
+written again as JSON that others can read.
+"""
+
+from __future__ import annotations
+
+import json
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, NoReturn
+
+_SAFE_DIGITS = 18
+
+
+def _integer(text: str) -> int:
+    if len(text) <= _SAFE_DIGITS:
+        return int(text)
+    if len(text) > 2 * _SAFE_DIGITS or not -(1 << 63) <= (value := int(text)) < 1 << 63:
+        raise ValueError("too big integer")
+    return value
+
+
+def _real(text: str) -> float:
+    value = float(text)
+    if value - value != 0.0:
+        raise ValueError("real number overflow")
+    return value
+
+
+def _constant(name: str) -> NoReturn:
+    raise ValueError(f"invalid token near '{name}'")
+
+
+_decode = json.JSONDecoder(parse_int=_integer, parse_float=_real, parse_constant=_constant).decode
+
+
+def decode_json(data: bytes | str, *, strict: bool = False) -> Any:  # noqa: ANN401 - JSON
+    """The value of JSON text. Raises ValueError, RecursionError.
+
+    Unless ``strict``, bytes that are not UTF-8 may come as surrogates, as Python has them in environments.
+    """
+    if isinstance(data, bytes):
+        data = data.decode("utf-8", "strict" if strict else "surrogatepass")
+    value = _decode(data)
+    if strict and "\\u" in data:
+        json.dumps(value, ensure_ascii=False).encode()
+    return value
