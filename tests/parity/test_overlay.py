@@ -97,6 +97,9 @@ def test_counts(flux: Flux) -> None:
 def row(engine: Engine) -> Iterator[Running]:
     """Four brokers in a row, to be broken."""
     with engine.running("-s4", "-Stbon.topo=kary:1", "--test-exit-timeout=0.5s", "-o,-v") as running:
+        # The others run a little later than rank 0 does.
+        for rank in range(4):
+            running.client().rpc("state-machine.wait", nodeid=rank).get(WAIT)
         yield running
 
 
