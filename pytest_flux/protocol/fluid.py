@@ -3,8 +3,8 @@
 A FLUID has 64 bits: 40 of a clock in milliseconds, 14 that name the generator, 10 that count within a millisecond. It
 is a plain integer in memory and in JSON; the other forms are for people and for keys of the KVS.
 
-Parsing goes by the order of flux-core's `fluid_parse`: a ``.`` means dothex, a ``-`` means words, then ``ƒ`` or ``f``
-begins F58, then emoji, then ``0x`` or decimal digits.
+Parsing goes by the order of flux-core's `fluid_parse`: a ``.`` means dothex, ``ƒ`` or ``f`` begins F58, the rest is
+``0x`` or decimal digits. The forms in words and in emoji are not here: their tables are flux-core's.
 """
 
 from __future__ import annotations
@@ -20,10 +20,8 @@ _MAX = 2**64 - 1
 _SEQUENCE_BITS = 10
 _GENERATOR_BITS = 14
 _SPACE = " \t\n\v\f\r"
-_WORD_BASE = 1626
-_EMOJI_BASE = 576
 
-FORMS = ("dec", "hex", "dothex", "kvs", "words", "f58", "f58plain", "emoji")
+FORMS = ("dec", "hex", "dothex", "kvs", "f58", "f58plain")
 """The names that `flux job id --to` knows, and :func:`encode_fluid` with it."""
 
 
@@ -57,29 +55,6 @@ def kvs_key(fluid: int, name: str = "") -> str:
     return f"{key}.{name}" if name else key
 
 
-def words(fluid: int) -> str:
-    """The words of mnemonicode: three for each half, the lower half first."""
-    from pytest_flux.protocol.fluid_words import WORDS
-
-    halves = []
-    for half in (fluid & 0xFFFFFFFF, fluid >> 32):
-        upper, first = divmod(half, _WORD_BASE)
-        third, second = divmod(upper, _WORD_BASE)
-        halves.append(f"{WORDS[first]}-{WORDS[second]}-{WORDS[third]}")
-    return "--".join(halves)
-
-
-def emoji(fluid: int) -> str:
-    """Base 576 in emoji."""
-    from pytest_flux.protocol.fluid_emoji import EMOJI
-
-    digits = ""
-    while fluid:
-        fluid, rest = divmod(fluid, _EMOJI_BASE)
-        digits = EMOJI[rest] + digits
-    return digits or EMOJI[0]
-
-
 def encode_fluid(fluid: int, form: str = "f58") -> str:
     """A FLUID in one of the :data:`FORMS`. Raises ProtocolError for another one."""
     encoders: dict[str, Callable[[int], str]] = {
@@ -87,10 +62,8 @@ def encode_fluid(fluid: int, form: str = "f58") -> str:
         "hex": hex,
         "dothex": dothex,
         "kvs": kvs_key,
-        "words": words,
         "f58": f58,
         "f58plain": f58plain,
-        "emoji": emoji,
     }
     if form not in encoders:
         raise ProtocolError("unknown form of a job id", form[:40])
@@ -103,12 +76,8 @@ def parse_fluid(text: str) -> int:
     try:
         if "." in stripped:
             return _parse_dothex(stripped)
-        if "-" in stripped:
-            return _parse_words(stripped)
         if stripped[:1] in ("ƒ", "f"):
             return _parse_f58(stripped[1:])
-        if stripped[:1] >= "\U0001f000":
-            return _parse_emoji(stripped)
         return _parse_integer(stripped.rstrip(_SPACE))
     except (KeyError, ValueError):
         raise ProtocolError("not a job id", repr(text[:80])) from None
@@ -131,41 +100,12 @@ def _parse_dothex(text: str) -> int:
     return fluid
 
 
-def _parse_words(text: str) -> int:
-    from pytest_flux.protocol.fluid_words import WORDS
-
-    found = [word for word in text.strip(_SPACE).lower().split("-") if word]
-    if len(found) != 6:
-        raise ValueError
-    index = {word: value for value, word in enumerate(WORDS)}
-    first, second, third, fourth, fifth, sixth = (index[word] for word in found)
-    lower = first + _WORD_BASE * (second + _WORD_BASE * third)
-    upper = fourth + _WORD_BASE * (fifth + _WORD_BASE * sixth)
-    if max(lower, upper) > 0xFFFFFFFF:
-        raise ValueError
-    return upper << 32 | lower
-
-
 def _parse_f58(digits: str) -> int:
     if not 0 < len(digits) <= _MAX_F58:
         raise ValueError
     fluid = 0
     for digit in digits:
         fluid = fluid * 58 + _VALUES[digit]
-    return _checked(fluid)
-
-
-def _parse_emoji(text: str) -> int:
-    from pytest_flux.protocol.fluid_emoji import EMOJI
-
-    if not 0 < len(text) <= 7:
-        raise ValueError
-    fluid = 0
-    for digit in text:
-        value = EMOJI.find(digit)
-        if value < 0:
-            raise ValueError
-        fluid = fluid * _EMOJI_BASE + value
     return _checked(fluid)
 
 

@@ -162,7 +162,7 @@ COMMANDS = (
         "flux-job id",
         convert,
         usage="[OPTIONS] [id ...]",
-        options=(Option("to", "t", "dec|kvs|hex|dothex|words|f58", usage="Convert jobid to specified form"),),
+        options=(Option("to", "t", "dec|kvs|hex|dothex|f58", usage="Convert jobid to specified form"),),
         permute=True,
     ),
     Command("flux-job info", info, usage="id key", options=INFO_OPTIONS, permute=True),

@@ -27,7 +27,7 @@ FORMATS = {
     ),
 }
 
-HEADINGS = {f"id{form}": "JOBID" for form in ("", *".dec .hex .f58 .f58plain .emoji .kvs .words .dothex".split())}
+HEADINGS = {f"id{form}": "JOBID" for form in ("", *".dec .hex .f58 .f58plain .kvs .dothex".split())}
 HEADINGS |= {
     name: name.upper().replace("_", "-") if name == "inactive_reason" else name.upper()
     for name in (

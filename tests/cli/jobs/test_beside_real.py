@@ -93,7 +93,6 @@ uri --local ssh://h/tmp/x
 uri zz
 uri 1
 job id JOB
-job id -t words JOB
 job id -t x JOB
 job id zz
 job info JOB nokey
