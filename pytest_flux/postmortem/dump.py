@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from types import TracebackType
 
 _DATABASE = "content.sqlite"
-_SIZE_LIMIT = 1 << 30
 
 
 class Dump:
@@ -56,7 +55,6 @@ class Dump:
             restored = unpack(
                 file,
                 f"{self._directory}/{_DATABASE}",
-                size_limit=_SIZE_LIMIT,
                 partial=True,
                 complain=self.problems.append,
             )

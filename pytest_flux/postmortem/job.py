@@ -75,7 +75,10 @@ class DumpJob:
     def log(self, name: str = "guest.exec.eventlog") -> list[Event]:
         """Another of the job's logs, empty where it is not there. Raises ProtocolError for a damaged one."""
         data = self._optional(self._kvs, kvs_key(self.id, name))
-        return [] if data is None else decode_eventlog(data.decode("utf-8", "surrogatepass"))
+        try:
+            return [] if data is None else decode_eventlog(data.decode("utf-8", "surrogatepass"))
+        except UnicodeDecodeError:
+            raise ProtocolError(f"{name} is not UTF-8", self.f58) from None
 
     def output(self) -> list[StreamData]:
         """What tasks wrote, piece by piece, in order. Raises ProtocolError for a damaged log."""

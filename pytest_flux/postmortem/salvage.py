@@ -20,6 +20,9 @@ _BATCH = 256
 _LEAP = 64
 """After a row that cannot be read, so many are tried one by one."""
 
+_DAMAGED_MAX = 20000
+"""With more places than this that cannot be read, it is not worth while to go on."""
+
 _MIN_ROW = 24
 """Bytes that a row takes at least: there are not more rows than fit into the file."""
 
@@ -101,9 +104,12 @@ class _Reader:
 
     def _rows(self, table: str, columns: str) -> Iterator[tuple[Any, ...]]:
         last = 0
-        while True:
+        while self.damaged < _DAMAGED_MAX:
             try:
                 for row in self._select(table, columns, last):
+                    # In a damaged tree there may be circles.
+                    if row[0] <= last:
+                        raise sqlite3.DatabaseError
                     last = row[0]
                     yield row
                 return

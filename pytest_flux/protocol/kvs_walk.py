@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 MAX_DEPTH = 200
 """Directories within each other; deeper ones can only be damage, or malice."""
 
-_QUEUE_MAX = 1 << 20
+_QUEUE_MAX = 1 << 18
 
 
 class Found(NamedTuple):

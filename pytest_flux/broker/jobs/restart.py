@@ -35,12 +35,15 @@ def replay_job(job_id: int, eventlog: bytes, jobspec: bytes, resources: bytes | 
             job.set_resources(allocated)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ProtocolError("failed to decode job", repr(error)) from None
-    events = decode_eventlog(eventlog.decode("utf-8", "surrogatepass"))
-    if not events or events[0]["name"] != "submit":
-        raise ProtocolError("first event is not submit")
-    for event in events:
-        apply_event(job, event)
-        job.record(encode_event(event))
+    try:
+        events = decode_eventlog(eventlog.decode("utf-8", "surrogatepass"))
+        if not events or events[0]["name"] != "submit":
+            raise ProtocolError("first event is not submit")
+        for event in events:
+            apply_event(job, event)
+            job.record(encode_event(event))
+    except (UnicodeDecodeError, KeyError, TypeError, AttributeError) as error:
+        raise ProtocolError("failed to decode eventlog", repr(error)) from None
     if job.state == NEW:
         raise ProtocolError("job state (NEW) is invalid after replay")
     return job
