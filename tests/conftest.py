@@ -7,9 +7,16 @@ import os
 import shutil
 from typing import NamedTuple
 
+import hypothesis
 import pytest
 
 import pytest_flux
+
+# How long an example takes says something about the machine; time is looked at in benchmarks/.
+hypothesis.settings.register_profile(
+    "untimed", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("untimed")
 
 VARIABLE = "PYTEST_FLUX_SYSTEM"
 """Names the `flux` command of the real Flux to test with, where it is not on PATH."""
