@@ -7,6 +7,7 @@ import traceback
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Protocol
 
+from pytest_flux.broker.recovery import is_recovery
 from pytest_flux.protocol.job_state import FLAG_DEBUG
 from pytest_flux.reactor.reactor import Timer
 
@@ -93,6 +94,9 @@ class Start:
     def use(self, executor: Executor) -> None:
         """From now on jobs are executed, those that have waited first."""
         self._executor = executor
+        # In recovery, jobs are as they were left, and stay so.
+        if is_recovery(self._manager.broker.attributes):
+            return
         for job in list(self._manager.active.values()):
             self._manager.events.act(job)
 
