@@ -69,7 +69,7 @@ class _Reader:
 
     def save(self, target: SqliteBacking, name: str) -> list[str]:
         """See salvage."""
-        from pytest_flux.broker.content.backing import decode_checkpoint, decode_object
+        from pytest_flux.broker.content.rows import decode_checkpoint, decode_object
 
         batch: list[tuple[bytes, bytes]] = []
         blobs = checkpoints = 0

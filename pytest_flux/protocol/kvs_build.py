@@ -33,18 +33,20 @@ class TreeBuilder:
     def add_value(self, path: str, data: bytes) -> None:
         """A value; ``path`` is its key, with slashes. Raises ProtocolError, as do the others."""
         if len(data) < MAX_STRING_SIZE:
-            self._insert(path, treeobj.val(data))
+            self._insert(path, treeobj.val(data).encode())
         else:
             ref = self._store(data)
             self.blobs += 1
-            self._insert(path, treeobj.valref([ref]))
+            # As its encoding would be: there are many of these.
+            self._insert(path, b'{"data":["%b"],"type":"valref","ver":1}' % ref.encode())
 
     def add_symlink(self, path: str, target: str) -> None:
         """A link to another key, perhaps ``NAMESPACE::KEY``."""
         namespace, colons, key = target.partition("::")
-        self._insert(path, treeobj.symlink(key, namespace) if colons else treeobj.symlink(target))
+        entry = treeobj.symlink(key, namespace) if colons else treeobj.symlink(target)
+        self._insert(path, entry.encode())
 
-    def _insert(self, path: str, entry: TreeObject) -> None:
+    def _insert(self, path: str, encoded: bytes) -> None:
         *above, name = self._names(path)
         directory = self._root
         for step in above:
@@ -55,7 +57,6 @@ class TreeBuilder:
             elif not isinstance(found, dict):
                 raise ProtocolError(f"{step} in {path} is not a directory")
             directory = found
-        encoded = entry.encode()
         self._count(len(name) + len(encoded), path)
         directory[name] = encoded
         self.keys += 1

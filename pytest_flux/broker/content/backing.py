@@ -10,8 +10,9 @@ from typing import Any
 
 import lz4.block  # type: ignore[import-untyped]
 
-from pytest_flux.protocol.blobref import DIGEST_SIZES, decode_blobref, hasher
-from pytest_flux.protocol.errors import FluxError, ProtocolError
+from pytest_flux.broker.content.rows import NOT_COMPRESSED, decode_checkpoint, decode_object
+from pytest_flux.protocol.blobref import DIGEST_SIZES, hasher
+from pytest_flux.protocol.errors import FluxError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -21,8 +22,9 @@ MAX_CHECKPOINTS = 5
 """So many checkpoints are kept."""
 
 _COMPRESSED_FROM = 256
+# KiB of pages in memory, at most. Hashes are all over the index: with less, each new one is a page read.
+_CACHE = 32768
 _HASHES = {size: hasher(name) for name, size in DIGEST_SIZES.items()}
-_NOT_COMPRESSED = -1
 # Another broker on the same statedir is a mistake; one that is just closing is worth a moment.
 _LOCK_TIMEOUT = 2.0
 
@@ -67,6 +69,7 @@ class SqliteBacking:
         self._query("PRAGMA locking_mode=EXCLUSIVE")
         self._query(f"PRAGMA journal_mode={self.journal_mode}")
         self._query(f"PRAGMA synchronous={self.synchronous}")
+        self._query(f"PRAGMA cache_size=-{_CACHE}")
         if [tuple(row) for row in self._query("PRAGMA quick_check(1)")] != [("ok",)]:
             raise FluxError(errno.EINVAL, f"{self.path} is damaged")
         for statement in _SCHEMA:
@@ -118,7 +121,7 @@ class SqliteBacking:
 
     def _row(self, digest: bytes, blob: bytes) -> tuple[bytes, int, bytes, int]:
         if len(blob) < _COMPRESSED_FROM:
-            return digest, _NOT_COMPRESSED, blob, self.epoch
+            return digest, NOT_COMPRESSED, blob, self.epoch
         return digest, len(blob), lz4.block.compress(blob, store_size=False), self.epoch
 
     def validate(self, digest: bytes) -> None:
@@ -210,38 +213,6 @@ class SqliteBacking:
         """Bytes of the file, and bytes free in its file system."""
         space = os.statvfs(self.path)
         return os.stat(self.path).st_size, space.f_bsize * space.f_bavail
-
-
-def decode_object(size: object, data: object) -> bytes:
-    """The blob in a row. FluxError EINVAL where the row is not as flux-core writes it."""
-    if not isinstance(size, int) or not isinstance(data, (bytes, type(None))):
-        raise FluxError(errno.EINVAL)
-    if size == _NOT_COMPRESSED:
-        return data or b""
-    # A block of LZ4 is at most 255 times smaller than what is in it.
-    if not 0 <= size <= (len(data or b"") + 1) * 255:
-        raise FluxError(errno.EINVAL)
-    try:
-        blob = lz4.block.decompress(data, uncompressed_size=size)
-    except (lz4.block.LZ4BlockError, ValueError, OverflowError, MemoryError):
-        raise FluxError(errno.EINVAL) from None
-    if len(blob) != size:
-        raise FluxError(errno.EINVAL)
-    return bytes(blob)
-
-
-def decode_checkpoint(text: str | bytes | None) -> Any:  # noqa: ANN401 - JSON
-    """The JSON value in a row; None where it is none. Long ago it was nothing but the reference of the root."""
-    try:
-        return json.loads(text or "")
-    except (ValueError, TypeError):
-        pass
-    try:
-        ref = text.decode() if isinstance(text, bytes) else text
-        decode_blobref(ref)
-    except (ProtocolError, UnicodeDecodeError):
-        return None
-    return {"version": 0, "rootref": ref, "sequence": 0, "timestamp": 0.0}
 
 
 def _translated(error: sqlite3.Error) -> FluxError:
