@@ -78,6 +78,7 @@ class Broker:
         self.uuid = random_uuid()
         self.hostname = attributes.get("hostname") or socket.gethostname()
         self.exit_code = 0
+        self.greeting = ""
         self.is_online = False
         self.is_closing = False
         self.parts: dict[type[Any], Any] = {}
@@ -234,7 +235,8 @@ class Broker:
         # Before the conversation with PMI ends, so that its end tells the launcher that clients may come.
         self._local = LocalConnector(self, uri.removeprefix("local://"))
         endpoints = []
-        if self.overlay.children:
+        # With hosts from a configuration, those of the rest may be there yet, and have nothing to seek here.
+        if self.overlay.children and not (self.boot.hosts and is_recovery(self.attributes)):
             endpoints.append(self._endpoint(rundir))
             self.overlay.bind(endpoints[0])
             attributes.set("tbon.endpoint", endpoints[0])

@@ -263,6 +263,8 @@ def _define_phases(broker: Broker, command: list[str]) -> None:
     if broker.rank == 0 and "broker.rc2_none" not in attributes:
         if is_interactive(command) and not os.isatty(0):
             raise StartError("stdin is not a tty - can't run interactive shell")
+        if is_interactive(command) and recovery.is_recovery(attributes):
+            broker.greeting = recovery.banner(attributes)
         broker.runat.push("rc2", initial_program(command), logged=False)
 
 

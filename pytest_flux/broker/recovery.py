@@ -118,6 +118,28 @@ def state_directory(attributes: Attributes) -> str:
     return (attributes.get("statedir") or "." if kept else None) or "."
 
 
+def banner(attributes: Attributes) -> str:
+    """What somebody reads who gets a shell in recovery mode."""
+    kept = attributes.get("statedir") if attributes.get("statedir-cleanup") == "0" else None
+    rows = [(name, attributes.get(name) or "-") for name in ("broker.rc1_path", "broker.rc3_path", "config.path")]
+    rows.append(
+        ("statedir", f"{kept} (a copy: changes will not be preserved)" if kept else "changes will not be preserved")
+    )
+    lines = (
+        "+" + "-" * 53,
+        "| Entering Flux recovery mode.",
+        "| All resources will be offline during recovery.",
+        "| Any rc1 failures noted above may result in",
+        "|  reduced functionality until manually corrected.",
+        "|",
+        *(f"| {name:<18} {value}" for name, value in rows),
+        "|",
+        "| Exit this shell when finished.",
+        "+" + "-" * 53,
+    )
+    return "".join(f"{line}\n" for line in lines)
+
+
 def _because(error: OSError, what: str = "") -> FluxError:
     if isinstance(error, FluxError):
         return FluxError(error.errnum, f"{what}: {error.text}" if what else error.text)

@@ -144,6 +144,8 @@ class StateMachine:
             self.post("quorum-fail")
 
     def _enter_run(self) -> None:
+        if self._broker.greeting:
+            print(self._broker.greeting, end="", flush=True)
         if self._broker.runat.start("rc2", lambda code: self._finished("rc2", code)):
             return
         if self._broker.rank > 0:
