@@ -91,9 +91,7 @@ class Session:
         return Ended(self.process.wait(DEADLINE), stdout, stderr)
 
     def kill(self) -> None:
-        """For tests that have failed."""
-        for process in psutil.Process(self.process.pid).children(recursive=True):
-            process.kill()
+        """For tests that have failed: the supervisor, which is left, cleans up."""
         self.process.kill()
 
 
@@ -159,7 +157,7 @@ def start(tmp_path: Path) -> Iterator[Start]:
     for session in starter.sessions:
         if session.process.poll() is None:
             session.kill()
-        session.process.communicate()
+        session.process.communicate(timeout=DEADLINE)
 
 
 def signal_name(line: str) -> str:

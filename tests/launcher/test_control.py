@@ -119,7 +119,7 @@ def test_responses_are_what_clients_of_flux_take(start: Start) -> None:
         ("start.kill", b"not json\0", errno.EPROTO, None),
         ("start.kill", {"rank": 0, "signum": 9999}, 0, None),
         ("start.kill", {"rank": 0, "signum": -1}, 0, None),
-        ("start.kill", {"rank": 0, "signum": 10**30}, 0, None),
+        ("start.kill", {"rank": 0, "signum": 10**30}, errno.EPROTO, None),
         ("start.kill", {"rank": 1, "signum": 0}, 0, None),
         ("start.wait", {"rank": 7}, errno.ESRCH, None),
         ("start.wait", {"rank": 1.0}, errno.EPROTO, None),
