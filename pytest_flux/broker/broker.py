@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import socket
 from collections.abc import Callable
@@ -11,13 +10,13 @@ from pytest_flux.broker import defaults, tbon
 from pytest_flux.broker.attributes import Attributes
 from pytest_flux.broker.bizcard import Bizcard
 from pytest_flux.broker.boot import Boot, BootError
+from pytest_flux.broker.instance_state import InstanceState
 from pytest_flux.broker.local import LocalConnector
 from pytest_flux.broker.log import LOG_ERR, LOG_INFO, BrokerLog
 from pytest_flux.broker.overlay import Overlay
-from pytest_flux.broker.parent_link import IPC
 from pytest_flux.broker.peers import Child
 from pytest_flux.broker.programs import program_environ
-from pytest_flux.broker.recovery import is_recovery, place
+from pytest_flux.broker.recovery import is_recovery
 from pytest_flux.broker.router import Router
 from pytest_flux.broker.runat import Runat
 from pytest_flux.broker.service import Service
@@ -35,7 +34,6 @@ from pytest_flux.broker.services.state_machine import StateMachineService
 from pytest_flux.broker.state_machine import StateMachine
 from pytest_flux.broker.topology import Topology
 from pytest_flux.broker.torpid import TorpidWatch
-from pytest_flux.protocol.blobref import DIGEST_SIZES
 from pytest_flux.protocol.duration import parse_duration
 from pytest_flux.protocol.errors import FluxError
 from pytest_flux.protocol.hostlist import decode_hostlist
@@ -82,8 +80,6 @@ class Broker:
         self.is_online = False
         self.is_closing = False
         self.parts: dict[type[Any], Any] = {}
-        self._content: ContentStore | None = None
-        self._kvs: Kvs | None = None
         self._hosts: list[str] = []
         self._local: LocalConnector | None = None
         self.router = Router(self.uuid, self.rank, self._configured_topology())
@@ -103,7 +99,8 @@ class Broker:
         self.state_machine = StateMachine(self)
         self.overlay.on_change.append(self._child_changed)
         log.add_follower(self._logged)
-        self._find_state()
+        self.state = InstanceState(self)
+        self.state.find()
 
     def _services(self) -> list[Service | LazyService]:
         return [
@@ -154,43 +151,15 @@ class Broker:
         """Take over the parent's configuration, now and whenever it changes; ``post`` is told how the first went."""
         self._config_service.follow(post)
 
-    # -- state that outlives the broker, on rank 0
-
     @property
     def content(self) -> ContentStore:
-        """The blobs of the instance."""
-        if self._content is None:
-            from pytest_flux.broker.content.store import open_store
-
-            self._content = open_store(self)
-        return self._content
+        """The blobs of the instance, on rank 0."""
+        return self.state.content
 
     @property
     def kvs(self) -> Kvs:
-        """The key-value store of the instance."""
-        if self._kvs is None:
-            from pytest_flux.broker.kvs import open_kvs
-
-            self._kvs = open_kvs(self)
-        return self._kvs
-
-    def _find_state(self) -> None:
-        """Whoever restarts an instance wants to hear at once that its state cannot be read."""
-        if self.attributes.get("content.hash") not in DIGEST_SIZES:
-            raise FluxError(errno.EINVAL, f"unknown content.hash: {self.attributes.get('content.hash')}")
-        if self.rank > 0:
-            return
-        if "content.restore" in self.attributes:
-            from pytest_flux.broker.recovery import restore
-
-            restore(self.attributes, self.log)
-        if os.path.exists(f"{place(self.attributes)[0]}/content.sqlite"):
-            self.kvs.namespaces()
-
-    def _resume_jobs(self) -> None:
-        """An instance that comes again goes on with its jobs, whether or not anybody asks for them."""
-        if self.rank == 0 and self._kvs is not None and self._kvs.list("job"):
-            self.router.rpc("job-manager.getinfo", None, lambda _: None)
+        """The key-value store of the instance, on rank 0."""
+        return self.state.kvs
 
     def settle(self, done: Callable[[], None]) -> None:
         """End the jobs that run, as the instance is about to end; then call back."""
@@ -200,16 +169,6 @@ class Broker:
             done()
         else:
             manager.settle(done)
-
-    def _close_state(self) -> None:
-        if self.rank == 0 and "content.dump" in self.attributes and self.state_machine.state == "unload-builtins":
-            from pytest_flux.broker.dumping import dump
-
-            self.exit_code = self.exit_code or int(not dump(self))
-        if self._kvs is not None:
-            self._kvs.close()
-        if self._content is not None:
-            self._content.close()
 
     # -- life
 
@@ -237,7 +196,7 @@ class Broker:
         endpoints = []
         # With hosts from a configuration, those of the rest may be there yet, and have nothing to seek here.
         if self.overlay.children and not (self.boot.hosts and is_recovery(self.attributes)):
-            endpoints.append(self._endpoint(rundir))
+            endpoints.append(tbon.endpoint(self.boot, self.rank, rundir))
             self.overlay.bind(endpoints[0])
             attributes.set("tbon.endpoint", endpoints[0])
         cards = self.boot.exchange(Bizcard(self.hostname, tuple(endpoints)), topology)
@@ -247,21 +206,11 @@ class Broker:
         attributes.setdefault("broker.critical-ranks", encode_idset(topology.internal_ranks()))
         return cards.parent_endpoint
 
-    def _endpoint(self, rundir: str) -> str:
-        """Where children are to connect: what the configuration says, or a socket in the rundir."""
-        uri = self.boot.hosts[self.rank].get("bind") if self.boot.hosts else None
-        if uri is None:
-            return f"{IPC}{rundir}/tbon-{self.rank}"
-        if not uri.startswith(IPC):
-            text = f"cannot bind {uri}: embedded brokers talk over {IPC} only; install flux-core for several hosts"
-            raise FluxError(errno.EPROTONOSUPPORT, text)
-        return uri
-
     def state_changed(self, state: str) -> None:
         """The state machine has entered a state: tell who wants to know."""
         self._state_service.changed()
         if state == "run":
-            self._resume_jobs()
+            self.state.resume_jobs()
         if state == "init" and self.rank == 0 and self.attributes.get("parent-uri"):
             from pytest_flux.broker.enclosing import introduce
 
@@ -291,7 +240,7 @@ class Broker:
         for made in list(self.parts.values()):
             if hasattr(made, "destroy"):
                 made.destroy()
-        self._close_state()
+        self.state.close()
         if self._local is not None:
             self._local.close()
         self.overlay.close()

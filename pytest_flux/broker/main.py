@@ -5,19 +5,25 @@ from __future__ import annotations
 import os
 import resource
 import signal
-import socket
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from pytest_flux.broker import defaults, recovery
 from pytest_flux.broker.attributes import Attributes
-from pytest_flux.broker.boot import Boot, BootError, bootstrap, interface_hint, mapping
+from pytest_flux.broker.boot import BootError, bootstrap
 from pytest_flux.broker.broker import Broker
-from pytest_flux.broker.flux_script import write_flux_script
-from pytest_flux.broker.log import LOG_CRIT, LOG_DEBUG, LOG_ERR, LOG_INFO, BrokerLog
+from pytest_flux.broker.log import LOG_CRIT, LOG_ERR, LOG_INFO, BrokerLog
 from pytest_flux.broker.programs import initial_program, is_interactive
-from pytest_flux.broker.rundir import Cleanup, create_directory
+from pytest_flux.broker.start_up import (
+    Cleanups,
+    StartError,
+    configure,
+    create_directories,
+    describe,
+    inherit,
+    take_settings,
+)
 from pytest_flux.options import Option, OptionExit, OptionParser, Options
 from pytest_flux.protocol.duration import parse_duration
 from pytest_flux.protocol.errors import FluxError
@@ -29,7 +35,7 @@ from pytest_flux.reactor.reactor import Reactor
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, NoReturn, TypeAlias
+    from typing import NoReturn
 
 PARSER = OptionParser(
     "flux-broker",
@@ -45,14 +51,6 @@ PARSER = OptionParser(
 _DEADLY = (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM, signal.SIGALRM)
 # For fewer it would take longer than they need to do it all themselves.
 _REHEARSED_SIZE = 4
-_SOCKET_PATH_MAX = 107
-
-
-Cleanups: TypeAlias = "list[Callable[[], object]]"
-
-
-class StartError(Exception):
-    """The broker cannot start: the text says why."""
 
 
 def prepare(size: int, rundir: str) -> None:
@@ -82,7 +80,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     attributes = Attributes()
     try:
-        _take_settings(attributes, options)
+        take_settings(attributes, options)
     except StartError as error:
         print(f"flux-broker: {error}", file=sys.stderr)
         return 1
@@ -109,25 +107,6 @@ def _clean_up(cleanup: Cleanups) -> None:
             _clean_up(cleanup)
 
 
-def _take_settings(attributes: Attributes, options: Options) -> None:
-    attributes.set("broker.pid", str(os.getpid()))
-    attributes.set("version", defaults.VERSION)
-    attributes.set("security.owner", str(os.getuid()))
-    for setting in options.all("setattr"):
-        name, equals, value = setting.partition("=")
-        try:
-            attributes.set_command_line(name, value if equals else None)
-        except FluxError as error:
-            raise StartError(f"{name}: {error.strerror}") from None
-    verbose = options.integer("verbose", 0)
-    if "hostname" not in attributes:
-        attributes.set("hostname", socket.gethostname())
-    if verbose and "log-stderr-mode" not in attributes:
-        attributes.set("log-stderr-mode", "local")
-    if "log-stderr-level" not in attributes:
-        attributes.set("log-stderr-level", str({0: LOG_ERR, 1: LOG_INFO}.get(verbose, LOG_DEBUG)))
-
-
 def _die_at_once() -> None:
     """Until the reactor takes over, a deadly signal ends the broker; what was created is removed on the way."""
 
@@ -139,7 +118,7 @@ def _die_at_once() -> None:
 
 
 def _create(attributes: Attributes, options: Options, log: BrokerLog, cleanup: Cleanups) -> Broker:
-    config = _configure(attributes, options)
+    config = configure(attributes, options)
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     attributes.set("broker.starttime", f"{time.time():.2f}")
@@ -148,8 +127,8 @@ def _create(attributes: Attributes, options: Options, log: BrokerLog, cleanup: C
     )
     cleanup.append(boot.close)
     log.write(LOG_INFO, f"boot: rank={boot.rank} size={boot.size}")
-    _describe(attributes, boot)
-    _inherit(attributes)
+    describe(attributes, boot)
+    inherit(attributes)
     reactor = Reactor()
     cleanup.append(reactor.close)
     broker: Broker | None = None
@@ -166,7 +145,7 @@ def _create(attributes: Attributes, options: Options, log: BrokerLog, cleanup: C
     for name, value in defaults.ATTRIBUTES.items():
         attributes.setdefault(name, value)
     try:
-        _create_directories(attributes, boot.rank, log, cleanup)
+        create_directories(attributes, boot.rank, log, cleanup)
         broker = Broker(reactor, attributes, config, log, boot)
     except FluxError as error:
         raise StartError(str(error.text or error.strerror)) from None
@@ -174,84 +153,6 @@ def _create(attributes: Attributes, options: Options, log: BrokerLog, cleanup: C
         raise StartError(str(error)) from None
     _define_phases(broker, options.arguments)
     return broker
-
-
-def _configure(attributes: Attributes, options: Options) -> dict[str, Any]:
-    path = options.get("config-path") or os.environ.get("FLUX_CONF_DIR")
-    config: dict[str, Any] = {}
-    if not path and not options.has("conf"):
-        return config
-    from pytest_flux.broker.config import ConfigError, load_config, update_config
-
-    if path:
-        try:
-            config = load_config(path)
-        except ConfigError as error:
-            raise StartError(f"Config file error: {error}") from None
-        attributes.set("config.path", path)
-    for value in options.all("conf"):
-        try:
-            update_config(config, value)
-        except ConfigError as error:
-            raise StartError(f"--conf: {error}") from None
-    return config
-
-
-def _describe(attributes: Attributes, boot: Boot) -> None:
-    """What booting has told, as attributes."""
-    attributes.set("rank", str(boot.rank))
-    attributes.set("size", str(boot.size))
-    attributes.setdefault("broker.boot-method", boot.method)
-    attributes.set("instance-level", boot.instance_level or "0")
-    if boot.under_flux:
-        attributes.set("jobid", boot.name)
-    if (hint := interface_hint(boot)) is not None:
-        attributes.setdefault("tbon.interface-hint", hint)
-    attributes.set("broker.mapping", mapping(boot))
-
-
-def _inherit(attributes: Attributes) -> None:
-    """What the enclosing instance left in the environment; only a job of it may believe that."""
-    is_job = "jobid" in attributes
-    uri, namespace, path = (
-        os.environ.pop(name, None) for name in ("FLUX_URI", "FLUX_KVS_NAMESPACE", "FLUX_JOB_ID_PATH")
-    )
-    os.environ.pop("FLUX_PROXY_REMOTE", None)
-    attributes.set("parent-uri", uri if is_job else None)
-    if is_job:
-        attributes.set("parent-kvs-namespace", namespace)
-    attributes.set("jobid-path", path if is_job and path else "/")
-
-
-def _create_directories(attributes: Attributes, rank: int, log: BrokerLog, cleanup: Cleanups) -> None:
-    made = [create_directory(attributes, "rundir", os.environ.get("TMPDIR") or "/tmp")]
-    rundir = attributes.get("rundir") or ""
-    made.append(_provide_flux(rundir, rank))
-    if rank == 0:
-        made += recovery.provide_state(attributes, rundir, log)
-    elif "statedir" in attributes:
-        attributes.delete("statedir")
-    for directory in made:
-        if directory is not None:
-            cleanup.append(directory.remove)
-    uri = attributes.get("local-uri")
-    if uri is None:
-        attributes.set("local-uri", f"local://{rundir}/local-{rank}")
-    elif not uri.startswith("local://"):
-        raise StartError("local-uri is malformed")
-    elif len(os.fsencode(uri)) - len("local://") > _SOCKET_PATH_MAX:
-        length = len(os.fsencode(uri)) - len("local://")
-        raise StartError(
-            f"local-uri length of {length} bytes exceeds max {_SOCKET_PATH_MAX} AF_UNIX socket path length"
-        )
-
-
-def _provide_flux(rundir: str, rank: int) -> Cleanup | None:
-    """Put the ``flux`` command into the rundir. Rank 0, which is the last to run programs, removes it."""
-    write_flux_script(rundir, sys.executable)
-    directory = f"{rundir}/bin"
-    alone = all(name == "flux" or name.startswith(".flux-") for name in os.listdir(directory))
-    return Cleanup.of(directory) if rank == 0 and alone else None
 
 
 def _define_phases(broker: Broker, command: list[str]) -> None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import errno
+
 from pytest_flux.broker.attributes import Attributes
 from pytest_flux.broker.boot import Boot
+from pytest_flux.broker.parent_link import IPC
 from pytest_flux.broker.topology import Topology, custom_parents
 from pytest_flux.protocol.duration import format_duration, parse_duration
 from pytest_flux.protocol.errors import FluxError, ProtocolError
@@ -14,7 +17,6 @@ if TYPE_CHECKING:
 
 _TIMES = {"connect_timeout": "30s", "tcp_user_timeout": "20s", "torpid_min": "5s", "torpid_max": "30s"}
 _NUMBERS = ("zmqdebug", "zmq_io_threads", "child_rcvhwm", "prefertcp")
-_EINVAL = 22
 
 
 def configure(attributes: Attributes, config: dict[str, Any]) -> None:
@@ -50,9 +52,9 @@ def check_torpid(attributes: Attributes, config: dict[str, Any]) -> dict[str, st
         for name in ("tbon.torpid_min", "tbon.torpid_max")
     )
     if low == 0:
-        raise FluxError(_EINVAL, "tbon.torpid_min must be nonzero")
+        raise FluxError(errno.EINVAL, "tbon.torpid_min must be nonzero")
     if high and not low < high:
-        raise FluxError(_EINVAL, "tbon.torpid_min must be less than torpid_max")
+        raise FluxError(errno.EINVAL, "tbon.torpid_min must be less than torpid_max")
     return changes
 
 
@@ -65,16 +67,27 @@ def topology(attributes: Attributes, boot: Boot) -> Topology:
         raise ValueError(f"error creating '{uri}' topology: {error}") from None
 
 
+def endpoint(boot: Boot, rank: int, rundir: str) -> str:
+    """Where children are to connect: what the configuration says, or a socket in the rundir. FluxError if not IPC."""
+    uri = boot.hosts[rank].get("bind") if boot.hosts else None
+    if uri is None:
+        return f"{IPC}{rundir}/tbon-{rank}"
+    if not uri.startswith(IPC):
+        text = f"cannot bind {uri}: embedded brokers talk over {IPC} only; install flux-core for several hosts"
+        raise FluxError(errno.EPROTONOSUPPORT, text)
+    return uri
+
+
 def _table(config: dict[str, Any]) -> dict[str, Any]:
     table = config.get("tbon", {})
     if not isinstance(table, dict):
-        raise FluxError(_EINVAL, "Config file error [tbon]: Expected object")
+        raise FluxError(errno.EINVAL, "Config file error [tbon]: Expected object")
     for name in ("topo", *_TIMES):
         if not isinstance(table.get(name, ""), str):
-            raise FluxError(_EINVAL, f"Config file error [tbon]: {name} is no string")
+            raise FluxError(errno.EINVAL, f"Config file error [tbon]: {name} is no string")
     for name in _NUMBERS:
         if not isinstance(table.get(name, 0), int):
-            raise FluxError(_EINVAL, f"Config file error [tbon]: {name} is no integer")
+            raise FluxError(errno.EINVAL, f"Config file error [tbon]: {name} is no integer")
     return table
 
 
@@ -82,4 +95,4 @@ def _duration(text: str | None, complaint: str) -> float:
     try:
         return parse_duration(text or "")
     except ProtocolError:
-        raise FluxError(_EINVAL, complaint) from None
+        raise FluxError(errno.EINVAL, complaint) from None
