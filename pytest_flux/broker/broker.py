@@ -184,9 +184,14 @@ class Broker:
                 self.overlay.connect(parent_endpoint, self.state_machine.parent.follow)
             self._torpid.start()
             self.state_machine.post("builtins-success")
-        except (BootError, FluxError, OSError) as error:
-            self.log.write(LOG_ERR, f"error loading builtins: {error}")
-            self.state_machine.fail("builtins-fail")
+        except BootError as error:
+            self._fail_to_load(str(error))
+        except OSError as error:
+            self._fail_to_load(f"{error.filename}: {error.strerror}" if error.filename else str(error.strerror))
+
+    def _fail_to_load(self, reason: str) -> None:
+        self.log.write(LOG_ERR, f"error loading builtins: {reason}")
+        self.state_machine.fail("builtins-fail")
 
     def _meet_peers(self) -> str:
         attributes, topology = self.attributes, self.router.topology
