@@ -33,8 +33,8 @@ class FluxInstance(Surface):
     """An instance of ``settings.size`` brokers, from ``start`` (or entering the context) to ``stop`` (or leaving it).
 
     Until then it has no ``uri``. Nothing of it outlives the process that holds it, however that ends. ``keep``
-    has its rundir, with state and log, stay when it is gone; ``trace`` has PMI conversations in its log; ``output``
-    takes its log; ``lifeline`` is as for DetachedSession.
+    has its rundir, with state and log, stay when it is gone; ``durable`` has its state on disk, should rank 0 die;
+    ``trace`` has PMI conversations in its log; ``output`` takes its log; ``lifeline`` is as for DetachedSession.
     """
 
     def __init__(
@@ -42,6 +42,7 @@ class FluxInstance(Surface):
         settings: Settings | None = None,
         *,
         keep: bool = False,
+        durable: bool = False,
         trace: bool = False,
         output: InstanceLog | None = None,
         lifeline: int | None = None,
@@ -52,6 +53,7 @@ class FluxInstance(Surface):
         self.keep = keep
         self.kept_at: str | None = None
         self.output = output or InstanceLog()
+        self._durable = durable
         self._trace = trace
         self._lifeline = lifeline
         self._session: DetachedSession | None = None
@@ -76,7 +78,8 @@ class FluxInstance(Surface):
         """Start the instance without waiting for it. Raises InstanceError."""
         environ = {name: value for name, value in os.environ.items() if name not in ("FLUX_URI", "FLUX_START_URI")}
         try:
-            self._preparation = prepare(self.settings, environ, keep=self.keep, trace=self._trace)
+            keep = self.keep or self._durable
+            self._preparation = prepare(self.settings, environ, keep=keep, trace=self._trace)
             spec, output = self._preparation.spec, self.output.fileno()
             self._session = DetachedSession(spec, self._preparation.environ, output, lifeline=self._lifeline)
         except (LaunchError, OSError) as error:
@@ -201,6 +204,13 @@ class FluxInstance(Surface):
     def directory(self) -> str | None:
         """The directory that was made for it and may be kept, if one was."""
         return self._preparation.directory if self._preparation is not None else None
+
+    @property
+    def statedir(self) -> str | None:
+        """The directory of its state, if that does not go with its rank 0."""
+        settings = self._preparation.spec.setattrs if self._preparation is not None else ()
+        named = [setting.partition("=")[2] for setting in settings if setting.startswith("statedir=")]
+        return named[-1] if named else None
 
     @property
     def is_running(self) -> bool:

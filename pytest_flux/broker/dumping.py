@@ -36,25 +36,13 @@ def dump(broker: Broker) -> bool:
 
 
 def _write(broker: Broker, path: str) -> None:
-    from pytest_flux.postmortem.archive import ArchiveWriter
-    from pytest_flux.postmortem.compression import create
-    from pytest_flux.protocol.kvs_walk import walk
+    from pytest_flux.postmortem.archive import write_archive
 
     kvs = broker.kvs
     kvs.settle()
-    root = kvs.namespace("primary").ref
-    with create(path) as file:
-        writer = ArchiveWriter(file, time.time())
-        for found in walk(kvs.tree.load, root):
-            if found.problem:
-                broker.log.write(LOG_ERR, f"content.dump: {'.'.join(found.path)}: {found.problem}")
-                continue
-            try:
-                writer.add(found)
-            except FluxError as error:
-                # As flux-core does: what is lost is lost, that is no reason to lose the rest.
-                broker.log.write(LOG_ERR, f"content.dump: {error.text}")
-        writer.close()
+    # As flux-core does: what is lost is lost, that is no reason to lose the rest.
+    for line in write_archive(path, kvs.tree.load, kvs.namespace("primary").ref, time.time()):
+        broker.log.write(LOG_ERR, f"content.dump: {line}")
 
 
 def _link(path: str) -> None:

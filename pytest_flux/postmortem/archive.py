@@ -165,6 +165,29 @@ class ArchiveWriter:
         self._file.write(END)
 
 
+def write_archive(path: str, load: Callable[[str], bytes], root: str, timestamp: float) -> list[str]:
+    """Write all below a root to a new archive, compressed as its name says. A line for each thing that is lost.
+
+    Raises FluxError, ProtocolError where the root itself is, OSError.
+    """
+    from pytest_flux.postmortem.compression import create
+    from pytest_flux.protocol.kvs_walk import walk
+
+    lost: list[str] = []
+    with create(path) as file:
+        writer = ArchiveWriter(file, timestamp)
+        for found in walk(load, root):
+            if found.problem:
+                lost.append(f"{'.'.join(found.path)}: {found.problem}")
+                continue
+            try:
+                writer.add(found)
+            except FluxError as error:
+                lost.append(error.text or str(error))
+        writer.close()
+    return lost
+
+
 def _blobs(found: Found) -> Iterator[bytes]:
     for index, blob in enumerate(found.blobs):
         if isinstance(blob, FluxError):

@@ -70,7 +70,7 @@ class DumpKvs:
         """All keys that have a value or are links, in the order in which they would be dumped."""
         from pytest_flux.protocol.kvs_walk import walk
 
-        for found in walk(self._load, self.root, load_values=lambda _: b""):
+        for found in walk(self.load, self.root, load_values=lambda _: b""):
             if found.entry.type not in (DIR, DIRREF):
                 yield ".".join(found.path)
 
@@ -82,7 +82,8 @@ class DumpKvs:
         except FluxError:
             return False
 
-    def _load(self, ref: str) -> bytes:
+    def load(self, ref: str) -> bytes:
+        """A blob by its blobref. FluxError ENOENT, EINVAL for what is no blobref."""
         try:
             return self._backing.load(decode_blobref(ref))
         except ProtocolError as error:

@@ -60,6 +60,7 @@ RUN = (
     _Setting("strict", "", False, "what a test leaves behind in an instance of wider scope is an error"),
     _Setting("keep", "failed|all", "no", "keep rundir, state and log of instances, and say where", KEPT),
     _Setting("dump", "failed|all", "no", "dump the KVS of instances, and say how to open that again", KEPT),
+    _Setting("dump_dir", "DIR", "", "where dumps go (default: in pytest's cache directory)"),
     _Setting("prestart", "N", 0, "start N instances ahead of the tests that will need them"),
     _Setting("require", "system", "", "tests that need this engine fail where it is absent", ("", "system")),
     _Setting("pmi_trace", "", False, "trace the PMI conversations, for the reports of failed tests"),

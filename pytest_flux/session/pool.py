@@ -10,7 +10,7 @@ import pytest
 
 from pytest_flux.instance import FluxInstance, InstanceError
 from pytest_flux.launcher import forkserver
-from pytest_flux.session import options
+from pytest_flux.session import dumping, options
 from pytest_flux.session.pristine import Baseline, Verdict
 from pytest_flux.session.shared import controller_pid
 from pytest_flux.settings import Settings
@@ -57,6 +57,7 @@ class Pool:
         self.held: list[Held] = []
         self.strict: bool = options.value_of(config, "strict")
         self._kept = options.value_of(config, "keep")
+        self._dumps = dumping.is_on(config)
         self._trace: bool = options.value_of(config, "pmi_trace")
         self._stopping: list[tuple[FluxInstance, str, pytest.Item | None]] = []
         self._ready: list[FluxInstance] = []
@@ -81,7 +82,8 @@ class Pool:
 
     def make(self, settings: Settings) -> FluxInstance:
         """An instance that is not started yet."""
-        return FluxInstance(settings, keep=self._kept != "no", trace=self._trace)
+        # For a dump of one whose rank 0 dies, its state must be on disk.
+        return FluxInstance(settings, keep=self._kept != "no", durable=self._dumps, trace=self._trace)
 
     def acquire(
         self, name: str, settings: Settings, scope: str, nodeid: str, item: pytest.Item | None, make: Maker | None
@@ -181,6 +183,7 @@ class Pool:
         if held.user is not None and held.scope != "function":
             leaks = self._check(held)
         self.held.remove(held)
+        dumping.before_end(item, held)
         instance = held.instance
         instance.keep = self._kept == "all" or (self._kept == "failed" and held.failed)
         died = instance.dead_brokers().keys() - instance.expected_ends

@@ -68,8 +68,7 @@ def complete(pool: Pool, item: pytest.Item, report: pytest.TestReport) -> None:
         if report.failed:
             held.failed = True
             report.sections += _sections(held, item.stash.get(_STARTED, 0.0))
-        if dumping.wanted(item.config, report):
-            report.sections.append(dumping.section(item.config, held, item.nodeid))
+    dumping.complete(item, report, pool.used_by(item))
 
 
 def facts(instance: FluxInstance) -> str:
@@ -134,11 +133,13 @@ class Memory:
     """Keeps what tests have left behind, for the summary. A plugin of its own: its hook tells no config."""
 
     def __init__(self, config: pytest.Config) -> None:
+        self._config = config
         self._reported = config.stash.setdefault(_REPORTED, [])
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """A report, maybe a worker's."""
         self._reported += [(report.nodeid, leak) for leak in getattr(report, "flux_leaks", ())]
+        dumping.note(self._config, report)
 
 
 def summarize(terminalreporter: Any, config: pytest.Config) -> None:  # noqa: ANN401 - private to pytest before 8
@@ -148,6 +149,7 @@ def summarize(terminalreporter: Any, config: pytest.Config) -> None:  # noqa: AN
         terminalreporter.section("flux: left behind by tests, and put right")
         for nodeid, leak in reported:
             terminalreporter.line(f"{nodeid}: {leak}")
+    dumping.summarize(terminalreporter, config)
 
 
 def send_late(config: pytest.Config, late: Late) -> None:
