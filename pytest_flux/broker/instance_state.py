@@ -72,7 +72,7 @@ class InstanceState:
             from pytest_flux.broker.dumping import dump
 
             broker.exit_code = broker.exit_code or int(not dump(broker))
-        if self._kvs is not None:
-            self._kvs.close()
+        if self._kvs is not None and not self._kvs.close():
+            broker.exit_code = broker.exit_code or 1
         if self._content is not None:
             self._content.close()

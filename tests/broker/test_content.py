@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
@@ -196,7 +197,40 @@ def test_a_store_that_cannot_write_says_so_and_keeps_what_it_has(reactor: Reacto
         store.flush()
     assert store.load(digest) == SMALL
     store.close()
-    assert "1 blobs are lost" in complaints[0]
+    assert complaints[0] == "content store: unable to open database file"
+    assert "1 blobs are lost" in complaints[-1]
+
+
+@pytest.mark.parametrize("volatile", [True, False])
+def test_a_full_disk(reactor: Reactor, tmp_path: Path, *, volatile: bool) -> None:
+    complaints: list[str] = []
+    store = ContentStore(reactor, str(tmp_path), "sha1", volatile=volatile, complain=complaints.append)
+    store.put_checkpoint({"sequence": 1})
+    limit = sqlite3.connect(":memory:").execute("PRAGMA max_page_count").fetchone()[0]
+    store.backing._query("PRAGMA max_page_count=500")
+    digests = [store.store(os.urandom(40_000)) for _ in range(100)]
+    for _ in range(2):
+        with pytest.raises(FluxError) as error:
+            store.flush()
+        assert error.value.errnum == errno.ENOSPC
+    with pytest.raises(FluxError) as error:
+        store.put_checkpoint({"sequence": 2})
+    assert error.value.errnum == errno.ENOSPC
+    with pytest.raises(FluxError):
+        store.check()
+    assert len(complaints) == 1
+    assert 0 < len(store.dirty) < 100
+    assert all(store.load(digest) for digest in digests)
+    assert store.checkpoints() == [{"sequence": 1}]
+    store.backing._query(f"PRAGMA max_page_count={limit}")
+    store.put_checkpoint({"sequence": 2})
+    store.check()
+    assert not store.dirty
+    store.close()
+    backing = SqliteBacking(str(tmp_path / "content.sqlite"), volatile=False)
+    assert all(backing.load(digest) for digest in digests)
+    assert backing.checkpoints() == [{"sequence": 2}, {"sequence": 1}]
+    backing.close()
 
 
 def test_collecting_garbage(store: ContentStore) -> None:

@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import sqlite3
+from contextlib import contextmanager
 from typing import Any
 
 import lz4.block  # type: ignore[import-untyped]
@@ -16,7 +17,7 @@ from pytest_flux.protocol.errors import FluxError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
 MAX_CHECKPOINTS = 5
 """So many checkpoints are kept."""
@@ -45,12 +46,13 @@ _MARK = "UPDATE objects SET epoch = MAX(epoch, ?1) WHERE hash = CAST(?2 AS TEXT)
 class SqliteBacking:
     """The open file. Every method raises FluxError with the errno that flux-core gives for what SQLite says.
 
-    ``volatile`` is for a statedir that goes with the broker: then nothing is done for the case of a crash.
+    ``volatile`` is for a statedir that goes with the broker: then nothing is done for the case of a crash. Where
+    flux-core has no journal at all, ours is in memory: a disk that is full would leave a torn database otherwise.
     """
 
     def __init__(self, path: str, *, volatile: bool, max_checkpoints: int = MAX_CHECKPOINTS) -> None:
         self.path = path
-        self.journal_mode, self.synchronous = ("OFF", "OFF") if volatile else ("WAL", "NORMAL")
+        self.journal_mode, self.synchronous = ("MEMORY", "OFF") if volatile else ("WAL", "NORMAL")
         self._max_checkpoints = max_checkpoints
         try:
             self._db = sqlite3.connect(path, timeout=_LOCK_TIMEOUT, isolation_level=None)
@@ -107,17 +109,23 @@ class SqliteBacking:
     def store(self, blobs: Iterable[tuple[bytes, bytes]]) -> None:
         """Store blobs, pairs of digest and bytes, all or none."""
         rows = [self._row(digest, blob) for digest, blob in blobs]
-        try:
-            self._db.execute("BEGIN")
+        with self._transaction():
             try:
                 self._db.executemany(_STORE, rows)
-                self._db.execute("COMMIT")
-            except sqlite3.Error:
-                if self._db.in_transaction:
-                    self._db.execute("ROLLBACK")
-                raise
-        except sqlite3.Error as error:
-            raise _translated(error) from None
+            except sqlite3.Error as error:
+                raise _translated(error) from None
+
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
+        """All or nothing; where the disk is full, SQLite may have undone it already."""
+        self._query("BEGIN")
+        try:
+            yield
+            self._query("COMMIT")
+        except BaseException:
+            if self._db.in_transaction:
+                self._db.rollback()
+            raise
 
     def _row(self, digest: bytes, blob: bytes) -> tuple[bytes, int, bytes, int]:
         if len(blob) < _COMPRESSED_FROM:
@@ -160,24 +168,18 @@ class SqliteBacking:
         self._renewable = self.epoch
 
     def _insert_checkpoint(self, text: str) -> None:
-        self._query("BEGIN")
-        try:
+        with self._transaction():
             self._query("INSERT INTO checkpt_v2 (value) VALUES (?)", (text,))
             self._query(_PRUNE, (self._max_checkpoints,))
-        finally:
-            self._query("COMMIT")
         self.epoch = self._query("SELECT MAX(id) FROM checkpt_v2")[0][0]
 
     def mark(self, epoch: int, digests: list[bytes]) -> int:
         """Raise the epoch of blobs that are still needed; how many had a lower one."""
-        self._query("BEGIN")
-        try:
-            before = self._db.total_changes
+        before = self._db.total_changes
+        with self._transaction():
             for digest in digests:
                 self._query(_MARK, (epoch, digest))
-            return self._db.total_changes - before
-        finally:
-            self._query("COMMIT")
+        return self._db.total_changes - before
 
     def sweep(self, epoch: int, first: int, last: int, limit: int) -> tuple[int, int]:
         """Delete at most ``limit`` blobs of a lower epoch among the rows after ``first`` up to ``last``.
@@ -186,12 +188,9 @@ class SqliteBacking:
         """
         query = "SELECT rowid FROM objects WHERE epoch < ? AND rowid > ? AND rowid <= ? ORDER BY rowid LIMIT ?"
         rows = self._query(query, (epoch, first, last, limit))
-        self._query("BEGIN")
-        try:
+        with self._transaction():
             for row in rows:
                 self._query("DELETE FROM objects WHERE rowid = ?", tuple(row))
-        finally:
-            self._query("COMMIT")
         return len(rows), rows[-1][0] if len(rows) == limit else last
 
     def count(self, below_epoch: int | None = None) -> int:

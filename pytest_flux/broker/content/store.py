@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 _FLUSH_DELAY = 1.0
 _DIRTY_BYTES = 8 << 20
+# Written in one transaction: where the disk is nearly full, what still fits is not undone with what does not.
+_BATCH_BYTES = 1 << 20
 _CLEAN_BYTES = 16 << 20
 _MAX_BLOB = (1 << 31) - 1
 
@@ -61,7 +63,8 @@ class ContentStore:
     """The blobs of an instance.
 
     Neither SQLite nor LZ4 is imported, and no file made, before something has to be written or is not here:
-    short-lived instances never do. ``volatile`` says that the statedir goes with the broker.
+    short-lived instances never do. ``volatile`` says that the statedir goes with the broker. ``failure`` is why
+    blobs could not be written when that was last tried, the disk being full, say; they are in memory meanwhile.
     """
 
     def __init__(
@@ -80,6 +83,7 @@ class ContentStore:
         self.clean = BlobCache()
         self.dirty: dict[bytes, bytes] = {}
         self.dirty_bytes = 0
+        self.failure: FluxError | None = None
         self._hash: Callable[[bytes], bytes] | None = None
         self._reactor = reactor
         self._complain = complain
@@ -93,7 +97,7 @@ class ContentStore:
         if self._backing is None:
             from pytest_flux.broker.content.backing import SqliteBacking
 
-            if self._closed:
+            if self._closed and not self.dirty:
                 raise FluxError(errno.ENOSYS, "the content store is closed")
             self._backing = SqliteBacking(self.path, volatile=self.volatile)
         return self._backing
@@ -143,19 +147,46 @@ class ContentStore:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        if not self.dirty:
-            return
-        self.backing.store(self.dirty.items())
+        try:
+            while self.dirty:
+                self._write(self._next_batch())
+        except FluxError as error:
+            if self.failure is None or self.failure.errnum != error.errnum:
+                self._complain(f"content store: {error.text or error.strerror}")
+            self.failure = error
+            if not self._closed:
+                self._timer = self._reactor.call_later(_FLUSH_DELAY, self._flush_in_background)
+            raise
+        self.failure = None
+
+    def _next_batch(self) -> list[tuple[bytes, bytes]]:
+        batch: list[tuple[bytes, bytes]] = []
+        size = 0
         for digest, blob in self.dirty.items():
+            batch.append((digest, blob))
+            size += len(blob)
+            if size > _BATCH_BYTES:
+                break
+        return batch
+
+    def _write(self, batch: list[tuple[bytes, bytes]]) -> None:
+        self.backing.store(batch)
+        for digest, blob in batch:
+            del self.dirty[digest]
+            self.dirty_bytes -= len(blob)
             self.clean.add(digest, blob)
-        self.dirty, self.dirty_bytes = {}, 0
 
     def _flush_in_background(self) -> None:
         try:
             self.flush()
-        except FluxError as error:
-            self._complain(f"content store: {error.text or error.strerror}")
-            self._timer = self._reactor.call_later(_FLUSH_DELAY, self._flush_in_background)
+        except FluxError:
+            # Complained of, and kept for the next time.
+            return
+
+    def check(self) -> None:
+        """Raise FluxError if what is stored now would be in memory only, nobody knows for how long."""
+        if self.failure is not None:
+            raise FluxError(self.failure.errnum, self.failure.text)
 
     def checkpoints(self) -> list[Any]:
         """What was checkpointed, newest first."""
@@ -175,6 +206,7 @@ class ContentStore:
         """Write what is left, unless the file is about to be removed, and close it."""
         if self._closed:
             return
+        self._closed = True
         if self._timer is not None:
             self._timer.cancel()
         try:
@@ -182,7 +214,6 @@ class ContentStore:
                 self.flush()
         except FluxError as error:
             self._complain(f"content store: {len(self.dirty)} blobs are lost: {error.text or error.strerror}")
-        self._closed = True
         if self._backing is not None:
             self._backing.close()
             self._backing = None

@@ -111,14 +111,19 @@ class Kvs(AppendingStore):
 
         self._reactor.call_later(seconds, again)
 
-    def close(self) -> None:
-        """Have all that was answered be on disk, where the statedir stays; without that there is nothing to do."""
+    def close(self) -> bool:
+        """Have all that was answered be on disk, where the statedir stays; without that there is nothing to do.
+
+        Whether that went well.
+        """
         if self.content.volatile:
-            return
+            return True
         try:
             self.checkpoint()
         except FluxError as error:
             self._complain(f"KVS checkpoint: {error.text or error.strerror}")
+            return False
+        return True
 
     # -- namespaces
 

@@ -33,7 +33,8 @@ class ContentService(Service):
 
     @method("store")
     def store(self, request: Request) -> bytes:
-        """Blob → digest, as bytes."""
+        """Blob → digest, as bytes. ENOSPC, or whatever keeps blobs from being written."""
+        self._store.check()
         return self._store.store(request.message.payload or b"")
 
     @method("flush")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_flux.broker.kvs.lookup import Lookup
 from pytest_flux.broker.kvs.namespace import Credentials, Waiter
-from pytest_flux.broker.kvs.transaction import Op, Transaction, decode_op
+from pytest_flux.broker.kvs.transaction import SYNC, Op, Transaction, decode_op
 from pytest_flux.broker.resource.inventory import Inventory
 from pytest_flux.broker.service import ALL, LATER, Answer, Request, Service, _Later, method
 from pytest_flux.broker.services.lazy import part
@@ -138,6 +138,9 @@ class KvsService(Service):
             for op in ops:
                 _check_guest(op)
         self._kvs.namespace(name, credentials_of(request))
+        if not flags & SYNC:
+            # flux-core accepts what it may never be able to write. With SYNC it is tried, now.
+            self._kvs.content.check()
 
         def done(error: FluxError | None, ref: str, sequence: int) -> None:
             if error is not None:
