@@ -104,8 +104,22 @@ class ArgumentParser(OptionParser):
             raise self.invalid(option.name, "expected one argument") if option else self._unrecognized(word)
         return value
 
+    def _parse_long(self, word: str, words: Iterator[str], options: Options) -> None:
+        name, equals, attached = word[2:].partition("=")
+        option = self._by_name.get(name)
+        if option is not None and equals and not option.argument:
+            raise self.invalid(name, f"ignored explicit argument {attached!r}")
+        super()._parse_long(word, words, options)
+
     def _unrecognized(self, what: str) -> OptionExit:
-        return self.usage_error(f"unrecognized arguments: {what}")
+        return self.unrecognized(what)
+
+    def unrecognized(self, what: str) -> OptionExit:
+        """Words that nothing is made of."""
+        # It is found by the parser of the command, not by that of the subcommand.
+        whole = self.program.split(" ")[0]
+        who = whole if "-" in whole else self.program
+        return OptionExit(2, f"usage: {self.program} {self.usage}\n{who}: error: unrecognized arguments: {what}\n")
 
 
 class ArgumentCommand(Command):
@@ -149,9 +163,12 @@ class ArgumentCommand(Command):
     def parse(self, argv: Sequence[str]) -> Options:
         """Read a command line. Raises OptionExit, CommandError."""
         try:
-            return super().parse(argv)
+            options = super().parse(argv)
         except ValueError as error:
             raise CommandError(str(error)) from None
+        if options.arguments and self.usage in ("", "[OPTIONS]") and not self.subcommands:
+            raise self.parser().unrecognized(" ".join(options.arguments))
+        return options
 
     def usage_error(self) -> OptionExit:
         """Wrong arguments."""

@@ -21,7 +21,7 @@ def convert(value: Any, conversion: str) -> Any:  # noqa: ANN401
     if conversion in ("s", "r", "a"):
         return f"{{!{conversion}}}".format(value)
     if conversion not in _CONVERSIONS:
-        raise ValueError(f"Unknown conversion specifier '{conversion}'")
+        raise ValueError(f"Unknown conversion specifier {conversion}")
     if conversion == "d":
         return Moment(0.0 if value == "" else value)
     return "" if str(value) == "" else _CONVERSIONS[conversion](value)

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import re
 import time
 
 from pytest_flux.protocol.duration import parse_duration
 
 _DATES = ("", "%Y-%m-%d", "%m/%d/%Y", "%m/%d/%y", "%b %d", "%b %d %Y", "%B %d", "%B %d %Y")
 _TIMES = ("", "%H:%M", "%H:%M:%S", "%I%p", "%I:%M%p", "%I %p", "%I:%M %p")
+_DAYS = {"yesterday": -1, "today": 0, "tomorrow": 1}
+_UNITS = {"second": 1, "sec": 1, "minute": 60, "min": 60, "hour": 3600, "day": 86400, "week": 604800}
+_RELATIVE = re.compile(
+    rf"(?P<in>in )?(?P<count>\d+(?:\.\d+)?|an?) ?(?P<unit>{'|'.join(_UNITS)})s?(?: (?P<after>ago|from now))?"
+)
 
 
 def parse_moment(text: str, now: float | None = None) -> float:
     """Seconds since the epoch. Raises ValueError.
 
-    flux-core takes what the library parsedatetime takes; here it is durations from now, the usual forms of dates and
-    times of day, which are today's, ``today`` and ``tomorrow``, and ISO 8601.
+    flux-core takes what the library parsedatetime takes; here it is durations from now, be they written ``+1h``,
+    ``in 2 hours`` or ``5 minutes ago``, the usual forms of dates and times of day, which are today's, ``yesterday``,
+    ``today`` and ``tomorrow``, and ISO 8601.
     """
     now = time.time() if now is None else now
     text = text.strip()
@@ -23,12 +30,15 @@ def parse_moment(text: str, now: float | None = None) -> float:
     if text[:1] in ("+", "-"):
         offset = parse_duration(text[1:])
         return now + offset if text[0] == "+" else now - offset
+    if relative := _RELATIVE.fullmatch(text.lower()):
+        seconds = float(relative["count"].replace("an", "1").replace("a", "1")) * _UNITS[relative["unit"]]
+        return now - seconds if relative["after"] == "ago" else now + seconds
     from datetime import datetime, timedelta
 
     base = datetime.fromtimestamp(now)  # noqa: DTZ006, users mean their own time
     day, _, rest = text.partition(" ")
-    if day in ("today", "tomorrow"):
-        base += timedelta(days=day == "tomorrow")
+    if day in _DAYS:
+        base += timedelta(days=_DAYS[day])
         text = rest or "00:00"
     try:
         return datetime.fromisoformat(text).timestamp()

@@ -11,6 +11,7 @@ from pytest_flux.protocol.fluid import parse_fluid
 from pytest_flux.protocol.job_state import RUN
 
 _LOCAL, _SSH = "local://", "ssh://"
+_FLUX_CORE_SCHEMES = ("lsf", "openpmix", "slurm")
 
 
 def local_uri(uri: str) -> str:
@@ -47,13 +48,18 @@ def host_of(uri: str) -> str | None:
 def resolve(target: str, *, wait: bool = False, force_local: bool = False) -> str:
     """The URI of an instance.
 
-    ``target`` is a URI, or a path of job ids, as in ``ƒabc/ƒdef``, which may begin with ``/`` for the outermost
-    instance and contain ``..`` for the one around. With ``wait``, a job need not have told its URI yet. Raises
-    ValueError where there is none, OSError where an instance on the way cannot be reached.
+    ``target`` is a URI, ``pid:`` with the id of a process that is in the instance, or a path of job ids, as in
+    ``ƒabc/ƒdef``, which may begin with ``/`` for the outermost instance and contain ``..`` for the one around. With
+    ``wait``, a job need not have told its URI yet. Raises ValueError where there is none, OSError where an instance
+    on the way cannot be reached.
     """
     if target.startswith((_LOCAL, _SSH)):
         return target
     scheme, colon, rest = target.partition(":")
+    if colon and scheme == "pid":
+        return _uri_of_process(rest)
+    if colon and scheme in _FLUX_CORE_SCHEMES:
+        raise ValueError(f"{target}: only flux-core finds instances by way of {scheme}")
     if colon and scheme != "jobid":
         raise ValueError(f"No plugin for URI scheme {scheme}")
     path = rest if colon else target
@@ -76,6 +82,26 @@ def resolve(target: str, *, wait: bool = False, force_local: bool = False) -> st
     if uri is None:
         with Flux() as flux:
             uri = flux.getattr("local-uri")
+    return uri
+
+
+def _uri_of_process(pid: str) -> str:
+    """FLUX_URI in the environment of a process; that of a broker tells of the instance around it."""
+    import psutil
+
+    try:
+        process = psutil.Process(int(pid))
+        environ = process.environ()
+        children = process.children() if "broker" in process.name() else []
+        uri = children[0].environ().get("FLUX_URI") if children else environ.get("FLUX_URI")
+    except ValueError:
+        raise ValueError(f"pid:{pid}: a process id is expected") from None
+    except psutil.NoSuchProcess:
+        raise ValueError(f"pid:{pid}: there is no such process") from None
+    except psutil.AccessDenied:
+        raise ValueError(f"pid:{pid}: its environment is not ours to read") from None
+    if not uri:
+        raise ValueError(f"PID {pid} doesn't seem to have a FLUX_URI")
     return uri
 
 

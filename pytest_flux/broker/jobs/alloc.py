@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING, Any
 
 from pytest_flux.broker.jobs.changes import merge_annotations
@@ -91,12 +92,12 @@ class Alloc:
     # -- what the scheduler says
 
     def _allocated(self, job: Job, resources: dict[str, Any], annotations: dict[str, Any]) -> None:
-        encoded = encode_value(resources)
-        self._manager.batch.put(kvs_key(job.id, "R"), encoded)
-        if "scheduling" in resources:
-            del resources["scheduling"]
-            encoded = encode_value(resources)
-        job.set_resources(resources, encoded)
+        # With blanks, as flux-core's scheduler writes it: `flux job info --base` shows it as it is (recorded jobs).
+        self._manager.batch.put(
+            kvs_key(job.id, "R"), json.dumps(resources, ensure_ascii=False).encode("utf-8", "surrogatepass")
+        )
+        resources.pop("scheduling", None)
+        job.set_resources(resources, encode_value(resources))
         # Still queued while it is annotated, or that event would queue it again.
         self._annotate(job, annotations)
         job.is_queued = False

@@ -90,16 +90,12 @@ class JobQuestions(JobService):
     def history_get(self, request: Request) -> Answer:
         """``{slice: "[first:last:step]"}`` → ``{jobs: [id]}`` of the user, the newest being number 0."""
         userid = request.message.userid
-        match = re.fullmatch(
-            r"\[(-?[0-9]{1,9})?(?:(:)(-?[0-9]{1,9})?(?::(-?[0-9]{1,9})?)?)?\]", request.field("slice", str)
-        )
-        parts = [int(part) if part else None for part in match.group(1, 3, 4)] if match else []
-        if match is None or parts[2] == 0 or (not match[2] and parts[0] is None):
+        match = re.fullmatch(r"\[(-?[0-9]{1,9})?:(-?[0-9]{1,9})?(?::(-?[0-9]{1,9})?)?\]", request.field("slice", str))
+        parts = [int(part) if part else None for part in match.groups()] if match else []
+        if match is None or parts[2] == 0:
             raise FluxError(errno.EINVAL, "could not parse python-style slice expression")
         found = (self.manager.find(job_id) for job_id in reversed(self.manager.history))
         ids = [job.id for job in found if job is not None and job.userid == userid]
-        if not match[2] and parts[0] is not None:
-            return {"jobs": ids[parts[0] : parts[0] + 1 or None]}
         return {"jobs": ids[slice(*parts)]}
 
     @method("events-journal")

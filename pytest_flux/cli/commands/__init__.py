@@ -50,6 +50,8 @@ TABLE = (
     Entry("queue", INSTANCE, "show queues; stop, start, enable and disable them"),
     Entry("watch", INSTANCE, "print the output of jobs, and wait for them"),
     Entry("uri", INSTANCE, "tell where an instance is"),
+    Entry("pgrep", INSTANCE, "find jobs by name"),
+    Entry("pkill", CONTROL, "cancel jobs by name"),
     Entry("cancel", CONTROL, "cancel jobs"),
     Entry("job", CONTROL, "attach to jobs, wait for them, control them"),
     Entry("batch", CONTROL, "submit a script that runs in an instance of its own"),
@@ -78,7 +80,7 @@ TABLE = (
 LACKING = frozenset(
     (
         "admin archive cgroup cron fortune gc heaptrace hostlist "
-        "housekeeping jobtap keygen lptest modprobe multi-prog pgrep pkill post-job-event pstree "
+        "housekeeping jobtap keygen lptest modprobe multi-prog post-job-event pstree "
         "python R startlog terminus top update"
     ).split()
 )

@@ -170,7 +170,6 @@ COMMANDS = (
         urgency,
         usage="[OPTIONS] id urgency",
         options=(Option("verbose", "v", usage="Output old urgency value on success"),),
-        permute=True,
     ),
     Command(
         "flux-job memo",

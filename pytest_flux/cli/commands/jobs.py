@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 OPTIONS = (
     Option("a", "a", usage="List jobs in all states"),
-    Option("A", "A", usage="List all jobs of all users"),
+    Option("A", "A", usage="List jobs of all users"),
     *FILTERS,
     Option("no-header", "n", usage="Print no header"),
     Option("suppress-header", hidden=True),
@@ -54,7 +54,7 @@ def run(options: Options, context: Context) -> int:
     if ids and query_of(options, context).filtered and not options.has("recursive"):
         warn(context, "Filtering options ignored with jobid list")
     try:
-        form = find_format(options.get("format") or "default", FORMATS, "flux-jobs")
+        form = find_format(options.get("format", "default") or "", FORMATS, "flux-jobs")
     except FormatShown:
         return 0
     with connect(context) as flux:

@@ -57,6 +57,17 @@ class Query:
         """Ask for what these fields need."""
         self.attributes = ["all"] if everything else sorted(attributes_for(fields))
 
+    def set_outcomes(self, words: Iterable[str]) -> None:
+        """Ask for jobs in these states, or with these results. Raises ValueError."""
+        for word in sorted(words):
+            try:
+                self.states |= _ALL if word == "all" else parse_state(word)
+            except ValueError:
+                try:
+                    self.results |= parse_result(word)
+                except ValueError:
+                    raise ValueError(f"Invalid filter specified: {word}") from None
+
     def constraint(self) -> dict[str, Any]:
         """The conditions as RFC 31 object."""
         parts: list[dict[str, Any]] = [] if self.include is None else [self.include]
@@ -87,7 +98,8 @@ class Query:
                 if name not in known:
                     raise CommandError(f"error retrieving job stats: no stats available for queue {name}")
             parts = [known[name] for name in self.queues]
-        result = {name: sum(part[name] for part in parts) for name in ("successful", "failed", "inactive_purged")}
+        result = {name: sum(part[name] for part in parts) for name in ("successful", "inactive_purged")}
+        result["failed"] = sum(part[name] for part in parts for name in ("failed", "timeout", "canceled"))
         states = [part["job_states"] for part in parts]
         result["pending"] = sum(state[name] for state in states for name in ("depend", "priority", "sched"))
         result["running"] = sum(state[name] for state in states for name in ("run", "cleanup"))
@@ -104,7 +116,7 @@ def query_of(options: Options, context: Context) -> Query:
     every = options.has("a") or options.has("A")
     query.filtered = every or any(options.has(n) for n in ("count", "filter", "since", "user", "name", "queue"))
     if options.has("user"):
-        query.userid = _user(options.get("user") or "")
+        query.userid = user_of(options.get("user") or "")
     if options.has("A"):
         query.userid = ANY_USER
     if options.has("since"):
@@ -113,25 +125,14 @@ def query_of(options: Options, context: Context) -> Query:
         from pytest_flux.cli.arguments import warn
 
         warn(context, "Both -a and --filter specified, ignoring -a")
-    elif not words and (every or options.has("since")):
+    elif not words and (options.has("a") or options.has("since")):
         words = {"pending", "running", "inactive"}
-    _set_outcomes(query, words or {"pending", "running"})
+    query.set_outcomes(words or {"pending", "running"})
     if options.has("include"):
         query.include = _include(options.get("include") or "")
         if not options.has("user"):
             query.userid = ANY_USER
     return query
-
-
-def _set_outcomes(query: Query, words: set[str]) -> None:
-    for word in sorted(words):
-        try:
-            query.states |= _ALL if word == "all" else parse_state(word)
-        except ValueError:
-            try:
-                query.results |= parse_result(word)
-            except ValueError:
-                raise ValueError(f"Invalid filter specified: {word}") from None
 
 
 def parse_since(text: str) -> float:
@@ -150,7 +151,8 @@ def parse_since(text: str) -> float:
     return since
 
 
-def _user(text: str) -> int:
+def user_of(text: str) -> int:
+    """A user by name or number, or all of them. Raises ValueError."""
     from pytest_flux.cli.commands.job_words import parse_user
 
     try:

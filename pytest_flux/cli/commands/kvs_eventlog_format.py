@@ -22,10 +22,13 @@ class EventFormatter:
     on) or "human" (the minute, then seconds since it); ``unformatted`` events are the JSON of RFC 18.
     """
 
-    def __init__(self, *, unformatted: bool = False, timestamps: str = "raw", color: bool = False) -> None:
+    def __init__(
+        self, *, unformatted: bool = False, timestamps: str = "raw", color: bool = False, offset_width: int = 0
+    ) -> None:
         self._unformatted = unformatted
         self._timestamps = timestamps
         self._color = color
+        self._offset_width = offset_width
         self._first: float | None = None
         self._minute: tuple[int, ...] = ()
         self._minute_began = 0.0
@@ -55,6 +58,7 @@ class EventFormatter:
         if self._timestamps == "offset":
             self.start(timestamp)
             timestamp -= self._first or 0.0
+            return self._paint(_GREEN, f"{timestamp:{self._offset_width}.6f}")
         return self._paint(_GREEN, f"{timestamp:.6f}")
 
     def _human(self, timestamp: float) -> str:

@@ -142,6 +142,12 @@ def _parse_mask(text: str) -> int:
         raise CommandError(f"'{text}' is not a mask of flags") from None
 
 
+def lacking(options: Options, context: Context) -> int:
+    """What would load or unload code."""
+    name = context.command.name
+    raise CommandError(f"{name}: needs flux-core: an embedded broker has its services built in")
+
+
 COMMAND = Command(
     "flux-module",
     subcommands=(
@@ -159,6 +165,10 @@ COMMAND = Command(
             usage="[OPTIONS] module",
             summary="Print or change debug flags",
             options=DEBUG_OPTIONS,
+        ),
+        *(
+            Command(f"flux-module {name}", lacking, usage="[...]", summary="Needs flux-core", takes_all=True)
+            for name in ("load", "remove", "reload", "trace")
         ),
     ),
 )

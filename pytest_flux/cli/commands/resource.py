@@ -5,10 +5,11 @@ from __future__ import annotations
 import errno
 import json
 import os
-import sys
 
 from pytest_flux.cli.arguments import ArgumentCommand, color_is_on, connect, warn
 from pytest_flux.cli.commands.command import CommandError, reason
+from pytest_flux.cli.commands.resource_eventlog import OPTIONS as EVENTLOG_OPTIONS
+from pytest_flux.cli.commands.resource_eventlog import run as print_events
 from pytest_flux.cli.commands.resource_list import print_list, query_resources
 from pytest_flux.cli.commands.resource_status import print_status
 from pytest_flux.cli.named_formats import FormatShown
@@ -39,7 +40,7 @@ DRAIN_OPTIONS = (_FORCE, _UPDATE, _INCLUDE, _QUEUE, _FORMAT, _NO_HEADER, _COLOR)
 UNDRAIN_OPTIONS = (_UPDATE, _FORCE)
 STATUS_OPTIONS = (_FORMAT, _STATES, _STATE, _INCLUDE, _QUEUE, _NO_HEADER, _COLOR, _SKIP)
 LIST_OPTIONS = (_FORMAT, _STATES, _STATE, _INCLUDE, _QUEUE, _SKIP, _NO_SKIP, _NO_HEADER, *_FROM)
-INFO_OPTIONS = (_STATES, _STATE, _INCLUDE, _QUEUE)
+INFO_OPTIONS = (_STATES, _STATE, _INCLUDE, _QUEUE, *_FROM)
 RELOAD_OPTIONS = (
     Option("xml", "x", usage="The path is a directory of hwloc XML"),
     Option("force", "f", usage="Allow ranks that are not in the instance"),
@@ -100,7 +101,7 @@ def list_resources(options: Options, context: Context) -> int:
     """Print free, allocated and missing resources."""
     try:
         print_list(
-            options, context, options.get("states") or "free,allocated,down", options.get("format") or "default"
+            options, context, options.get("states", "free,allocated,down") or "", options.get("format") or "default"
         )
     except FormatShown:
         pass
@@ -116,7 +117,7 @@ def info(options: Options, context: Context) -> int:
 
 def emit(options: Options, context: Context) -> int:
     """Print R (RFC 20)."""
-    states = (options.get("states") or "all").split(",")
+    states = (options.get("states", "all") or "").split(",")
     resources, _ = query_resources(options, context, states)
     result = resources.of(states[0])
     for state in states[1:]:
@@ -134,20 +135,6 @@ def reload(options: Options, context: Context) -> int:
     request = {"path": path, "xml": options.has("xml"), "force": options.has("force")}
     with connect(context) as flux:
         flux.rpc("resource.reload", request, nodeid=0).get()
-    return 0
-
-
-def eventlog(options: Options, context: Context) -> int:
-    """Print what has happened to resources."""
-    del options
-    from pytest_flux.cli.commands.kvs_eventlog_format import EventFormatter
-
-    formatter = EventFormatter()
-    with connect(context) as flux:
-        for answer in flux.rpc("resource.journal", streaming=True):
-            if not answer.get("events"):
-                break
-            sys.stdout.writelines(formatter.format(event) for event in answer["events"])
     return 0
 
 
@@ -172,6 +159,6 @@ COMMAND = ArgumentCommand(
         _subcommand("info", info, "[OPTIONS]", INFO_OPTIONS),
         _subcommand("R", emit, "[OPTIONS]", INFO_OPTIONS),
         _subcommand("reload", reload, "[OPTIONS] path", RELOAD_OPTIONS),
-        _subcommand("eventlog", eventlog, "", ()),
+        _subcommand("eventlog", print_events, "[OPTIONS]", EVENTLOG_OPTIONS),
     ),
 )

@@ -88,8 +88,8 @@ def query_resources(options: Options, context: Context, states: list[str]) -> tu
     if options.has("include"):
         try:
             wanted = ranks_of(options.get("include") or "", resources.all)
-        except ValueError as error:
-            raise ValueError(f"--include: {error}") from None
+        except ValueError:
+            raise ValueError(f"--include: Invalid hostlist: '{options.get('include')}'") from None
         resources = _only(resources, wanted)
     return resources, queues
 

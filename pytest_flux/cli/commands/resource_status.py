@@ -129,8 +129,8 @@ def _ask(options: Options, context: Context) -> ResourceStatus:
     if options.has("include"):
         try:
             status.keep(ranks_of(options.get("include") or "", status.resources))
-        except ValueError as error:
-            raise ValueError(f"--include: {error}") from None
+        except ValueError:
+            raise ValueError(f"--include: Invalid hostlist: '{options.get('include')}'") from None
     return status
 
 

@@ -92,9 +92,9 @@ class Request:
         return copy
 
     def __str__(self) -> str:
-        changes = [
-            f"{_FORMS.get(name, f'--{name}=')}{self._shown(name)}" for name in self.values if name in self.changed
-        ]
+        order = {name: place for place, name in enumerate(_ORDER)}
+        names = sorted(self.changed, key=lambda name: order.get(name, len(order)))
+        changes = [f"{_FORMS.get(name, f'--{name}=')}{self._shown(name)}" for name in names]
         return " ".join([*changes, *self.command])
 
     def _shown(self, name: str) -> str:
@@ -104,6 +104,12 @@ class Request:
 
 _FORMS = {"queue": "-q", "bank": "-B", "ntasks": "-n", "nodes": "-N", "cores-per-task": "-c", "gpus-per-task": "-g"}
 _FORMS |= {"time-limit": "-t", "setopt": "-o "}
+_ORDER = (
+    "queue bank ntasks nodes cores-per-task gpus-per-task cores tasks-per-node tasks-per-core gpus-per-node "
+    "time-limit env urgency setopt setattr job-name input output error cc bcc log log-stderr dependency taskmap "
+    "requires wait-event cwd flags begin-time signal"
+).split()
+"""In which flux-core shows what was filled in."""
 _LISTS = frozenset(("env", "setopt", "setattr", "dependency", "requires", "flags"))
 
 

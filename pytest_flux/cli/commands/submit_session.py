@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 
-from pytest_flux.cli.arguments import connect, warn
+from pytest_flux.cli.arguments import connect
 from pytest_flux.cli.commands.command import CommandError
 from pytest_flux.cli.commands.submit_jobspec import is_idset, make_jobspec
 from pytest_flux.cli.commands.submit_request import Request
@@ -86,7 +86,8 @@ class SubmitSession:
         self._watches = request.has("watch")
         self._progress = request.has("progress")
         if self._progress and not sys.stdout.isatty():
-            warn(context, "stdout is not a tty. Ignoring --progress option")
+            # In the name of `flux`, as in Flux.
+            sys.stderr.write("flux: WARNING: stdout is not a tty. Ignoring --progress option\n")
             self._progress = False
         self._total = total
         self._request = request

@@ -5,7 +5,8 @@ from __future__ import annotations
 import sys
 
 from pytest_flux.cli.arguments import ArgumentCommand, connect, integer, job_ids, warn
-from pytest_flux.cli.commands.jobs_query import fetch, query_of
+from pytest_flux.cli.commands.command import CommandError
+from pytest_flux.cli.commands.jobs_query import Query, fetch, parse_since
 from pytest_flux.cli.commands.watch_session import Destination, WatchSession
 from pytest_flux.options import Option
 
@@ -15,10 +16,8 @@ if TYPE_CHECKING:
     from pytest_flux.options import Options
 
 OPTIONS = (
-    Option("active", usage="All active jobs of ours"),
-    Option("all", usage="All jobs of ours"),
-    Option("a", "a", hidden=True),
-    Option("A", "A", hidden=True),
+    Option("active", "a", usage="All active jobs of ours"),
+    Option("all", "A", usage="All jobs of ours"),
     Option("count", "c", "N", usage="N jobs at most"),
     Option("filter", "f", "STATE|RESULT", usage="Those with these states or results"),
     Option("since", argument="WHEN", usage="Those that became inactive since then"),
@@ -26,26 +25,17 @@ OPTIONS = (
     Option("jps", usage="With it, show jobs per second"),
     Option("label-io", "l", usage="Begin each line with the job and the task's rank"),
     Option("verbose", "v", usage="Say more on stderr; may be repeated"),
-    Option("user", hidden=True),
-    Option("name", hidden=True),
-    Option("queue", hidden=True),
-    Option("include", hidden=True),
 )
+_ACTIVE = {"pending", "running"}
 
 
 def run(options: Options, context: Context) -> int:
     """Watch; the exit code is the highest of the jobs."""
-    active, every = options.has("active") or options.has("a"), options.has("all") or options.has("A")
     ids = job_ids(options.arguments, context)
-    chosen = active or every or options.has("filter") or options.has("since")
-    if ids and (chosen or options.has("count")):
+    if ids and any(options.has(name) for name in ("active", "all", "filter", "since", "count")):
         warn(context, "Filtering options ignored with jobid list")
-    query = query_of(options, context)
-    query.count = integer(options, context, "count", 0)
-    query.set_fields(["state", "result", "t_submit"])
-    if every:
-        query.states = 126
-    if not chosen and not ids:
+    query, every = _query_of(options, context)
+    if not query.filtered and not ids:
         context.log("At least one job selection option is required")
         sys.stderr.write("Try 'flux watch --help' for more information.\n")
         return 1
@@ -77,6 +67,28 @@ def run(options: Options, context: Context) -> int:
         for record in records:
             session.add(record.id, Destination(), "clean")
         return session.run()
+
+
+def _query_of(options: Options, context: Context) -> tuple[Query, bool]:
+    """Which jobs, and whether inactive ones are asked for. Raises CommandError, OptionExit."""
+    query = Query()
+    query.count = integer(options, context, "count", 0)
+    query.set_fields(["state", "result", "t_submit"])
+    words = {word for text in options.all("filter") for word in text.split(",")}
+    every = options.has("all") or (options.has("since") and not words)
+    if options.has("since"):
+        text = options.get("since") or ""
+        try:
+            query.since = parse_since(text)
+        except ValueError:
+            raise CommandError(f"--since: invalid value '{text}'", 2) from None
+        except CommandError as error:
+            raise CommandError(str(error), 2) from None
+    words |= _ACTIVE if options.has("active") or every else set()
+    words |= {"inactive"} if every else set()
+    query.set_outcomes(words)
+    query.filtered = bool(words)
+    return query, every
 
 
 COMMAND = ArgumentCommand(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import sys
 from pathlib import Path
@@ -42,12 +43,34 @@ jobs --since=+1h
 jobs -c x
 jobs --foo
 jobs --name=sh -an
+jobs -A
+jobs --no-header=3
+jobs -ano 
+jobs -no {name!z}
+jobs --stats
+pgrep -ac1 sh
+pgrep -ao full ^sh$
+pgrep -a -no {name}|{status} f1..JOB
+pgrep a b
+pgrep (
+pgrep
+pkill nosuch
 resource list
 resource list -s all,up -n
 resource list -o rlist
 resource list -o {state}|{ranks}|{queue}|{properties}|{nnodes}
 resource list -i 0
 resource list -q foo
+resource list -s 
+resource list x
+resource list -i x[
+resource status -i x[
+resource eventlog -f foo
+resource eventlog -w online -T offset
+resource eventlog -i nosuch
+resource eventlog -w nosuch -m a
+resource eventlog -t x -F
+resource R --from-stdin
 resource info
 resource info -s free
 resource status
@@ -74,6 +97,7 @@ queue stop -m why
 queue start -v
 queue start --quiet
 queue idle
+queue idle x
 queue enable -a foo
 cancel
 cancel --all
@@ -84,6 +108,12 @@ cancel --all 1
 watch
 watch 1
 watch JOB
+watch -f failed
+watch -A -c 1
+watch --since=foo
+watch --since=+1h
+watch --user=x
+watch -vl -f failed
 uri .
 uri /
 uri ..
@@ -92,6 +122,8 @@ uri local:///tmp/x
 uri --local ssh://h/tmp/x
 uri zz
 uri 1
+uri pid:SELF
+uri nosuch:1
 job id JOB
 job id -t x JOB
 job id zz
@@ -133,6 +165,8 @@ job urgency JOB x
 job memo JOB a=b
 job memo JOB a
 job last [x]
+job last [0]
+job info -b JOB R
 job namespace JOB
 job timeleft
 job timeleft JOB
@@ -168,6 +202,8 @@ run --cores=3 -n2 true
 run --tasks-per-node=0 true
 run -N99 true
 bulksubmit --dry-run echo {} {0.%} ::: a.c b.c
+bulksubmit --dry-run -n{0} --job-name=x{1} -t{0} --env=A={0} echo {seq} ::: 1 2 ::: a
+submit --progress --quiet --wait true
 alloc true
 batch -n1 /etc/hosts
 """.strip().splitlines()
@@ -185,7 +221,7 @@ def job(uri: str, tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.mark.parametrize("case", CASES)
 def test_same(case: str, uri: str, job: str, system_flux: str, flux: Commands, tmp_path: Path) -> None:
-    words = [job if word == "JOB" else word for word in case.split(" ")]
+    words = [word.replace("JOB", job).replace("SELF", str(os.getpid())) for word in case.split(" ")]
     real = Commands((system_flux,), uri, tmp_path)
     assert flux(*words).shown == real(*words).shown
 
