@@ -45,7 +45,7 @@ jobs --foo
 jobs --name=sh -an
 jobs -A
 jobs --no-header=3
-jobs -ano 
+jobs -an --format=
 jobs -no {name!z}
 jobs --stats
 pgrep -ac1 sh
@@ -61,7 +61,7 @@ resource list -o rlist
 resource list -o {state}|{ranks}|{queue}|{properties}|{nnodes}
 resource list -i 0
 resource list -q foo
-resource list -s 
+resource list --states=
 resource list x
 resource list -i x[
 resource status -i x[
