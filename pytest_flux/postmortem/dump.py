@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import shutil
 import tempfile
 from typing import TYPE_CHECKING, Any
 
 from pytest_flux.postmortem.job import DumpJob, read_jobs
-from pytest_flux.postmortem.kvs import DumpKvs
-from pytest_flux.protocol.errors import FluxError
+from pytest_flux.postmortem.kvs import DumpKvs, store_empty_directory
 from pytest_flux.protocol.fluid import encode_fluid, parse_fluid
 
 if TYPE_CHECKING:
@@ -72,7 +70,10 @@ class Dump:
         self.kvs = DumpKvs(backing)
         chosen = choose_checkpoint(checkpoints, self.kvs.tree, self.problems.append)
         if chosen is None:
-            raise FluxError(errno.ENOENT, f"{self.path}: there is no checkpoint of a key-value store")
+            # As an instance does that begins with this: one that is killed at its birth has come so far.
+            self.problems.append(f"{self.path}: there is no checkpoint of a key-value store: it is empty")
+            self.kvs.root, self.timestamp = store_empty_directory(backing), 0.0
+            return
         self.kvs.root = chosen[0]
         value: dict[str, Any] = next(each for each in checkpoints if each.get("rootref") == chosen[0])
         self.timestamp = float(value.get("timestamp", 0.0))

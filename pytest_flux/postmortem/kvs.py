@@ -6,9 +6,9 @@ import errno
 import json
 from typing import TYPE_CHECKING, Any
 
-from pytest_flux.protocol.blobref import decode_blobref
+from pytest_flux.protocol.blobref import decode_blobref, encode_blobref, hasher
 from pytest_flux.protocol.errors import FluxError, ProtocolError
-from pytest_flux.protocol.treeobj import DIR, DIRREF, SYMLINK
+from pytest_flux.protocol.treeobj import DIR, DIRREF, SYMLINK, directory
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -23,6 +23,13 @@ class _Blobs:
     def __init__(self, backing: SqliteBacking) -> None:
         self.load = backing.load
         self.hash_name = "sha1"
+
+
+def store_empty_directory(backing: SqliteBacking) -> str:
+    """Store the directory that a store begins with; its blobref."""
+    digest, blob = hasher("sha1"), directory().encode()
+    backing.store([(digest(blob), blob)])
+    return encode_blobref("sha1", digest(blob))
 
 
 class DumpKvs:

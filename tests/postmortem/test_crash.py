@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import shutil
 import sqlite3
+from collections.abc import Collection
 from pathlib import Path
 
 import pytest
@@ -13,8 +15,11 @@ import pytest
 import pytest_flux
 from pytest_flux.client.jobspec import from_command
 from pytest_flux.client.kvs import Kvs
+from pytest_flux.instance import FluxInstance
 from pytest_flux.protocol.job_state import job_result, next_state, state_name
+from pytest_flux.settings import Settings
 from tests.parity.instances import Engine
+from tests.postmortem.load import live_and_die
 from tests.postmortem.test_commands import shell
 
 RECORDED = Path(__file__).parent.parent / "conformance" / "data" / "flux-0.88.0"
@@ -45,10 +50,11 @@ def state(tmp_path: Path) -> Path:
     return state
 
 
-def check(state: Path, kept: dict[str, str]) -> None:
+def check(state: Path, kept: dict[str, str], jobs: Collection[int] = ()) -> None:
     """All that was promised is there, and jobs are what their logs say."""
     with pytest_flux.open_dump(state) as dump:
-        assert dump.problems == []
+        assert dump.problems == [] or not kept
+        assert set(jobs) <= {job.id for job in dump.jobs()}
         assert {key: dump.kvs.get(key).decode() for key in kept} == kept
         for job in dump.jobs():
             number = 1
@@ -78,16 +84,47 @@ def test_kill_and_recover(state: Path, rounds: int, tmp_path: Path) -> None:
     assert {name: (state / name).read_bytes() for name in os.listdir(state)} == before
 
 
-@pytest.mark.slow
-def test_two_hundred_kills(tmp_path: Path) -> None:
-    """Ten lives of each of twenty instances."""
-    for instance in range(20):
-        state = tmp_path / str(instance)
+def check_instance(state: Path, kept: dict[str, str]) -> None:
+    """The same, as an instance in recovery tells it."""
+    with FluxInstance(Settings(broker="embedded", recovery=str(state))) as instance:
+        kvs = instance.kvs
+        assert {key: kvs.get(key).decode() for key in kept} == kept
+        states = {job["id"]: state_name(job["state"]) for job in instance.client.jobs.list(["state"])}
+    with pytest_flux.open_dump(state) as dump:
+        assert states == {job.id: job.state for job in dump.jobs()}
+
+
+def kill_again_and_again(directory: Path, instances: int, lives: int) -> None:
+    """Each life begins with what the one before has left."""
+    dice = random.Random(instances)
+    for number in range(instances):
+        state = directory / str(number)
         state.mkdir(mode=0o700)
         kept: dict[str, str] = {}
-        for life in range(10):
-            kept |= crash(state, 1 + (instance + life) % 5)
-            check(state, kept)
+        jobs: set[int] = set()
+        for life in range(lives):
+            load = live_and_die(state, dice.uniform(0.0, 0.2))
+            kept |= load.kept
+            jobs |= load.jobs
+            if (state / "content.sqlite").exists():
+                check(state, kept, jobs)
+            else:
+                # Killed at birth.
+                assert not kept
+                assert not jobs
+            if life % 5 == 4:
+                check_instance(state, kept)
+        assert kept
+        assert jobs
+
+
+def test_ten_kills(tmp_path: Path) -> None:
+    kill_again_and_again(tmp_path, 2, 5)
+
+
+@pytest.mark.slow
+def test_two_hundred_kills(tmp_path: Path) -> None:
+    kill_again_and_again(tmp_path, 20, 10)
 
 
 def test_a_log_of_sqlite_that_ends_amid_a_page(state: Path) -> None:
