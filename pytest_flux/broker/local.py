@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 
+from pytest_flux.broker.flow import Ledger
 from pytest_flux.broker.service import Request
 from pytest_flux.protocol.errors import FluxError, ProtocolError
 from pytest_flux.protocol.message import (
@@ -30,10 +31,11 @@ _BEFORE_INIT = frozenset(("state-machine.wait", "state-machine.get", "attr.get",
 class Client:
     """What a connected client has asked for that must be undone when it goes."""
 
-    __slots__ = ("connection", "contacted", "services", "subscriptions")
+    __slots__ = ("connection", "contacted", "ledger", "services", "subscriptions")
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: Connection, ledger: Ledger) -> None:
         self.connection = connection
+        self.ledger = ledger
         self.subscriptions: dict[str, int] = {}
         self.services: set[str] = set()
         self.contacted: set[tuple[str, int, int]] = set()
@@ -53,6 +55,7 @@ class LocalConnector:
         }
         self._server = UsockServer(broker.reactor, path, self._receive, self._forget, self._authorize)
         broker.router.on_event.append(self._deliver_event)
+        broker.overlay.on_congestion.append(self._pause)
 
     def close(self) -> None:
         """Drop all clients and remove the socket."""
@@ -69,9 +72,14 @@ class LocalConnector:
     def _client(self, connection: Connection) -> Client:
         client = self._clients.get(connection.uuid)
         if client is None:
-            client = self._clients[connection.uuid] = Client(connection)
-            self._broker.router.routes[connection.uuid] = connection.send
+            router = self._broker.router
+            client = self._clients[connection.uuid] = Client(connection, Ledger(router, connection))
+            router.routes[connection.uuid] = client.ledger.deliver
         return client
+
+    def _pause(self, paused: bool) -> None:
+        for client in self._clients.values():
+            client.connection.pause(paused)
 
     def _receive(self, connection: Connection, message: Message) -> None:
         if message.topic is None:
@@ -106,6 +114,7 @@ class LocalConnector:
         if message.wants_response:
             prefix = topic.rpartition(".")[0]
             client.contacted.add((prefix, message.nodeid, message.flags & FLAG_UPSTREAM))
+            client.ledger.open(message)
         self._broker.router.request(message)
 
     # -- what the connector answers itself (flux-core's librouter)

@@ -47,7 +47,12 @@ _ERR, _DEBUG = 3, 7
 
 
 class Overlay:
-    """Both ends of the tree's links at one broker. ``on_change`` is told of every change of a child's status."""
+    """Both ends of the tree's links at one broker. ``on_change`` is told of every change of a child's status.
+
+    ``on_congestion`` is told True when the parent takes less than it is sent, and nobody should make that more; False
+    when it has caught up. Our own children wait meanwhile, so what is on its way to rank 0 fills no broker's memory.
+    Downwards nobody waits: a child that is stopped must not keep its siblings from hearing.
+    """
 
     def __init__(self, broker: Broker) -> None:
         self.broker = broker
@@ -56,6 +61,7 @@ class Overlay:
         self.status = PARTIAL if self.children else FULL
         self.since = time.monotonic()
         self.on_change: list[Callable[[Child], None]] = []
+        self.on_congestion: list[Callable[[bool], None]] = []
         self._server: UsockServer | None = None
         self._ranks: dict[str, int] = {}
         self._parted: Callable[[], None] | None = None
@@ -100,6 +106,14 @@ class Overlay:
         else:
             self._parted = parted
             self.parent.part()
+
+    def congest(self, congested: bool) -> None:
+        """The parent does not take what we send; or does again."""
+        for child in self.children.values():
+            if child.connection is not None:
+                child.connection.pause(congested)
+        for changed in self.on_congestion:
+            changed(congested)
 
     # -- from children
 

@@ -8,6 +8,7 @@ import socket
 import time
 from collections.abc import Callable
 
+from pytest_flux.broker.flow import HIGH, LOW
 from pytest_flux.broker.peers import DISCONNECT, HEARTBEAT, STATUS_CHANGE, Peer
 from pytest_flux.protocol.errors import FluxError, ProtocolError
 from pytest_flux.protocol.framing import FrameDecoder, encode_frame
@@ -52,7 +53,7 @@ class ParentLink:
             )
         self.peer: Peer | None = None
         self.rank = rank
-        self._is_parting = self._is_closed = False
+        self._is_parting = self._is_closed = self._is_congested = False
         self._overlay = overlay
         self._broker = overlay.broker
         self._connected = connected
@@ -113,6 +114,14 @@ class ParentLink:
     def _transmit(self, message: Message) -> None:
         if self._stream is not None:
             self._stream.write(encode_frame(message))
+            if self._stream.unsent > HIGH and not self._is_congested:
+                self._is_congested = True
+                self._stream.when_below(LOW, self._drained)
+                self._overlay.congest(True)
+
+    def _drained(self) -> None:
+        self._is_congested = False
+        self._overlay.congest(False)
 
     # -- what the parent sends
 

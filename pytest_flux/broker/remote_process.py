@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import errno
 import os
+from collections import deque
 from collections.abc import Callable
 
+from pytest_flux.broker.flow import Flow
 from pytest_flux.broker.remote_command import Command
 from pytest_flux.broker.service import Request
 from pytest_flux.protocol.errors import FluxError
 from pytest_flux.protocol.ioencode import decode_io, encode_io
+from pytest_flux.protocol.message import encode_json
 from pytest_flux.reactor.process import Process
 
 TYPE_CHECKING = False
@@ -29,6 +32,8 @@ _ERR, _INFO = 3, 6
 class RemoteProcess:
     """A process run for a client. ``listener`` is the request that gets its output; none in the background.
 
+    ``flow`` is its stream: while that is full, what has been read waits here, and the rest in the pipes.
+
     Raises OSError or ValueError where the process cannot be started.
     """
 
@@ -39,11 +44,15 @@ class RemoteProcess:
         self.command = command
         self.flags = flags
         self.background = not request.message.is_streaming
-        self.listener: Request | None = None if self.background else request
+        self.listener: Request | None = None
+        self.flow: Flow | None = None
+        self._waiting: deque[tuple[str, bytes]] = deque()
+        if not self.background:
+            self._listen(request)
         self.waitable = self.background and bool(flags & WAITABLE)
         self.waiter: Request | None = None
         self.status: int | None = None
-        self.is_complete = False
+        self.is_complete = self._has_ended = False
         self.retained: list[dict[str, Any]] = []
         self._retained_size = 0
         self._closed: list[str] = []
@@ -100,7 +109,8 @@ class RemoteProcess:
 
     def attach(self, request: Request, flags: int) -> None:
         """Make a client the listener of a background process, which may have ended."""
-        self.listener, self.flags = request, flags
+        self.flags = flags
+        self._listen(request)
         command = self.command
         cmd: dict[str, Any] = {} if command.cwd is None else {"cwd": command.cwd}
         if command.label is not None:
@@ -121,20 +131,41 @@ class RemoteProcess:
 
     # -- what becomes of it
 
+    def _listen(self, request: Request) -> None:
+        self.listener, self.flow = request, Flow(request, self._resume)
+
+    def leave(self) -> None:
+        """The listener is gone: nobody will hear what is put out."""
+        self.listener = self.flow = None
+        self._resume()
+
     def _tell(self, answer: dict[str, Any]) -> None:
-        if self.listener is not None:
-            self.listener.respond(answer)
+        if self.flow is not None:
+            self.flow.send(encode_json(answer))
 
     def _credit(self, count: int) -> None:
         if self.flags & WRITE_CREDIT:
             self._tell({"type": "add-credit", "channels": {"stdin": count}})
 
     def _output(self, stream: str, data: bytes) -> None:
-        for piece in self._pieces(stream, data):
-            self._emit(stream, piece)
+        self._waiting.extend((stream, piece) for piece in self._pieces(stream, data))
         if not data:
-            self._closed.append(stream)
-            self._forward(stream, encode_io(stream, str(self.service.broker.rank), eof=True))
+            self._waiting.append((stream, b""))
+        self._put_out()
+
+    def _put_out(self) -> None:
+        while self._waiting and (self.flow is None or self.flow.is_open):
+            stream, piece = self._waiting.popleft()
+            if piece:
+                self._emit(stream, piece)
+            else:
+                self._closed.append(stream)
+                self._forward(stream, encode_io(stream, str(self.service.broker.rank), eof=True))
+        self._process.pause(bool(self._waiting))
+
+    def _resume(self) -> None:
+        self._put_out()
+        self._end()
 
     def _pieces(self, stream: str, data: bytes) -> list[bytes]:
         """Whole lines, or what has come; the rest of an unfinished line with the next data, or the end."""
@@ -172,7 +203,15 @@ class RemoteProcess:
         self.status = status
         self._tell({"type": "finished", "status": status})
 
-    def _ended(self, status: int) -> None:
+    def _ended(self, _: int) -> None:
+        self._has_ended = True
+        self._end()
+
+    def _end(self) -> None:
+        """The end, when all that was put out is on its way."""
+        status = self.status
+        if status is None or not self._has_ended or self._waiting or self.is_complete:
+            return
         self.is_complete = True
         if self.background:
             label = f"{self.command.label}: " if self.command.label else ""

@@ -34,7 +34,8 @@ def watch_log(flux: Connection, jobid: int, path: str = MAIN, flags: int = 0) ->
 
 def events_of(answer: dict[str, object]) -> list[Event]:
     """The events in one answer of a watch; none in the sentinel."""
-    return [decode_event(line) for line in str(answer.get("event", "")).splitlines()]
+    # Not all that Python takes for the end of a line is one: in JSON most of it may stand as it is.
+    return [decode_event(line) for line in str(answer.get("event", "")).split("\n") if line]
 
 
 class JobFollower:

@@ -24,6 +24,11 @@ class PipeReader:
         self._callback = callback
         reactor.on_readable(fd, self._read)
 
+    def pause(self, paused: bool) -> None:
+        """Read nothing for now, or again: who writes has to wait."""
+        if self._fd >= 0:
+            self._reactor.on_readable(self._fd, None if paused else self._read)
+
     def close(self) -> None:
         """Stop reading. Harmless when done."""
         if self._fd >= 0:
@@ -153,6 +158,11 @@ class Process:
             os.kill(self.pid, signum)
         else:
             raise ProcessLookupError(self.pid)
+
+    def pause(self, paused: bool) -> None:
+        """Leave what the child puts out where it is, or read on."""
+        for reader in self._readers:
+            reader.pause(paused)
 
     def destroy(self) -> None:
         """Kill the child and its group, and close the streams; nothing is called back for what follows."""

@@ -21,7 +21,18 @@ class Stream:
     ``on_close`` is not called for a ``close`` of our own.
     """
 
-    __slots__ = ("_closing", "_limit", "_lost", "_on_close", "_on_data", "_reactor", "_socket", "_unsent")
+    __slots__ = (
+        "_closing",
+        "_drained",
+        "_limit",
+        "_lost",
+        "_low",
+        "_on_close",
+        "_on_data",
+        "_reactor",
+        "_socket",
+        "_unsent",
+    )
 
     def __init__(
         self,
@@ -41,12 +52,28 @@ class Stream:
         self._limit = limit
         self._closing = False
         self._lost = False
+        self._low = 0
+        self._drained: Callable[[], None] | None = None
         reactor.on_readable(sock.fileno(), self._readable)
 
     @property
     def is_open(self) -> bool:
         """Whether the socket is ours still."""
         return self._socket is not None
+
+    @property
+    def unsent(self) -> int:
+        """How many bytes the peer has not taken yet."""
+        return len(self._unsent)
+
+    def when_below(self, size: int, drained: Callable[[], None]) -> None:
+        """Call ``drained`` once, as soon as the peer has left no more than ``size`` bytes; now there are more."""
+        self._low, self._drained = size, drained
+
+    def pause(self, paused: bool) -> None:
+        """Read nothing for now, or again: the peer, which is alive, has to wait."""
+        if self._socket is not None and not self._closing:
+            self._reactor.on_readable(self._socket.fileno(), None if paused else self._readable)
 
     def write(self, data: bytes) -> None:
         """Send now what goes, the rest when the peer takes it. Dropped silently after the end."""
@@ -136,6 +163,11 @@ class Stream:
             self._lose()
             return
         del self._unsent[:sent]
+        if self._drained is not None and len(self._unsent) <= self._low:
+            drained, self._drained = self._drained, None
+            drained()
+            if self._socket is None:
+                return
         if not self._unsent:
             self._reactor.on_writable(self._socket.fileno(), None)
             if self._closing:

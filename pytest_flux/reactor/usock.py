@@ -58,6 +58,19 @@ class Connection:
         """Send a message as it is."""
         self._stream.write(encode_frame(message))
 
+    @property
+    def unsent(self) -> int:
+        """How many bytes the client has not taken yet."""
+        return self._stream.unsent
+
+    def when_below(self, size: int, drained: Callable[[], None]) -> None:
+        """See Stream."""
+        self._stream.when_below(size, drained)
+
+    def pause(self, paused: bool) -> None:
+        """See Stream."""
+        self._stream.pause(paused)
+
     def close(self) -> None:
         """Drop the client."""
         self._stream.close()

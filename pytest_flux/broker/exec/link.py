@@ -11,6 +11,8 @@ if TYPE_CHECKING:
     from pytest_flux.broker.broker import Broker
     from pytest_flux.broker.exec.shells import Shells
 
+_QUANTUM = 1 << 17
+
 Report = Callable[[int, str, dict[str, Any]], None]
 """Takes the broker's rank, what the shell reports, and its particulars."""
 
@@ -28,6 +30,7 @@ class Link:
         self._report = report
         self._lost = lost
         self._is_over = False
+        self._stored = 0
 
     def start(self, userid: int, jobspec: dict[str, Any], resources: dict[str, Any]) -> None:
         """Make the shell."""
@@ -55,9 +58,18 @@ class Link:
         if not message.errnum:
             answer = message.json()
             self._told(answer["report"], answer["particulars"])
+            if answer["report"] == "output":
+                self._count(len(answer["particulars"]["text"]))
         elif not self._is_over:
             self._is_over = True
             self._lost(self.rank)
+
+    def _count(self, size: int) -> None:
+        """So much output of a shell at another broker is in the KVS. It is told so, now and then."""
+        self._stored += size
+        if self._stored >= _QUANTUM:
+            stored, self._stored = self._stored, 0
+            self.command("stored", size=stored)
 
     def _told(self, report: str, particulars: dict[str, Any]) -> None:
         if not self._is_over:

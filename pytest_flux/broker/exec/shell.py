@@ -54,6 +54,7 @@ class Shell:
         self.report = report
         self.tasks: list[Task] = []
         self.is_over = False
+        self.is_paused = False
         self._resources = resources
         self._directories = part(broker, Directories)
         self._tmpdir = ""
@@ -161,6 +162,12 @@ class Shell:
         for task in self.tasks:
             if ranks is None or task.tags.rank in ranks:
                 task.write(data, eof=eof)
+
+    def pause(self, paused: bool) -> None:
+        """Leave what tasks put out where it is, or read on."""
+        self.is_paused = paused
+        for task in self.tasks:
+            task.pause(paused)
 
     def exchanged(self, values: dict[str, str]) -> None:
         """All shells are in a PMI barrier."""

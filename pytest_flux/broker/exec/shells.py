@@ -17,13 +17,22 @@ if TYPE_CHECKING:
     from pytest_flux.broker.broker import Broker
 
 
+_WINDOW = 1 << 20
+
+
 class Shells:
-    """Shells by the ids of their jobs. Signals of users come to them as events ``shell-<id>.kill``."""
+    """Shells by the ids of their jobs. Signals of users come to them as events ``shell-<id>.kill``.
+
+    What all of them together have put out, and rank 0 has not put into the KVS yet, fills links and memory: with too
+    much of it, none reads on. (A job shell of flux-core stops at a number of its own commits that are not done.)
+    """
 
     def __init__(self, broker: Broker) -> None:
         self._broker = broker
         self._shells: dict[int, Shell] = {}
         self._stdins: dict[int, StdinService] = {}
+        self._unstored: dict[int, int] = {}
+        self._is_paused = False
         broker.router.subscribe("shell-", self._event)
 
     def start(
@@ -38,18 +47,34 @@ class Shells:
             report(name, particulars)
 
         shell = self._shells[job_id] = Shell(self._broker, job_id, jobspec, chosen, told)
+        shell.pause(self._is_paused)
         if next(iter(chosen), None) == self._broker.rank:
             self._stdins[job_id] = StdinService(self._broker.router, job_id, userid, shell)
         shell.prepare()
 
+    def count(self, job_id: int, size: int) -> None:
+        """A shell sends so much output, or, if it is negative, so much of it has been stored."""
+        if job_id in self._shells:
+            self._unstored[job_id] = self._unstored.get(job_id, 0) + size
+            self._check_pause()
+
+    def _check_pause(self) -> None:
+        paused = sum(self._unstored.values()) > _WINDOW
+        if paused != self._is_paused:
+            self._is_paused = paused
+            for shell in list(self._shells.values()):
+                shell.pause(paused)
+
     def _forget(self, job_id: int) -> None:
         self._shells.pop(job_id, None)
+        if self._unstored.pop(job_id, None) is not None:
+            self._check_pause()
         stdin = self._stdins.pop(job_id, None)
         if stdin is not None:
             stdin.close()
 
     def command(self, job_id: int, name: str, particulars: dict[str, Any]) -> None:
-        """What a job tells its shell: run, kill, write, exchange, log, die or destroy."""
+        """What a job tells its shell: run, kill, write, exchange, log, stored, die or destroy."""
         shell = self._shells.get(job_id)
         if shell is None:
             return
@@ -65,6 +90,8 @@ class Shells:
             shell.exchanged(particulars["values"])
         elif name == "log":
             shell.output.log(particulars["level"], particulars["message"], particulars["component"])
+        elif name == "stored":
+            self.count(job_id, -particulars["size"])
         elif name == "die":
             shell.die(ShellFailure(**particulars))
         elif name == "destroy":

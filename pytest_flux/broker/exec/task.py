@@ -13,7 +13,7 @@ from pytest_flux.broker.exec.spawn import Program, spawn
 from pytest_flux.reactor.process import PipeWriter
 from pytest_flux.reactor.reactor import Reactor
 
-_CHUNK = 1 << 16
+_CHUNK = 1 << 14
 _LONGEST_LINE = 4 << 20
 """What a stream may put out without a newline before it is passed on as it is (libsubprocess's buffer)."""
 
@@ -23,6 +23,7 @@ class TaskOwner(Protocol):
 
     reactor: Reactor
     output: Output
+    is_paused: bool
 
     def task_ended(self, task: Task) -> None:
         """The process has ended, and its streams are at their end."""
@@ -41,7 +42,7 @@ class _Reader:
         self._partial: list[bytes] = []
         self._size = 0
         os.set_blocking(descriptor, False)
-        task.owner.reactor.on_readable(descriptor, self._readable)
+        self.pause(task.owner.is_paused)
 
     def _readable(self) -> None:
         try:
@@ -75,6 +76,11 @@ class _Reader:
         if lines[-1]:
             pieces.append(lines[-1])
         self._task.owner.output.write(self.name, self._task.tags.rank, pieces)
+
+    def pause(self, paused: bool) -> None:
+        """Read nothing for now, or again: who writes has to wait."""
+        if self._descriptor >= 0:
+            self._task.owner.reactor.on_readable(self._descriptor, None if paused else self._readable)
 
     def close(self) -> None:
         """Read no more."""
@@ -169,6 +175,11 @@ class Task:
         if self._stdin is not None:
             self._stdin.close()
             self._stdin = None
+
+    def pause(self, paused: bool) -> None:
+        """Leave what the task puts out where it is, or read on."""
+        for reader in self._readers:
+            reader.pause(paused)
 
     def info(self) -> dict[str, Any]:
         """What ``shell.task-exit`` says of a task that has ended."""

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import errno
+from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from pytest_flux.broker.kvs.lookup import WAITCREATE, WATCH, WATCH_APPEND, WATCH_INITIAL_SENTINEL
+from pytest_flux.broker.flow import Flow
+from pytest_flux.broker.kvs.lookup import STREAM, WAITCREATE, WATCH, WATCH_APPEND, WATCH_INITIAL_SENTINEL
 from pytest_flux.broker.kvs.namespace import PRIMARY
 from pytest_flux.broker.kvs.watch import Watch
 from pytest_flux.protocol.errors import FluxError, ProtocolError
 from pytest_flux.protocol.eventlog import decode_event
 from pytest_flux.protocol.fluid import kvs_key
 from pytest_flux.protocol.job_state import INACTIVE
+from pytest_flux.protocol.message import encode_json
 
 if TYPE_CHECKING:
     from pytest_flux.broker.jobs.job import Job
@@ -25,10 +28,14 @@ WAIT_FOR_CREATION, INITIAL_SENTINEL = 1, 2
 
 
 class Follower:
-    """One request, and the log of one job that it follows. ``over`` is called when there is no more to come."""
+    """One request, and the log of one job that it follows. ``over`` is called when there is no more to come.
+
+    Who reads slowly is told no faster: the log, which may be as long as output of jobs gets, stays where it is.
+    """
 
     def __init__(self, kvs: Kvs, request: Request, job: Job, path: str, over: Callable[[Follower], None]) -> None:
         self.request = request
+        self.flow = Flow(request, self._resume)
         self.job = job
         self.path = path
         self._kvs = kvs
@@ -36,7 +43,9 @@ class Follower:
         self._over = over
         self._watch: Watch | None = None
         self._namespace = PRIMARY
-        self._sent = 0
+        self._lines: deque[bytes] = deque()
+        self._parts = 0
+        self._end: int | None = None
         self._marked = False
 
     def begin(self) -> None:
@@ -49,16 +58,35 @@ class Follower:
             flags |= WAITCREATE
         if self._flags & INITIAL_SENTINEL:
             flags |= WATCH_INITIAL_SENTINEL
+        self._look(namespace, key, flags)
+
+    def _look(self, namespace: str, key: str, flags: int) -> None:
         self._namespace = namespace
-        watch = Watch(key, flags, self._kvs.credentials, self._tell, self._ended)
-        self._watch = watch
-        self._kvs.add_watch(namespace, watch)
+        self._watch = Watch(
+            key, flags, self._kvs.credentials, self._tell, self._ended, is_open=self._is_open, first=self._parts
+        )
+        self._kvs.add_watch(namespace, self._watch)
+
+    def _is_open(self) -> bool:
+        return self.flow.is_open and not self._lines
+
+    def _resume(self) -> None:
+        self._send()
+        if self._watch is not None and self._is_open():
+            self._kvs.resume_watch(self._namespace, self._watch)
 
     def stop(self) -> None:
         """No longer follow, and say nothing."""
+        self._lines.clear()
+        self._leave()
+
+    def _leave(self) -> None:
         watch, self._watch = self._watch, None
-        if watch is not None and not watch.finished:
-            self._kvs.unwatch(self._namespace, watch)
+        if watch is not None:
+            # What is in the lines was told of one part after the other.
+            self._parts = watch.count
+            if not watch.finished:
+                self._kvs.unwatch(self._namespace, watch)
 
     def changed(self, event: str) -> None:
         """The job has had an event. To be overridden."""
@@ -67,21 +95,29 @@ class Follower:
         if value is None:
             self._mark()
         else:
-            self._send(value.value())
+            # Of what Python calls a line, only these are events: others may be within one.
+            *lines, rest = value.value().split(b"\n")
+            self._lines.extend(line + b"\n" for line in lines)
+            if rest:
+                self._lines.append(rest)
+            self._send()
 
     def _mark(self) -> None:
         if self._flags & INITIAL_SENTINEL and not self._marked:
             self._marked = True
             self.request.respond()
 
-    def _send(self, data: bytes) -> None:
-        self._sent += len(data)
-        for line in data.decode("utf-8", "surrogatepass").splitlines(keepends=True):
-            self.request.respond({"event": line})
+    def _send(self) -> None:
+        """Tell what the client takes now."""
+        while self._lines and self.flow.is_open:
+            line = self._lines.popleft().decode("utf-8", "surrogatepass")
+            self.flow.send(encode_json({"event": line}))
             if '"clean"' in line and self._is_end(line):
                 self._mark()
                 self._finish()
                 return
+        if self._end is not None and not self._lines:
+            self._fail(self._end)
 
     def _is_end(self, line: str) -> bool:
         if self.path != "eventlog":
@@ -92,7 +128,9 @@ class Follower:
             return False
 
     def _ended(self, error: FluxError | None) -> None:
-        self._fail(errno.ENODATA if error is None else error.errnum)
+        self._leave()
+        self._end = errno.ENODATA if error is None else error.errnum
+        self._send()
 
     def _finish(self) -> None:
         self._fail(errno.ENODATA)
@@ -109,6 +147,8 @@ class GuestFollower(Follower):
     While the job runs, that may be in a namespace of its own or already where it will stay; once the job's resources
     are released it is complete, and there.
     """
+
+    _is_complete = False
 
     def begin(self) -> None:
         """See Follower: not before the job has started, as there is no namespace before."""
@@ -132,25 +172,23 @@ class GuestFollower(Follower):
             self._begin()
         elif event == "release" and self.job.was_released:
             self._complete()
-        elif event == "clean":
+        elif event == "clean" and not self._is_complete:
             self._finish()
 
     def _ended(self, error: FluxError | None) -> None:
         if error is not None and error.errnum == errno.ENOTSUP and not self.job.was_released:
             # The namespace is gone: what was in it is below the job's own directory now.
-            self._watch = None
+            self._leave()
             return
         super()._ended(error)
 
     def _complete(self) -> None:
-        """Tell the rest of a log to which nothing will be added."""
-        self.stop()
-        try:
-            data = self._kvs.lookup(kvs_key(self.job.id, self.path))
-        except FluxError as error:
-            self._fail(error.errnum)
-            return
-        if len(data) > self._sent:
-            self._send(data[self._sent :])
-        self._mark()
-        self._finish()
+        """Tell the rest of a log to which nothing will be added: the parts of it are the same in both places."""
+        self._is_complete = True
+        self._leave()
+        self._look(PRIMARY, kvs_key(self.job.id, self.path), STREAM)
+
+    def _fail(self, errnum: int) -> None:
+        if self._is_complete and errnum == errno.ENODATA:
+            self._mark()
+        super()._fail(errnum)

@@ -187,6 +187,14 @@ class Kvs(AppendingStore):
         if watch.finished:
             found.watchers.remove(watch)
 
+    def resume_watch(self, namespace: str, watch: Watch) -> None:
+        """Go on telling a watcher that had to wait. If the namespace is gone, so is what it had to be told."""
+        found = self._namespaces.get(namespace)
+        if found is not None:
+            watch.resume(self.lookup_in(found.ref, watch.credentials), found.owner)
+            if watch.finished:
+                found.watchers.remove(watch)
+
     def unwatch(self, namespace: str, watch: Watch) -> None:
         """Forget a watcher."""
         watch.finished = True
@@ -209,11 +217,6 @@ class Kvs(AppendingStore):
         super().create_namespace(name, owner=owner, rootref=rootref, flags=flags)
         for watch in self._unborn.pop(name, []):
             self.add_watch(name, watch)
-
-    def remove_namespace(self, name: str) -> None:
-        """As the base; what was not yet appended there is dropped."""
-        self.settle()
-        super().remove_namespace(name)
 
 
 def put_op(key: str, value: bytes | str) -> Op:

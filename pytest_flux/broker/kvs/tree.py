@@ -16,8 +16,11 @@ if TYPE_CHECKING:
 
 ENOTRECOVERABLE = getattr(errno, "ENOTRECOVERABLE", 131)
 
-# Counted in entries: each version of a directory that changes is another one.
+# Counted in entries, and blobs that they refer to: each version of a directory that changes is another one, and with
+# it each version of a value in it that grows.
 _CAPACITY = 1 << 17
+# What `value` puts together; with base64, a message can be no larger (libflux's limit is the same).
+_LARGEST_VALUE = 192 << 20
 
 
 class Tree:
@@ -25,8 +28,8 @@ class Tree:
 
     def __init__(self, content: ContentStore) -> None:
         self._content = content
-        self._directories: OrderedDict[str, TreeObject] = OrderedDict()
-        self._entries = 0
+        self._directories: OrderedDict[str, tuple[TreeObject, int]] = OrderedDict()
+        self._size = 0
         self.faults = 0
 
     def load(self, ref: str) -> bytes:
@@ -49,17 +52,17 @@ class Tree:
         found = self._directories.get(ref)
         if found is not None:
             self._directories.move_to_end(ref)
-            return found
+            return found[0]
         self.faults += 1
         data = self.load(ref)
         try:
-            found = treeobj.load_treeobj(data)
+            directory = treeobj.load_treeobj(data)
         except ProtocolError:
-            found = None
-        if found is None or found.type != DIR:
+            directory = None
+        if directory is None or directory.type != DIR:
             raise FluxError(errno.EINVAL if is_root else ENOTRECOVERABLE)
-        self._remember(ref, found)
-        return found
+        self._remember(ref, directory)
+        return directory
 
     def store_directory(self, directory: TreeObject) -> str:
         """Keep a directory; its blobref. ProtocolError where a name is no text."""
@@ -68,10 +71,16 @@ class Tree:
         return ref
 
     def value(self, entry: TreeObject) -> bytes:
-        """The bytes of a val or valref."""
+        """The bytes of a val or valref. FluxError EFBIG where these are more than a message could hold."""
         if entry.type == VAL:
             return entry.value()
-        return b"".join([self.load(ref) for ref in entry.data])
+        blobs, room = [], _LARGEST_VALUE
+        for ref in entry.data:
+            blobs.append(self.load(ref))
+            room -= len(blobs[-1])
+            if room < 0:
+                raise FluxError(errno.EFBIG)
+        return b"".join(blobs)
 
     def resolved(self, entry: TreeObject) -> TreeObject:
         """The val that a valref stands for, anything else as it is."""
@@ -81,7 +90,11 @@ class Tree:
         if ref in self._directories:
             self._directories.move_to_end(ref)
             return
-        self._directories[ref] = directory
-        self._entries += len(directory.data) + 1
-        while self._entries > _CAPACITY and len(self._directories) > 1:
-            self._entries -= len(self._directories.popitem(last=False)[1].data) + 1
+        size = len(directory.data) + 1
+        for entry in directory.data.values():
+            if entry.type == VALREF:
+                size += len(entry.data)
+        self._directories[ref] = directory, size
+        self._size += size
+        while self._size > _CAPACITY and len(self._directories) > 1:
+            self._size -= self._directories.popitem(last=False)[1][1]

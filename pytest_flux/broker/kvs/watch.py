@@ -39,10 +39,23 @@ class Watch:
     """One watcher.
 
     ``tell`` gets each value, None for the mark after the initial ones; ``end`` gets the error that is the last word,
-    or None when there is simply no more to come.
+    or None when there is simply no more to come. Of what is told part by part, the rest waits where it is while
+    ``is_open`` says no, until the store is asked to resume; ``first`` is the number of the part to begin with.
     """
 
-    __slots__ = ("_count", "_end", "_flags", "_previous", "_seen", "_tell", "_told", "credentials", "finished", "key")
+    __slots__ = (
+        "_end",
+        "_flags",
+        "_is_open",
+        "_previous",
+        "_seen",
+        "_tell",
+        "_told",
+        "count",
+        "credentials",
+        "finished",
+        "key",
+    )
 
     def __init__(
         self,
@@ -51,6 +64,9 @@ class Watch:
         credentials: Credentials,
         tell: Callable[[TreeObject | None], None],
         end: Callable[[FluxError | None], None],
+        *,
+        is_open: Callable[[], bool] = lambda: True,
+        first: int = 0,
     ) -> None:
         self.key = normalize_key(key)
         self.credentials = credentials
@@ -58,8 +74,9 @@ class Watch:
         self._flags = flags
         self._tell = tell
         self._end = end
-        self._told = False
-        self._count = 0
+        self._is_open = is_open
+        self._told = first > 0
+        self.count = first
         self._seen = -1
         self._previous: TreeObject | None = None
 
@@ -78,9 +95,17 @@ class Watch:
         if sequence <= self._seen:
             return
         self._seen = sequence
+        self._check(where, owner, again=False)
+
+    def resume(self, where: Lookup, owner: int) -> None:
+        """Go on telling: ``is_open`` says yes again."""
+        if not self.finished:
+            self._check(where, owner, again=True)
+
+    def _check(self, where: Lookup, owner: int, *, again: bool) -> None:
         try:
             self.credentials.check(owner)
-            self._look(where)
+            self._look(where, again=again)
         except FluxError as error:
             self.fail(error)
 
@@ -90,7 +115,7 @@ class Watch:
             self.finished = True
             self._end(error)
 
-    def _look(self, where: Lookup) -> None:
+    def _look(self, where: Lookup, *, again: bool) -> None:
         flags = self._flags
         in_pieces = flags & (lookup.WATCH_APPEND | lookup.STREAM)
         found = where.find(self.key, flags | (lookup.TREEOBJ if in_pieces else 0))
@@ -98,13 +123,15 @@ class Watch:
             if not self.waits:
                 raise FluxError(errno.ENOENT)
         elif in_pieces:
-            self._tell_pieces(where, found)
+            self._tell_pieces(where, found, again=again)
         elif flags & (lookup.WATCH_FULL | lookup.WATCH_UNIQ):
             if self._previous is None or found.encode() != self._previous.encode():
                 self._previous = found
                 self._say(found)
         else:
             self._say(found)
+        if in_pieces and not self._is_open():
+            return
         if flags & lookup.WATCH_INITIAL_SENTINEL:
             self._flags &= ~lookup.WATCH_INITIAL_SENTINEL
             self._tell(None)
@@ -116,21 +143,22 @@ class Watch:
         self._told = True
         self._tell(value)
 
-    def _tell_pieces(self, where: Lookup, found: TreeObject) -> None:
+    def _tell_pieces(self, where: Lookup, found: TreeObject, *, again: bool) -> None:
         """Tell what was appended since: one answer for each blob."""
+        if again and found.type == VAL and self.count:
+            return
         if self._told and found.type != VALREF:
             raise FluxError(errno.EINVAL, "value of key watched with WATCH_APPEND overwritten")
         if found.type == VAL:
-            self._count = 1
+            self.count = 1
             self._say(found)
         elif found.type == VALREF:
             refs = found.data
-            if len(refs) < self._count:
+            if len(refs) < self.count:
                 raise FluxError(errno.EINVAL, "key watched with WATCH_APPEND shortened")
-            new, self._count = refs[self._count :], len(refs)
-            for ref in new:
-                if not self.finished:
-                    self._say(treeobj.val(where.tree.load(ref)))
+            while self.count < len(refs) and self._is_open() and not self.finished:
+                self.count += 1
+                self._say(treeobj.val(where.tree.load(refs[self.count - 1])))
         else:
             text = (
                 "cannot be watched with WATCH_APPEND" if self._flags & lookup.WATCH_APPEND else "cannot be streamed"

@@ -32,15 +32,18 @@ class JobShellService(Service):
         if not request.message.is_streaming:
             raise FluxError(errno.EPROTO)
         later = self.hold(request)
+        job_id = request.field("id", int)
 
         def report(name: str, particulars: dict[str, Any]) -> None:
+            if name == "output":
+                self._shells.count(job_id, len(particulars["text"]))
             request.respond({"report": name, "particulars": particulars})
             if name == "exit":
                 self.release(request)
                 request.finish()
 
         self._shells.start(
-            request.field("id", int),
+            job_id,
             request.field("userid", int),
             request.field("jobspec", dict),
             request.field("R", dict),

@@ -125,6 +125,14 @@ class JobInfoService(JobService):
         """``{matchtag}``: the stream of that number ends."""
         return super().cancel(request)
 
+    @method("credit")
+    def credit(self, request: Request) -> Answer:
+        """``{matchtag, size}``: the client of that request has taken so much; never answered."""
+        for followers in list(self._followers.values()):
+            for follower in list(followers):
+                follower.flow.credit(request)
+        return None
+
     @method("update-watch", roles=ALL)
     def update_watch(self, request: Request) -> _Later:
         """``{id, key: R|jobspec, flags: 0}``, streaming → ``{<key>: object}``, again after each update."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from pytest_flux.broker.flow import Flow
 from pytest_flux.broker.kvs.watch import Watch, check_flags
 from pytest_flux.broker.service import ALL, LATER, Answer, Request, Service, _Later, method
 from pytest_flux.broker.services.kvs import credentials_of, encode_value
@@ -23,6 +24,7 @@ class KvsWatchService(Service):
         super().__init__(broker)
         self._kvs = broker.kvs
         self._watches: dict[Request, tuple[str, Watch]] = {}
+        self._flows: dict[Request, Flow] = {}
 
     @method("lookup", roles=ALL)
     def lookup(self, request: Request) -> _Later:
@@ -32,22 +34,35 @@ class KvsWatchService(Service):
         check_flags(flags, is_streaming=request.message.is_streaming)
 
         def tell(value: TreeObject | None) -> None:
-            request.respond(None if value is None else encode_value(value))
+            if value is None:
+                request.respond()
+            else:
+                flow.send(encode_value(value))
 
         def end(error: FluxError | None) -> None:
             self._watches.pop(request, None)
+            self._flows.pop(request, None)
             self.release(request)
             if error is not None:
                 request.error(error.errnum, error.text)
 
-        watch = Watch(key, flags, credentials_of(request), tell, end)
+        flow = self._flows[request] = Flow(request, lambda: self._kvs.resume_watch(namespace, watch))
+        watch = Watch(key, flags, credentials_of(request), tell, end, is_open=lambda: flow.is_open)
         self._watches[request] = namespace, watch
         self.hold(request)
         self._kvs.add_watch(namespace, watch)
         return LATER
 
+    @method("credit")
+    def credit(self, request: Request) -> Answer:
+        """``{matchtag, size}``: the client of that request has taken so much; never answered."""
+        for flow in list(self._flows.values()):
+            flow.credit(request)
+        return None
+
     def abandoned(self, request: Request) -> None:
         """A watcher is gone."""
+        self._flows.pop(request, None)
         namespace, watch = self._watches.pop(request)
         self._kvs.unwatch(namespace, watch)
 

@@ -87,6 +87,14 @@ class RexecService(Service):
             raise FluxError(errnum, f"error launching process: {os.strerror(errnum)}") from None
         return LATER
 
+    @method("credit")
+    def credit(self, request: Request) -> Answer:
+        """``{matchtag, size}``: the client of that request has taken so much of its output; never answered."""
+        for process in self._processes:
+            if process.flow is not None:
+                process.flow.credit(request)
+        return None
+
     @method("write")
     def write(self, request: Request) -> Answer:
         """``{matchtag, io}``: standard input for the process of that request; never answered."""
@@ -177,9 +185,9 @@ class RexecService(Service):
         """A client is gone: its foreground processes are killed."""
         for process in list(self._processes):
             if process.listener is not None and process.listener.sender == request.sender:
-                process.listener = None
                 if not process.background and process.status is None:
                     process.kill(signal.SIGKILL)
+                process.leave()
             if process.waiter is not None and process.waiter.sender == request.sender:
                 process.waiter = None
         return None
