@@ -9,9 +9,12 @@ import pytest
 
 from pytest_flux.session import options
 from pytest_flux.session.stash import pool_of
+from pytest_flux.session.tracebacks import is_plain
 
 if TYPE_CHECKING:
     from pytest_flux.instance import FluxInstance, Starter
+
+__tracebackhide__ = is_plain
 
 
 def _configured_scope(fixture_name: str, config: pytest.Config) -> Any:  # noqa: ANN401 - a literal of pytest's

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING
 
@@ -16,13 +16,16 @@ from pytest_flux.session.ownership import mark
 from pytest_flux.session.preparation import prepare
 from pytest_flux.session.readiness import reason_of, wait_for_clients
 from pytest_flux.session.surface import Surface
+from pytest_flux.session.tracebacks import is_plain
 from pytest_flux.settings import Settings, describe
 
 if TYPE_CHECKING:
     from pytest_flux.session.brokers import BrokerHandle
     from pytest_flux.session.preparation import Preparation
 
+__tracebackhide__ = is_plain
 _STOPPED_BY_US = 128 + 15
+_LOST_PARENT = 1
 
 
 class InstanceError(Exception):
@@ -114,8 +117,8 @@ class FluxInstance(Surface):
             reason = str(error)
             if isinstance(error, TimeoutError):
                 reason = f"not running after {self.settings.timeout:g} s"
-            elif self._session.poll() is not None:
-                # It hung up on us; why is what the launcher knows.
+            elif not isinstance(error, LaunchError):
+                # It is on its way out, or has hung up on us; why is what the launcher knows.
                 reason = reason_of(self._session, reason)
             self._close_connections()
             self._session.kill()
@@ -148,7 +151,7 @@ class FluxInstance(Surface):
             code = session.wait(self.settings.timeout)
         except TimeoutError:
             code = session.kill()
-        failed = {rank: code for rank, code in session.exit_codes.items() if code and rank not in self.expected_ends}
+        failed = {rank: code for rank, code in self._unexpected(session.exit_codes).items() if code}
         self._end()
         if failed or (code not in (0, _STOPPED_BY_US) and not self.expected_ends):
             raise InstanceError(f"{self._name()} {_ended(failed, code)}\n{self.log_tail()}")
@@ -166,11 +169,22 @@ class FluxInstance(Surface):
         self.kill()
         self.output = InstanceLog()
         self.expected_ends.clear()
+        self.killed.clear()
+        self.suspended.clear()
 
     @property
     def can_be_restored(self) -> bool:
         """Whether it is for us to put things back in it."""
         return True
+
+    def _unexpected(self, exit_codes: Mapping[int, int]) -> dict[int, int]:
+        """Without those that were killed on purpose, and those that have lost them as parents: they exit with 1."""
+        first = min(self.expected_ends, default=self.size)
+        return {
+            rank: code
+            for rank, code in exit_codes.items()
+            if rank not in self.expected_ends and not (code == _LOST_PARENT and rank > first)
+        }
 
     def _end(self) -> None:
         if self._preparation is not None:
@@ -197,6 +211,21 @@ class FluxInstance(Surface):
             return {}
         self._session.poll()
         return dict(self._session.exit_codes)
+
+    def failed_brokers(self) -> dict[int, int]:
+        """Those of them that nobody has killed on purpose."""
+        return self._unexpected(self.dead_brokers())
+
+    def await_killed(self, timeout: float) -> None:
+        """Wait for the ends of the brokers that were sent SIGKILL, no longer than ``timeout``."""
+        deadline = time.monotonic() + timeout
+        if self._session is None:
+            return
+        for rank in self.killed:
+            try:
+                self._session.wait_ended(rank, max(deadline - time.monotonic(), 0))
+            except TimeoutError:
+                return
 
     # -- what there is
 

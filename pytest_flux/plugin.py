@@ -26,7 +26,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """The marker, and a memory for what reports bring."""
+    """The marker, a memory for what reports bring, and a look at what was said."""
+    options.check(config)
     config.addinivalue_line("markers", options.MARKER)
     config.pluginmanager.register(reporting.Memory(config), "flux-memory")
 
@@ -45,6 +46,11 @@ def pytest_report_header(config: pytest.Config) -> str | None:
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Lists in markers."""
     run.generate(metafunc)
+
+
+def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
+    """Readable ids."""
+    return run.parametrize_id(val, argname)
 
 
 @pytest.hookimpl(hookwrapper=True)

@@ -45,6 +45,17 @@ def find_system_flux() -> SystemFlux:
     return SystemFlux(path, "" if path else reason)
 
 
+LEFT_OUT = ("asyncio", "hypothesispytest", "pytest_cov", "randomly", "rerunfailures", "timeout")
+"""Plugins that inner sessions of pytest do without, unless they ask for one with `-p`: half of a start is theirs."""
+
+
+@pytest.fixture
+def pytester(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> pytest.Pytester:
+    """pytest's own, whose sessions start sooner and run tests in their order."""
+    monkeypatch.setenv("PYTEST_ADDOPTS", " ".join(f"-p no:{name}" for name in LEFT_OUT))
+    return pytester
+
+
 def pytest_configure() -> None:
     find_system_flux()
     # Whether the tests are started by a launcher or inside of an instance must not show in their results.

@@ -213,9 +213,10 @@ class Brokers:
             self._exit_code = broker.exit_code
         if broker.rank == 0:
             self._statedir.end(code)
+        # Told first: who has waited for the end finds it told.
+        self._tell(f"ended {broker.rank} {broker.exit_code}")
         if self._control is not None:
             self._control.ended(broker.rank)
-        self._tell(f"ended {broker.rank} {broker.exit_code}")
         self._reaper.update(self._running)
         self._stopping.broker_ended(broker.rank, code)
         if not self._running:

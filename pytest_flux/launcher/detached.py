@@ -78,6 +78,13 @@ class DetachedSession:
         assert self.rundir is not None
         return self.rundir
 
+    def wait_ended(self, rank: int, timeout: float) -> None:
+        """Wait until a rank has ended, or all of them. Raises TimeoutError."""
+        deadline = time.monotonic() + timeout
+        while self.poll() is None and rank not in self.exit_codes:
+            if not self._read_status(deadline - time.monotonic()) and self._status >= 0:
+                raise TimeoutError
+
     def _wait_until(self, is_so: Callable[[], bool], timeout: float) -> None:
         deadline = time.monotonic() + timeout
         self.poll()

@@ -63,7 +63,7 @@ class ForkServer:
     def start(self, spec: LaunchSpec, environ: Mapping[str, str], output: int, status: int, lifeline: int) -> int:
         """Start a session; the process id of its front. ``lifeline`` may be -1. Raises LaunchError."""
         descriptors = [output, status, *([lifeline] if lifeline >= 0 else [])]
-        request = marshal.dumps((tuple(spec), dict(environ), os.getcwd()))
+        request = marshal.dumps((tuple(spec), dict(environ), _working_directory()))
         try:
             socket.send_fds(self._socket, [len(request).to_bytes(LENGTH, "big")], descriptors)
             self._socket.sendall(request)
@@ -88,6 +88,14 @@ class ForkServer:
         """Close our end of it, in a process that is not the one which started the server."""
         self._socket.close()
         self._process.returncode = 0
+
+
+def _working_directory() -> str:
+    """Where we are; the root, if that place has been removed."""
+    try:
+        return os.getcwd()
+    except FileNotFoundError:
+        return "/"
 
 
 _servers: list[ForkServer] = []

@@ -73,7 +73,7 @@ class AttachedInstance(FluxInstance):
     @property
     def is_running(self) -> bool:
         """Whether we are connected."""
-        return self._client is not None
+        return bool(self._clients)
 
     @property
     def rundir(self) -> str:

@@ -46,15 +46,20 @@ class BrokerHandle:
     def kill(self, signum: int = signal.SIGKILL) -> None:
         """Kill the broker. The instance may then end with an error: that is what was asked for."""
         self._instance.expected_ends.add(self.rank)
+        if signum == signal.SIGKILL:
+            self._instance.killed.add(self.rank)
+            self._instance.suspended.discard(self.rank)
         self.send_signal(signum)
 
     def stop(self) -> None:
         """Suspend the broker (SIGSTOP): to the others it falls silent."""
         self.send_signal(signal.SIGSTOP)
+        self._instance.suspended.add(self.rank)
 
     def cont(self) -> None:
         """Let a suspended broker go on (SIGCONT)."""
         self.send_signal(signal.SIGCONT)
+        self._instance.suspended.discard(self.rank)
 
     def start(self) -> None:
         """Start the broker, which must not be running. FluxError EEXIST if it is."""

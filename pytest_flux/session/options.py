@@ -16,6 +16,8 @@ MARKER = (
 SCOPES = ("function", "class", "module", "package", "session")
 PERSONALITIES = ("full", "job", "minimal", "kvs", "system")
 KEPT = ("no", "failed", "all")
+_TRUE = ("1", "true", "yes", "on")
+_FALSE = ("0", "false", "no", "off")
 
 
 class _Setting(NamedTuple):
@@ -27,19 +29,30 @@ class _Setting(NamedTuple):
 
     def convert(self, value: Any) -> Any:  # noqa: ANN401 - what pytest has
         """A value of an option or ini setting as its default's type. Raises UsageError."""
-        kind: Callable[[Any], Any] = type(self.default) if self.default is not None else str
-        if kind is bool:
-            return value if isinstance(value, bool) else value.lower() in ("1", "true", "yes", "on")
+        kind: Callable[[Any], Any] = type(self.default)
         try:
-            converted = kind(value)
+            converted = _truth(value) if kind is bool else kind(value)
         except ValueError:
-            what = "a number is expected"
+            what = "true or false is expected" if kind is bool else "a number is expected"
         else:
-            if not self.choices or converted in self.choices:
+            if self.choices and converted not in self.choices:
+                what = f"one of {', '.join(filter(None, self.choices))} is expected"
+            elif kind is int and converted < 0:
+                what = "a number that is not negative is expected"
+            else:
                 return converted
-            what = f"one of {', '.join(self.choices)} is expected"
         option = self.name.replace("_", "-")
         raise pytest.UsageError(f"--flux-{option}, flux_{self.name}: {value!r}: {what}")
+
+
+def _truth(value: bool | str) -> bool:
+    """A word of an ini file. Raises ValueError."""
+    if isinstance(value, bool):
+        return value
+    word = value.lower()
+    if word not in _TRUE + _FALSE:
+        raise ValueError(value)
+    return word in _TRUE
 
 
 SHAPE = (
@@ -100,6 +113,16 @@ def origin(config: pytest.Config, setting: _Setting) -> tuple[Any, str]:
     if value:
         return setting.convert(value), "ini"
     return setting.default, "default"
+
+
+def check(config: pytest.Config) -> None:
+    """Raise UsageError for a value that cannot be, before any test runs."""
+    for setting in RUN:
+        origin(config, setting)
+    if shape_of(config):
+        from pytest_flux.session import shapes
+
+        shapes.of_run(config)
 
 
 def value_of(config: pytest.Config, name: str) -> Any:  # noqa: ANN401 - by the setting's type

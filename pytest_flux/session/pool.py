@@ -10,11 +10,13 @@ import pytest
 
 from pytest_flux.instance import FluxInstance, InstanceError
 from pytest_flux.launcher import forkserver
-from pytest_flux.session import dumping, options
+from pytest_flux.session import dumping, options, shapes
 from pytest_flux.session.pristine import Baseline, Verdict
 from pytest_flux.session.shared import controller_pid
+from pytest_flux.session.tracebacks import is_plain
 from pytest_flux.settings import Settings
 
+__tracebackhide__ = is_plain
 _NAMED_ENGINES = ("auto", "system", "embedded")
 # More than this many that are being stopped would slow down the tests that run meanwhile.
 _MAX_STOPPING = 4
@@ -23,7 +25,10 @@ Maker = Callable[[Settings], FluxInstance]
 
 
 class Held:
-    """An instance that a fixture holds. ``mark`` is where, in its log, the present test begins."""
+    """An instance that a fixture holds. ``mark`` is where, in its log, the present test begins.
+
+    ``marked_node`` is, for one that several tests have, where the markers are that it was made by.
+    """
 
     def __init__(self, name: str, instance: FluxInstance, scope: str, nodeid: str) -> None:
         self.name = name
@@ -35,6 +40,7 @@ class Held:
         self.failed = False
         self.baseline: Baseline | None = None
         self.user: pytest.Item | None = None
+        self.marked_node: pytest.Item | pytest.Collector | None = None
 
     def is_used_by(self, item: pytest.Item) -> bool:
         """Whether a test has it, as far as its arguments tell."""
@@ -149,6 +155,8 @@ class Pool:
         for held in self.held:
             if held.scope == "function" or not held.is_used_by(item):
                 continue
+            if held.marked_node is not None:
+                shapes.check_scope(item, held.marked_node)
             if held.broken:
                 held.broken = ""
                 held.baseline = None
@@ -186,7 +194,7 @@ class Pool:
         dumping.before_end(item, held)
         instance = held.instance
         instance.keep = self._kept == "all" or (self._kept == "failed" and held.failed)
-        died = instance.dead_brokers().keys() - instance.expected_ends
+        died = instance.failed_brokers()
         if held.broken or (died and leaks):
             # Told already, with its culprit.
             self._kill(instance, held.nodeid)

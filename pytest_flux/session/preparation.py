@@ -70,8 +70,10 @@ def prepare(settings: Settings, environ: Mapping[str, str], *, keep: bool, trace
 
 
 def _make_directory() -> str:
-    parent = tempfile.gettempdir()
-    return tempfile.mkdtemp(prefix="flux-", dir=parent if len(os.fsencode(parent)) <= _LONGEST_PARENT else "/tmp")
+    parent = os.fsencode(tempfile.gettempdir())
+    # Configuration files name the directory, and are UTF-8.
+    is_fit = len(parent) <= _LONGEST_PARENT and parent.decode(errors="ignore").encode() == parent
+    return tempfile.mkdtemp(prefix="flux-", dir=os.fsdecode(parent) if is_fit else "/tmp")
 
 
 def _with_statedir(spec: LaunchSpec, directory: str) -> LaunchSpec:

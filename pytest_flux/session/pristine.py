@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from pytest_flux.instance import FluxInstance
 
 _PATIENCE = 10.0
+_KILL_PATIENCE = 2.0
 _INTERVAL = 0.005
 _BATCH = 100
 
@@ -44,17 +45,24 @@ class Baseline:
     def check(self) -> Verdict:
         """Compare, and put back what can be."""
         verdict = Verdict()
+        self._instance.await_killed(_KILL_PATIENCE)
         dead = {rank: code for rank, code in self._instance.dead_brokers().items() if rank not in self._dead}
         if dead:
             verdict.leaks = [f"broker {rank} has ended with exit code {dead[rank]}" for rank in sorted(dead)]
             verdict.broken = verdict.leaks[0]
             return verdict
         try:
+            self._let_go_on(verdict.leaks)
             self._look(verdict)
         except (FluxError, OSError) as error:
             verdict.broken = f"the instance does not answer: {error}"
             verdict.leaks.append(verdict.broken)
         return verdict
+
+    def _let_go_on(self, leaks: list[str]) -> None:
+        for rank in sorted(self._instance.suspended):
+            leaks.append(f"broker {rank}, which was stopped (SIGSTOP)")
+            self._instance.brokers[rank].cont()
 
     def _look(self, verdict: Verdict) -> None:
         facts = self._inquiry.ask()

@@ -15,11 +15,13 @@ from pytest_flux.session import options, reporting, shapes
 from pytest_flux.session.attached import AttachedInstance, KeptInstance
 from pytest_flux.session.shared import shared_instances
 from pytest_flux.session.store import Store, kept_directory
+from pytest_flux.session.tracebacks import is_plain
 
 if TYPE_CHECKING:
     from pytest_flux.session.pool import Maker, Pool
     from pytest_flux.settings import Settings
 
+__tracebackhide__ = is_plain
 _DEFINING = ("size", "personality", "recovery", "attrs", "conf", "hosts", "start_mode")
 
 
@@ -29,7 +31,8 @@ def provide(
     """The body of every fixture that is an instance."""
     node, config = request.node, request.config
     item = reporting.current_item(config)
-    if item is not None and request.scope != "function" and not given:
+    is_marked = request.scope != "function" and not given
+    if item is not None and is_marked:
         shapes.check_scope(item, node)
     settings = pool.settle(shapes.of_request(request, given), node.nodeid)
     make = _maker(config, settings, shared=shared)
@@ -38,6 +41,7 @@ def provide(
     name = request.fixturename or shapes.FIXTURE
     nodeid = node.nodeid or (item.nodeid if item is not None else name)
     held = pool.acquire(name, settings, request.scope, nodeid, item, make)
+    held.marked_node = node if is_marked else None
     if request.scope != "function" and held.instance.can_be_restored:
         pool.watch(held)
     yield held.instance

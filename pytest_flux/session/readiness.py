@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 # How often a broker is tried that tells nobody when it takes clients, in seconds.
 _INTERVAL = 0.01
+# How long a broker that takes no questions any more may need to be gone.
+_END_LIMIT = 5.0
 
 
 def wait_for_clients(instance: FluxInstance, session: DetachedSession, deadline: float) -> None:
@@ -35,9 +37,12 @@ def wait_for_clients(instance: FluxInstance, session: DetachedSession, deadline:
 
 
 def reason_of(session: DetachedSession, otherwise: str) -> str:
-    """Why a session has ended before it was up; ``otherwise`` if it does not say."""
+    """Why a session ends before it was up; ``otherwise`` if it does not, or not soon."""
     try:
+        session.wait(_END_LIMIT)
         session.check()
+    except TimeoutError:
+        return otherwise
     except LaunchError as error:
         return str(error)
     return otherwise

@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from pytest_flux.session import dumping
+from pytest_flux.session.tracebacks import is_plain
 
 if TYPE_CHECKING:
     from pytest_flux.instance import FluxInstance
     from pytest_flux.session.pool import Held, Late, Pool
 
+__tracebackhide__ = is_plain
 _ITEM = pytest.StashKey["pytest.Item | None"]()
 NEXT = pytest.StashKey["pytest.Item | None"]()
 """The test after a test, as far as that is known."""

@@ -9,11 +9,13 @@ import pytest
 
 from pytest_flux.session import options, reporting
 from pytest_flux.session.stash import pool_if_any
+from pytest_flux.session.tracebacks import is_plain
 
 if TYPE_CHECKING:
     from pytest_flux.session.pool import Pool
     from pytest_flux.settings import Settings
 
+__tracebackhide__ = is_plain
 _PC_FILES = ("lib/pkgconfig", "lib64/pkgconfig", "share/pkgconfig")
 
 
@@ -71,6 +73,15 @@ def generate(metafunc: pytest.Metafunc) -> None:
         from pytest_flux.session import shapes
 
         shapes.generate(metafunc)
+
+
+def parametrize_id(value: object, name: str) -> str | None:
+    """The id of a parameter of the fixture flux_instance, if it is one."""
+    if name != "flux_instance":
+        return None
+    from pytest_flux.session import shapes
+
+    return shapes.identify_parameter(value)
 
 
 def before(item: pytest.Item) -> None:

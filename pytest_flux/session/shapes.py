@@ -9,7 +9,10 @@ from typing import Any
 import pytest
 
 from pytest_flux.session import options
+from pytest_flux.session.tracebacks import is_plain
 from pytest_flux.settings import Settings, SettingsError, update
+
+__tracebackhide__ = is_plain
 
 FIXTURE = "flux_instance"
 
@@ -39,6 +42,11 @@ def _short(value: object) -> str:
     if isinstance(value, Mapping):
         return ",".join(f"{name}:{_short(inner)}" for name, inner in value.items()) or "none"
     return str(value)
+
+
+def identify_parameter(value: object) -> str | None:
+    """The id of a mapping that parametrizes the fixture directly; None leaves it to pytest."""
+    return identify(value, value) if isinstance(value, Mapping) and value else None
 
 
 def axes_of(given: Given) -> list[str]:

@@ -5,24 +5,34 @@ from __future__ import annotations
 import contextlib
 import os
 import subprocess
+import threading
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from pytest_flux.protocol.message import NODEID_ANY
 from pytest_flux.session.operations import Events, Job
+from pytest_flux.session.tracebacks import is_plain
 
 if TYPE_CHECKING:
     from pytest_flux.client import Flux
     from pytest_flux.client.kvs import Kvs
 
+__tracebackhide__ = is_plain
+
 
 class Surface:
-    """The operations. Subclasses say where the instance is; ``timeout`` bounds, in seconds, what is given none."""
+    """The operations. Subclasses say where the instance is; ``timeout`` bounds, in seconds, what is given none.
+
+    ``expected_ends`` are the ranks that were killed on purpose, ``killed`` those of them that cannot have survived
+    that, and ``suspended`` those that were stopped and not let go on.
+    """
 
     def __init__(self, timeout: float) -> None:
         self.expected_ends: set[int] = set()
+        self.killed: set[int] = set()
+        self.suspended: set[int] = set()
         self._timeout = timeout
-        self._client: Flux | None = None
+        self._clients: dict[tuple[int, int], Flux] = {}
         self._environ: dict[str, str] | None = None
 
     @property
@@ -36,18 +46,18 @@ class Surface:
 
     @property
     def client(self) -> Flux:
-        """A connection to rank 0, made when first asked for."""
-        if self._client is None:
+        """A connection to rank 0, made when first asked for. Each thread, and each forked process, has its own."""
+        key = (os.getpid(), threading.get_ident())
+        if key not in self._clients:
             from pytest_flux.client import Flux
 
-            self._client = Flux(self.uri)
-        return self._client
+            self._clients[key] = Flux(self.uri)
+        return self._clients[key]
 
     def _close_connections(self) -> None:
         self._environ = None
-        if self._client is not None:
-            self._client.close()
-            self._client = None
+        while self._clients:
+            self._clients.popitem()[1].close()
 
     # -- programs
 

@@ -28,9 +28,9 @@ def test_two(flux_instance):
         ("", ()),
         ("", ("--import-mode=importlib",)),
         ("", ("-p", "no:terminal")),
-        ("pytest_timeout", ("--timeout=60",)),
-        ("pytest_randomly", ("-p", "randomly", "-p", "no:cacheprovider")),
-        ("pytest_cov", ("--cov=test_it", "--cov-fail-under=0")),
+        ("pytest_timeout", ("-p", "timeout", "--timeout=60")),
+        ("pytest_randomly", ("-p", "randomly", "--randomly-seed=7")),
+        ("pytest_cov", ("-p", "pytest_cov", "--cov=test_it", "--cov-fail-under=0")),
         ("xdist", ("-n2", "--dist=worksteal")),
     ],
 )
@@ -58,9 +58,9 @@ def test_coroutines(run: Run) -> None:
             assert await process.wait() == 0
         """,
         "-p",
-        "no:randomly",
+        "asyncio",
     )
-    assert result.ret == 0
+    result.assert_outcomes(passed=1)
 
 
 def test_reruns_get_instances_of_their_own(run: Run, pytester: pytest.Pytester) -> None:
@@ -74,6 +74,8 @@ def test_reruns_get_instances_of_their_own(run: Run, pytester: pytest.Pytester) 
                 file.write(flux_instance.uri + "\\n")
             assert len(open("uris").readlines()) == 3
         """,
+        "-p",
+        "rerunfailures",
         "--reruns=2",
     )
     assert result.parseoutcomes()["passed"] == 1

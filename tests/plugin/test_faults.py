@@ -23,6 +23,11 @@ def test_brokers_one_by_one(run: Run) -> None:
             broker.start()
             flux.wait_status("full")
 
+        @pytest.mark.flux(size=3)
+        def test_kill_the_leader(flux_instance):
+            flux_instance.brokers[0].kill()
+            assert flux_instance.brokers[0].wait() == 137
+
         @pytest.mark.flux(size=2, attrs={"tbon.torpid_max": "500ms", "tbon.torpid_min": "100ms"})
         def test_stop(flux_instance):
             flux = flux_instance
@@ -44,7 +49,7 @@ def test_brokers_one_by_one(run: Run) -> None:
             flux.wait_status("full")
         """
     )
-    result.assert_outcomes(passed=3)
+    result.assert_outcomes(passed=4)
 
 
 def test_what_a_test_can_do(run: Run) -> None:

@@ -49,6 +49,8 @@ BACKGROUND = (
         ("flux.rpc('config.load', {'a': 1})", "configuration", True),
         (BACKGROUND, "process *sleep (pid *) on rank 1", True),
         ("flux.brokers[1].kill(); flux.brokers[1].wait()", "broker 1 has ended with exit code 137", False),
+        ("flux.brokers[1].kill()", "broker 1 has ended with exit code 137", False),
+        ("flux.brokers[1].stop()", "broker 1, which was stopped (SIGSTOP)", True),
     ],
 )
 def test_leaks_are_put_right_and_named(run: Run, leak: str, told: str, same: bool, strict: bool) -> None:
@@ -119,17 +121,20 @@ def test_scopes(run: Run, pytester: pytest.Pytester, scope: str, count: int) -> 
     assert len(set((pytester.path / "uris").read_text().split())) == count
 
 
-def test_marker_below_the_scope_is_a_usage_error(run: Run) -> None:
+@pytest.mark.parametrize("first", ["", "def test_first(flux_instance): pass"])
+def test_marker_below_the_scope_is_a_usage_error(run: Run, first: str) -> None:
     result = run(
-        """
+        f"""
         import pytest
+
+        {first}
 
         @pytest.mark.flux(size=2)
         def test(flux_instance): pass
         """,
         "--flux-scope=module",
     )
-    result.assert_outcomes(errors=1)
+    result.assert_outcomes(passed=1 if first else 0, errors=1)
     result.stdout.fnmatch_lines(
         ["*pytest.mark.flux on a test of its own, but its instance is shared with other tests*"]
     )

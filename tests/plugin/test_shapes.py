@@ -170,10 +170,58 @@ def test_settings_are_shown_with_their_origins(run: Run, pytester: pytest.Pytest
     )
 
 
-@pytest.mark.parametrize("arguments", [("--flux-size=many",), ("--flux-personality=fool",)])
-def test_wrong_options_are_usage_errors(run: Run, arguments: tuple[str, ...]) -> None:
-    result = run("def test(flux_instance): pass\n", *arguments)
+@pytest.mark.parametrize(
+    ("argument", "told"),
+    [
+        ("--flux-size=many", "--flux-size, flux_size: 'many': a number is expected"),
+        ("--flux-size=0", "flux: settings: size=0: a number of brokers, at least 1, is expected"),
+        (
+            "--flux-personality=fool",
+            "--flux-personality, *'fool': one of full, job, minimal, kvs, system *",
+        ),
+        (
+            "--flux-scope=modul",
+            "--flux-scope, *'modul': one of function, class, module, package, session *",
+        ),
+        ("--flux-prestart=-1", "--flux-prestart, *'-1': a number that is not negative is expected"),
+        ("--override-ini=flux_strict=ja", "--flux-strict, flux_strict: 'ja': true or false is expected"),
+    ],
+)
+def test_wrong_options_are_usage_errors(run: Run, argument: str, told: str) -> None:
+    result = run("def test(flux_instance): pass\n", "-q", argument)
     assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines([f"ERROR: {told}"])
+
+
+def test_ids_of_parameters_can_be_read(run: Run) -> None:
+    result = run(
+        """
+        import pytest
+
+        @pytest.mark.parametrize("flux_instance", [1, {"size": 4, "personality": "job"}], indirect=True)
+        def test(flux_instance): pass
+        """,
+        "--collect-only",
+        "-q",
+    )
+    result.stdout.fnmatch_lines(["test_it.py::test[[]1]", "test_it.py::test[[]size=4-personality=job]"])
+
+
+def test_errors_of_users_are_not_explained_with_our_source(run: Run) -> None:
+    result = run(
+        """
+        import pytest
+
+        @pytest.mark.flux(attrs={"broker.rc1_path": "exit 7"})
+        def test_setup(flux_instance): pass
+
+        def test_call(flux_instance_factory):
+            flux_instance_factory(sise=4)
+        """
+    )
+    result.assert_outcomes(failed=1, errors=1)
+    result.stdout.no_fnmatch_line("*pytest_flux/*.py:*")
+    result.stdout.fnmatch_lines(["E *InstanceError: * exit code 7 before it was up", "E *did you mean 'size'?"])
 
 
 @pytest.mark.parametrize("personality", ["full", "job", "minimal", "kvs", "system"])
