@@ -52,6 +52,9 @@ class Connection:
             raise
         self._socket.setblocking(False)
 
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.uri}>"
+
     def __enter__(self) -> Self:
         return self
 

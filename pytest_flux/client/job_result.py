@@ -24,6 +24,11 @@ class JobResult:
     def __init__(self, jobid: int) -> None:
         self.values: dict[str, Any] = {"id": jobid, "exception_occurred": False}
 
+    def __repr__(self) -> str:
+        from pytest_flux.protocol.fluid import f58
+
+        return f"<JobResult {f58(self.id)}: {self.name.lower()}, exit code {self.exit_code}>"
+
     def add(self, event: Event) -> None:
         """Take one event of the job's main log."""
         name, context = event["name"], event.get("context", {})
