@@ -17,6 +17,7 @@ from pytest_flux.broker.exec.placement import Placement, place
 from pytest_flux.broker.exec.stdin import service_name
 from pytest_flux.broker.exec.streams import TOO_MUCH_INPUT, Streams
 from pytest_flux.broker.exec.task import exit_code
+from pytest_flux.broker.exec.terminal import SESSION, terminal_options
 from pytest_flux.broker.exec.work import Work
 from pytest_flux.protocol.idset import encode_idset
 from pytest_flux.protocol.resource_set import ResourceSet
@@ -85,11 +86,16 @@ class Execution:
         self._guest.begin("input", stdin=1)
         for rank, link in list(self._links.items()):
             if rank not in self._statuses:
-                link.start(self.userid, self.jobspec, self._work.resources)
+                link.start(self._work, self._set, self._placement)
 
     def _initialized(self) -> None:
         service = service_name(self.userid, self.job_id)
-        context = {"service": service, "leader-rank": self._leader, "size": len(self._links)}
+        context: dict[str, object] = {"service": service, "leader-rank": self._leader, "size": len(self._links)}
+        terminal = terminal_options(self._shell_options)
+        if terminal is not None and terminal.interactive:
+            context["pty"] = SESSION
+            if terminal.capture:
+                context["capture"] = 1
         self._guest.log("shell.init", context)
         try:
             if self._failure is not None:

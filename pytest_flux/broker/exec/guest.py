@@ -33,6 +33,7 @@ class Guest:
 
     def __init__(self, broker: Broker, job_id: int, userid: int) -> None:
         self._kvs = broker.kvs
+        self._reactor = broker.reactor
         self._userid = userid
         self._key = kvs_key(job_id, "guest")
         self._namespace = f"job-{job_id}"
@@ -73,8 +74,7 @@ class Guest:
         """Make it part of the primary namespace."""
 
         def grafted(_: FluxError | None) -> None:
-            if self._is_made:
-                self._kvs.remove_namespace(self._namespace)
+            self._kvs.remove_namespace(self._namespace)
             done()
 
         if self._is_made:
@@ -83,7 +83,9 @@ class Guest:
         self._timer.cancel()
         self._kvs.expect_namespace(self._namespace, None)
         values = {key: _encode("".join(lines)) for key, lines in self._pending.items()}
-        self._kvs.commit([put_op(f"{self._key}.{key}", value) for key, value in values.items()], done=grafted)
+        self._kvs.commit([put_op(f"{self._key}.{key}", value) for key, value in values.items()], soon=False)
+        # Whoever looks finds it there. So the job's resources need not wait, but this round has to end first.
+        self._reactor.call_soon(done)
 
 
 def _encode(lines: str) -> bytes:

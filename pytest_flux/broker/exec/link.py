@@ -9,7 +9,10 @@ from pytest_flux.protocol.message import Message
 
 if TYPE_CHECKING:
     from pytest_flux.broker.broker import Broker
+    from pytest_flux.broker.exec.placement import Placement
     from pytest_flux.broker.exec.shells import Shells
+    from pytest_flux.broker.exec.work import Work
+    from pytest_flux.protocol.resource_set import ResourceSet
 
 _QUANTUM = 1 << 17
 
@@ -32,12 +35,13 @@ class Link:
         self._is_over = False
         self._stored = 0
 
-    def start(self, userid: int, jobspec: dict[str, Any], resources: dict[str, Any]) -> None:
-        """Make the shell."""
+    def start(self, work: Work, resources: ResourceSet, placement: Placement | None) -> None:
+        """Make the shell. ``resources`` and ``placement``, if there is one, need not be found out a second time."""
+        userid, jobspec = work.userid, work.jobspec
         if self._shells is not None:
-            self._shells.start(self._job_id, userid, jobspec, resources, self._told)
+            self._shells.start(self._job_id, userid, jobspec, resources, self._told, placement)
             return
-        request = {"id": self._job_id, "userid": userid, "jobspec": jobspec, "R": resources}
+        request = {"id": self._job_id, "userid": userid, "jobspec": jobspec, "R": work.resources}
         self._router.rpc("job-shell.start", request, self._answered, nodeid=self.rank, streaming=True)
 
     def command(self, name: str, **particulars: object) -> None:

@@ -26,12 +26,16 @@ from pytest_flux.broker.exec.placement import Placement, place
 from pytest_flux.broker.exec.pmi import ShellPmi
 from pytest_flux.broker.exec.pmi_values import pmi_values
 from pytest_flux.broker.exec.task import Task, exit_code
+from pytest_flux.broker.exec.terminal import Terminal, TerminalOptions, terminal_options
 from pytest_flux.broker.services.lazy import part
 from pytest_flux.protocol.fluid import f58
 from pytest_flux.protocol.resource_set import ResourceSet
 
 if TYPE_CHECKING:
     from pytest_flux.broker.broker import Broker
+
+_FINAL = (signal.SIGTERM, signal.SIGALRM, signal.SIGKILL)
+"""Who sends one of these, waits for nobody to look at the terminal of what has ended."""
 
 Report = Callable[[str, dict[str, Any]], None]
 
@@ -42,9 +46,16 @@ class Shell:
     placement: Placement
     output: Output
     _equipment: Equipment
+    _terminal_options: TerminalOptions | None = None
 
     def __init__(
-        self, broker: Broker, job_id: int, jobspec: dict[str, Any], resources: ResourceSet, report: Report
+        self,
+        broker: Broker,
+        job_id: int,
+        jobspec: dict[str, Any],
+        resources: ResourceSet,
+        report: Report,
+        placement: Placement | None = None,
     ) -> None:
         self.broker = broker
         self.reactor = broker.reactor
@@ -56,6 +67,7 @@ class Shell:
         self.is_over = False
         self.is_paused = False
         self._resources = resources
+        self._placed = placement
         self._directories = part(broker, Directories)
         self._tmpdir = ""
         self._pmi: ShellPmi | None = None
@@ -71,13 +83,16 @@ class Shell:
         environ = self.jobspec["attributes"].get("system", {}).get("environment")
         try:
             self._tmpdir = self._directories.make(self.job_id, shell, environ)
-            self.placement = place(self.jobspec, self._resources, self.options)
+            self.placement = self._placed or place(self.jobspec, self._resources, self.options)
             self._equipment = Equipment(
                 self.broker, self.job_id, self.jobspec, self.placement, self._tmpdir, self._send_output
             )
             self.output = self._equipment.output
+            self._terminal_options = terminal_options(self.options)
             self._equipment.outfit()
             self.tasks = [Task(self, task) for task in self._equipment.tasks]
+            for task in self.tasks:
+                task.terminal = self._terminal_of(task)
             self._start_pmi(len(self.tasks))
         except ShellFailure as failure:
             self.die(failure)
@@ -135,6 +150,23 @@ class Shell:
             if connection is not None:
                 connection.close()
 
+    def _terminal_of(self, task: Task) -> Terminal | None:
+        chosen, rank = self._terminal_options, task.tags.rank
+        if chosen is None or not chosen.covers(rank):
+            return None
+        # There is no other way to see what those write that no client can attach to.
+        captured = task.captured if chosen.capture or rank or not chosen.interactive else None
+
+        def changed() -> None:
+            task.settle()
+            self._check_end()
+
+        return Terminal(self.reactor, changed, captured, awaits_client=chosen.interactive and not rank)
+
+    def terminal(self, rank: int) -> Terminal | None:
+        """That of a task, if it has one."""
+        return next((task.terminal for task in self.tasks if task.tags.rank == rank), None)
+
     def task_ended(self, task: Task) -> None:
         """See TaskOwner."""
         assert task.status is not None
@@ -147,7 +179,7 @@ class Shell:
         self._check_end()
 
     def _check_end(self) -> None:
-        if not self.is_over and all(task.status is not None and not task.is_open for task in self.tasks):
+        if not self.is_over and all(task.is_settled for task in self.tasks):
             self._finish(self._code << 8)
 
     # -- what others have to say
@@ -156,6 +188,8 @@ class Shell:
         """Signal all tasks."""
         for task in self.tasks:
             task.kill(signum)
+            if task.terminal is not None and signum in _FINAL:
+                task.terminal.forsake()
 
     def write(self, ranks: frozenset[int] | None, data: bytes, *, eof: bool) -> None:
         """Standard input for these tasks, or all."""

@@ -11,10 +11,11 @@ from pytest_flux.protocol.errors import ProtocolError
 from pytest_flux.protocol.idset import decode_idset
 from pytest_flux.protocol.ioencode import decode_io
 from pytest_flux.protocol.message import Message
-from pytest_flux.protocol.resource_set import ResourceSet
 
 if TYPE_CHECKING:
     from pytest_flux.broker.broker import Broker
+    from pytest_flux.broker.exec.placement import Placement
+    from pytest_flux.protocol.resource_set import ResourceSet
 
 
 _WINDOW = 1 << 20
@@ -36,19 +37,24 @@ class Shells:
         broker.router.subscribe("shell-", self._event)
 
     def start(
-        self, job_id: int, userid: int, jobspec: dict[str, Any], resources: dict[str, Any], report: Report
+        self,
+        job_id: int,
+        userid: int,
+        jobspec: dict[str, Any],
+        resources: ResourceSet,
+        report: Report,
+        placement: Placement | None = None,
     ) -> None:
-        """Make a shell; it reports what becomes of it. ProtocolError where R makes no sense."""
-        chosen = ResourceSet.decode(resources)
+        """Make a shell; it reports what becomes of it. ``placement`` is what it would find out itself."""
 
         def told(name: str, particulars: dict[str, Any]) -> None:
             if name == "exit":
                 self._forget(job_id)
             report(name, particulars)
 
-        shell = self._shells[job_id] = Shell(self._broker, job_id, jobspec, chosen, told)
+        shell = self._shells[job_id] = Shell(self._broker, job_id, jobspec, resources, told, placement)
         shell.pause(self._is_paused)
-        if next(iter(chosen), None) == self._broker.rank:
+        if next(iter(resources), None) == self._broker.rank:
             self._stdins[job_id] = StdinService(self._broker.router, job_id, userid, shell)
         shell.prepare()
 

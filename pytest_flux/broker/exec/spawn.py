@@ -13,7 +13,7 @@ import resource
 import signal
 import stat
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 Limits = Sequence[tuple[int, int]]
 """Resources (as of :mod:`resource`) and their soft limits."""
@@ -33,7 +33,8 @@ class Program(NamedTuple):
     """What is to run. ``cpus`` are those it may run on, None for all.
 
     ``bind_first`` has it find itself bound, however soon it looks: that moves the broker from one cpu to another and
-    back. Otherwise it is bound while it is loaded.
+    back. Otherwise it is bound while it is loaded. ``terminal`` is the path of its controlling terminal, which is
+    then its three streams.
     """
 
     argv: Sequence[str]
@@ -43,6 +44,7 @@ class Program(NamedTuple):
     cpus: frozenset[int] | None = None
     group: bool = True
     bind_first: bool = False
+    terminal: str | None = None
 
 
 def find_program(name: str, environ: Mapping[str, str], cwd: str) -> str:
@@ -112,8 +114,15 @@ def _enter(directory: str) -> Callable[[], None]:
 
 
 def _posix_spawn(path: str, program: Program, streams: tuple[int, int, int]) -> int:
-    actions = [(os.POSIX_SPAWN_DUP2, source, target) for target, source in enumerate(streams)]
-    group = {"setpgroup": 0} if program.group else {}
+    actions: list[tuple[Any, ...]]
+    if program.terminal is not None:
+        # The first terminal that the leader of a session opens becomes its own.
+        actions = [(os.POSIX_SPAWN_OPEN, 0, program.terminal, os.O_RDWR, 0)]
+        actions += [(os.POSIX_SPAWN_DUP2, 0, target) for target in (1, 2)]
+        group: dict[str, Any] = {"setsid": True}
+    else:
+        actions = [(os.POSIX_SPAWN_DUP2, source, target) for target, source in enumerate(streams)]
+        group = {"setpgroup": 0} if program.group else {}
     for executable, argv in ((path, list(program.argv)), ("/bin/sh", ["sh", path, *program.argv[1:]])):
         try:
             return os.posix_spawn(
@@ -123,7 +132,7 @@ def _posix_spawn(path: str, program: Program, streams: tuple[int, int, int]) -> 
                 file_actions=actions,
                 setsigmask=(),
                 setsigdef=_DEFAULT_SIGNALS,
-                **group,  # type: ignore[arg-type]
+                **group,
             )
         except OSError as error:
             # As execvp(3): what has no "#!" is a shell script.
@@ -136,7 +145,14 @@ def _fork(path: str, program: Program, streams: tuple[int, int, int], inherited:
     import subprocess
 
     def before_exec() -> None:
-        if program.group:
+        if program.terminal is not None:
+            os.setsid()
+            terminal = os.open(program.terminal, os.O_RDWR)
+            for target in range(3):
+                os.dup2(terminal, target)
+            if terminal > 2:
+                os.close(terminal)
+        elif program.group:
             os.setpgid(0, 0)
         if program.cpus is not None:
             os.sched_setaffinity(0, program.cpus)
@@ -148,9 +164,9 @@ def _fork(path: str, program: Program, streams: tuple[int, int, int], inherited:
         executable=path,
         env=dict(program.environ),
         cwd=program.cwd,
-        stdin=streams[0],
-        stdout=streams[1],
-        stderr=streams[2],
+        stdin=None if program.terminal else streams[0],
+        stdout=None if program.terminal else streams[1],
+        stderr=None if program.terminal else streams[2],
         pass_fds=(inherited,) if inherited >= 0 else (),
         preexec_fn=before_exec,  # noqa: PLW1509 - there are no threads
     )

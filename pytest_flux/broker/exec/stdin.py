@@ -1,4 +1,4 @@
-"""`<uid>-shell-<job id>`: the service of a job's leading shell, to which clients send standard input."""
+"""`<uid>-shell-<job id>`: the service of a job's leading shell, for standard input and for its terminal."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import errno
 from typing import TYPE_CHECKING
 
 from pytest_flux.broker.exec.options import reads_file
+from pytest_flux.broker.exec.terminal import SESSION
+from pytest_flux.broker.service import Request
 from pytest_flux.protocol.errors import FluxError, ProtocolError
 from pytest_flux.protocol.fluid import f58plain
 from pytest_flux.protocol.idset import decode_idset
@@ -23,7 +25,7 @@ def service_name(userid: int, job_id: int) -> str:
 
 
 class StdinService:
-    """Takes ``stdin`` requests with RFC 24 data for one task, several, or all."""
+    """Takes ``stdin`` requests with RFC 24 data for one task, several, or all; and those to a terminal."""
 
     def __init__(self, router: Router, job_id: int, userid: int, shell: Shell) -> None:
         self._router = router
@@ -38,8 +40,15 @@ class StdinService:
         self._router.services.pop(self._name, None)
 
     def _receive(self, message: Message) -> None:
+        method = (message.topic or "").partition(".")[2]
         try:
-            self._take(message)
+            if method == "disconnect":
+                self._disconnect(message)
+            elif method == SESSION:
+                self._reach_terminal(message)
+                return
+            else:
+                self._take(message)
         except FluxError as error:
             self._router.refuse(message, error.errnum, error.text)
         except ProtocolError as error:
@@ -47,11 +56,29 @@ class StdinService:
         else:
             self._router.refuse(message, 0)
 
-    def _take(self, message: Message) -> None:
-        if (message.topic or "").partition(".")[2] != "stdin" or reads_file(self._shell.options):
-            raise FluxError(errno.ENOSYS, f"No service matching {message.topic} is registered")
+    def _unknown(self, message: Message) -> FluxError:
+        return FluxError(errno.ENOSYS, f"No service matching {message.topic} is registered")
+
+    def _check_user(self, message: Message) -> None:
         if not message.rolemask & ROLE_OWNER and message.userid != self._userid:
             raise FluxError(errno.EPERM)
+
+    def _reach_terminal(self, message: Message) -> None:
+        self._check_user(message)
+        terminal = self._shell.terminal(0)
+        if terminal is None:
+            raise self._unknown(message)
+        terminal.receive(Request(message, self._router.respond))
+
+    def _disconnect(self, message: Message) -> None:
+        terminal = self._shell.terminal(0)
+        if terminal is not None and message.routes:
+            terminal.detach(message.routes[0])
+
+    def _take(self, message: Message) -> None:
+        if (message.topic or "").partition(".")[2] != "stdin" or reads_file(self._shell.options):
+            raise self._unknown(message)
+        self._check_user(message)
         request = message.json()
         piece = decode_io(request)
         size = self._shell.placement.ntasks

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 from pytest_flux.broker.exec.mustache import TagsOfTask
 from pytest_flux.broker.exec.output import Output
 from pytest_flux.broker.exec.spawn import Program, spawn
+from pytest_flux.broker.exec.terminal import Terminal
 from pytest_flux.reactor.process import PipeWriter
 from pytest_flux.reactor.reactor import Reactor
 
@@ -107,6 +108,7 @@ class Task:
         self._readers: list[_Reader] = []
         self._stdin: PipeWriter | None = None
         self._is_over = False
+        self.terminal: Terminal | None = None
 
     @property
     def is_running(self) -> bool:
@@ -114,12 +116,22 @@ class Task:
         return self.pid > 0 and self.status is None
 
     @property
+    def is_settled(self) -> bool:
+        """Whether nothing more will come of it."""
+        return self.status is not None and not self.is_open and (self.terminal is None or not self.terminal.is_open)
+
+    @property
     def is_open(self) -> bool:
         """Whether there may be more output."""
-        return any(reader.is_open for reader in self._readers)
+        return any(reader.is_open for reader in self._readers) or (
+            self.terminal is not None and self.terminal.is_capturing
+        )
 
     def start(self, program: Program, input_path: str | None = None, inherited: int = -1) -> None:
         """Start it. Raises OSError where that fails. ``input_path`` is read instead of what comes by ``write``."""
+        if self.terminal is not None:
+            self._start_in_terminal(program, self.terminal, inherited)
+            return
         self._group = program.group
         ours: list[int] = []
         theirs: list[int] = []
@@ -144,6 +156,16 @@ class Task:
         reactor.on_child(self.pid, self._exited)
         self._readers = [_Reader(self, "stdout", ours[0]), _Reader(self, "stderr", ours[1])]
         self._stdin = PipeWriter(reactor, ours[2]) if input_path is None else None
+
+    def _start_in_terminal(self, program: Program, terminal: Terminal, inherited: int) -> None:
+        self.pid = spawn(program._replace(terminal=terminal.path), -1, -1, -1, inherited)
+        self.owner.reactor.on_child(self.pid, self._exited)
+        terminal.pause(self.owner.is_paused)
+        terminal.started()
+
+    def captured(self, data: bytes) -> None:
+        """What it writes to its terminal."""
+        self.owner.output.write("stdout", self.tags.rank, [data])
 
     def write(self, data: bytes, *, eof: bool) -> None:
         """Feed standard input."""
@@ -175,11 +197,15 @@ class Task:
         if self._stdin is not None:
             self._stdin.close()
             self._stdin = None
+        if self.terminal is not None:
+            self.terminal.close()
 
     def pause(self, paused: bool) -> None:
         """Leave what the task puts out where it is, or read on."""
         for reader in self._readers:
             reader.pause(paused)
+        if self.terminal is not None:
+            self.terminal.pause(paused)
 
     def info(self) -> dict[str, Any]:
         """What ``shell.task-exit`` says of a task that has ended."""
@@ -200,12 +226,17 @@ class Task:
         if self._stdin is not None:
             self._stdin.close()
             self._stdin = None
+        if self.terminal is not None:
+            self.terminal.exited(status)
         self.settle()
 
     def settle(self) -> None:
         """Tell the shell, if all is over."""
         if not self._is_over and self.status is not None and not self.is_open:
             self._is_over = True
+            if self.terminal is not None:
+                for stream in ("stdout", "stderr"):
+                    self.owner.output.end(stream, self.tags.rank)
             if self._group:
                 # What the task has left behind does not outlive it. Now is the time: later, others may have its id.
                 self._kill(signal.SIGKILL)

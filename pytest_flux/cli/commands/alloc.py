@@ -6,7 +6,7 @@ import os
 import sys
 import time
 
-from pytest_flux.cli.arguments import ArgumentCommand, connect, warn
+from pytest_flux.cli.arguments import ArgumentCommand, connect
 from pytest_flux.cli.commands.command import CommandError
 from pytest_flux.cli.commands.nest_jobspec import make_nested
 from pytest_flux.cli.commands.submit_options import COMMON, NEST, NEST_REWRITES
@@ -44,7 +44,7 @@ def run(options: Options, context: Context) -> int:
     if background:
         make.set_option(jobspec, "pty.capture", 1)
     elif sys.stdin.isatty():
-        warn(context, "no terminal inside: that needs flux-core; lines of input are passed on")
+        make.set_option(jobspec, "pty.interactive", 1)
     if request.has("dry-run"):
         print_jobspec(jobspec)
         return 0

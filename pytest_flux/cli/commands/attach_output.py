@@ -10,6 +10,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
+    from pytest_flux.cli.commands.attach_pty import PtyClient
     from pytest_flux.protocol.eventlog import Event
 
 LEVELS = ("FATAL", "FATAL", "FATAL", "ERROR", " WARN", "", "DEBUG", "TRACE")
@@ -34,12 +35,17 @@ class AttachOptions:
 
 
 class AttachOutput:
-    """Prints the events of an output log. ``zero`` is when the job was submitted, from which times count."""
+    """Prints the events of an output log. ``zero`` is when the job was submitted, from which times count.
+
+    What the first task writes to its terminal is left out, if a ``pty`` shows it already (``is_captured_too``).
+    """
 
     def __init__(self, options: AttachOptions) -> None:
         self.zero: float | None = None
         self._options = options
         self._tail: list[Event] | None = None if options.tail is None else []
+        self.pty: PtyClient | None = None
+        self.is_captured_too = False
 
     def since(self, timestamp: float) -> str:
         """A time in the job's life."""
@@ -64,6 +70,8 @@ class AttachOutput:
         name, context = event["name"], event.get("context", {})
         if name == "data":
             io = decode_io(context)
+            if io.rank == "0" and self.is_captured_too and self.pty is not None and self.pty.attached:
+                return
             stream = sys.stdout if io.stream == "stdout" else sys.stderr
             if io.data:
                 stream.flush()

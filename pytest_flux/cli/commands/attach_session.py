@@ -9,6 +9,7 @@ import sys
 import time
 
 from pytest_flux.cli.commands.attach_output import AttachOutput
+from pytest_flux.cli.commands.attach_pty import PtyClient
 from pytest_flux.cli.commands.attach_status import StatusLine
 from pytest_flux.cli.commands.command import CommandError, reason
 from pytest_flux.cli.commands.exec_stdin import Stdin
@@ -47,6 +48,8 @@ class AttachSession:
         self._service = ""
         self._leader = 0
         self._stdin: Stdin | None = None
+        self._pty: PtyClient | None = None
+        self._is_finished = self._has_left = False
         self._has_sent = False
         self._output = AttachOutput(options)
         self._status = StatusLine(flux, jobid, options.name, self._reactor, self._dispatch)
@@ -70,6 +73,8 @@ class AttachSession:
         try:
             self._reactor.run()
         finally:
+            if self._pty is not None:
+                self._pty.stop()
             self._reactor.close()
         if self._failure is not None:
             raise self._failure
@@ -94,12 +99,15 @@ class AttachSession:
     # -- events
 
     def _event(self, event: Event) -> None:
+        if self._has_left:
+            return
         name, context, timestamp = event["name"], event.get("context", {}), event["timestamp"]
         if self._output.zero is None:
             self._output.zero = timestamp
         if name == "exception":
             self._exception(timestamp, context)
         elif name == "finish":
+            self._is_finished = True
             self._exit_code, text = exit_code(context["status"])
             if self._exit_code:
                 _log(text)
@@ -120,10 +128,10 @@ class AttachSession:
         name, context = event["name"], event.get("context", {})
         if name == "shell.init":
             self._service, self._leader = context["service"], context["leader-rank"]
-            if not self._options.read_only and "pty" not in context:
-                self._stdin = Stdin(self._reactor, self._send_stdin)
-                if self._options.stdin_ranks == "all":
-                    self._stdin.allow(_MAX_INPUT)
+            if "pty" in context:
+                self._attach_terminal(context)
+            else:
+                self._begin_stdin()
         elif name == "shell.start" and self._options.stdin_ranks != "all":
             self._close_other_stdins(context)
         elif name == "log":
@@ -133,6 +141,34 @@ class AttachSession:
             sys.stderr.write(context["data"])
         if self._options.show_exec and name != "log":
             self._show(event, "exec")
+
+    def _attach_terminal(self, context: dict[str, Any]) -> None:
+        if self._options.read_only:
+            self._failure = CommandError("Cannot connect to pty in readonly mode")
+        elif not self._is_finished:
+            topic = f"{self._service}.{context['pty']}"
+            self._output.is_captured_too = bool(context.get("capture"))
+            self._pty = self._output.pty = PtyClient(
+                self._flux, self._reactor, topic, self._leader, self._left_terminal
+            )
+            self._pty.start()
+            self._reactor.call_soon(self._dispatch)
+
+    def _left_terminal(self, attached: bool, code: int) -> None:
+        if attached:
+            self._exit_code, self._fatal, self._has_left = code, False, True
+            self._reactor.stop()
+        else:
+            # The job may be over: what it wrote is in its log.
+            self._output.pty = None
+            self._begin_stdin()
+
+    def _begin_stdin(self) -> None:
+        if self._options.read_only:
+            return
+        self._stdin = Stdin(self._reactor, self._send_stdin)
+        if self._options.stdin_ranks == "all":
+            self._stdin.allow(_MAX_INPUT)
 
     def _show(self, event: Event, prefix: str) -> None:
         import json

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 OPTIONS = (
     Option("force", "f", usage="Connect whatever the versions are (they are not compared here)"),
-    Option("nohup", usage="Stay if the connection is lost (not in embedded instances)", hidden=True),
+    Option("nohup", "n", usage="Stay if the connection is lost (commands do that in any case)"),
     Option("reconnect", usage="Connect again if the connection is lost (commands do that by themselves)"),
 )
 
