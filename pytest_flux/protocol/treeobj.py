@@ -54,7 +54,12 @@ class TreeObject:
             return b'{"data":{%b},"type":"dir","ver":1}' % b",".join(
                 [_encode_name(name) + entries[name].encode() for name in sorted(entries)]
             )
-        self._encoded = b'{"data":%b,"type":"%b","ver":1}' % (_encode_value(self.data), self.type.encode())
+        if self.type in (VALREF, DIRREF):
+            # Blobrefs have nothing in them that JSON would escape.
+            data = ('["' + '","'.join(self.data) + '"]').encode()
+        else:
+            data = _encode_value(self.data)
+        self._encoded = b'{"data":%b,"type":"%b","ver":1}' % (data, self.type.encode())
         return self._encoded
 
     def json(self) -> dict[str, Any]:
@@ -63,6 +68,11 @@ class TreeObject:
         if self.type == DIR:
             data = {name: entry.json() for name, entry in data.items()}
         return {"ver": VERSION, "type": self.type, "data": data}
+
+    @property
+    def size(self) -> int:
+        """How long the base64 text of a val is."""
+        return len(self.data)
 
     def value(self) -> bytes:
         """What a val holds. Raises ProtocolError where that is no base64."""
@@ -77,9 +87,31 @@ class TreeObject:
         return f"<{self.type} {self.data!r}>"
 
 
+class _Value(TreeObject):
+    """A val of our own making. Most become blobs: these are never base64."""
+
+    __slots__ = ("_value",)
+
+    def __init__(self, value: bytes) -> None:
+        self.type = VAL
+        self._value = value
+        self._encoded = None
+
+    @property
+    def data(self) -> str:
+        return binascii.b2a_base64(self._value, newline=False).decode()
+
+    @property
+    def size(self) -> int:
+        return -(-len(self._value) // 3) * 4
+
+    def value(self) -> bytes:
+        return self._value
+
+
 def val(data: bytes) -> TreeObject:
     """A value that is kept in its directory."""
-    return TreeObject(VAL, binascii.b2a_base64(data, newline=False).decode())
+    return _Value(data)
 
 
 def valref(refs: Sequence[str]) -> TreeObject:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 from pytest_flux.protocol.errors import ProtocolError
@@ -102,27 +103,43 @@ def _tasks(jobspec: dict[str, Any], counts: Counts, nnodes: int | None, ncores: 
 
 def _with_resources(facts: Facts, jobspec: dict[str, Any], resources: dict[str, Any]) -> Facts:
     execution = resources["execution"]
+    where = _where(
+        tuple((entry["rank"], entry["children"].get("core", "")) for entry in execution["R_lite"]),
+        tuple(execution["nodelist"]),
+    )
+    return facts._replace(
+        ranks=where.ranks,
+        nodelist=where.nodelist,
+        nnodes=where.nnodes,
+        ncores=where.ncores,
+        ntasks=_tasks(jobspec, jobspec_counts(jobspec), where.nnodes, where.ncores),
+        expiration=float(execution.get("expiration", 0.0)),
+    )
+
+
+class _Where(NamedTuple):
+    ranks: str
+    nodelist: str
+    nnodes: int
+    ncores: int
+
+
+@lru_cache(maxsize=256)
+def _where(groups: tuple[tuple[str, str], ...], nodelist: tuple[str, ...]) -> _Where:
+    """What is where, in the words of job-list. Of thousands of jobs, many run in the same place."""
     ranks: list[int] = []
     ncores = 0
-    for entry in execution["R_lite"]:
-        here = decode_idset(entry["rank"])
-        cores = entry["children"].get("core", "")
+    for rank, cores in groups:
+        here = decode_idset(rank)
         ncores += len(here) * sum(last - first + 1 for first, last in decode_ranges(cores))
         ranks += here
-    hosts = [host for text in execution["nodelist"] for host in decode_hostlist(text)]
-    ranges = [(rank, rank) for rank in sorted(ranks)]
+    hosts = [host for text in nodelist for host in decode_hostlist(text)]
     joined: list[tuple[int, int]] = []
-    for first, last in ranges:
-        if joined and first == joined[-1][1] + 1:
-            joined[-1] = (joined[-1][0], last)
+    for number in sorted(ranks):
+        if joined and number == joined[-1][1] + 1:
+            joined[-1] = (joined[-1][0], number)
         else:
-            joined.append((first, last))
-    counts = jobspec_counts(jobspec)
-    return facts._replace(
-        ranks=sys.intern(bracketed(encode_ranges(joined))),
-        nodelist=sys.intern(encode_hostlist(hosts)),
-        nnodes=len(ranks),
-        ncores=ncores,
-        ntasks=_tasks(jobspec, counts, len(ranks), ncores),
-        expiration=float(execution.get("expiration", 0.0)),
+            joined.append((number, number))
+    return _Where(
+        sys.intern(bracketed(encode_ranges(joined))), sys.intern(encode_hostlist(hosts)), len(ranks), ncores
     )

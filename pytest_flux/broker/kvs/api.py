@@ -45,8 +45,11 @@ class Kvs(AppendingStore):
         namespace: str = PRIMARY,
         flags: int = 0,
         done: Callable[[FluxError | None], None] | None = None,
+        soon: bool = True,
     ) -> None:
         """Do ``ops`` together, at the end of this round of the reactor; then call ``done`` with None or the error.
+
+        Without ``soon`` it may take a while, but for those who read, who see it at once.
 
         Raises FluxError ENOTSUP where there is no such namespace.
         """
@@ -55,7 +58,7 @@ class Kvs(AppendingStore):
             if done is not None:
                 done(error)
 
-        self.submit(namespace, Transaction(self._next_name(), list(ops), flags, tell))
+        self.submit(namespace, Transaction(self._next_name(), list(ops), flags, tell), soon=soon)
 
     def put(self, key: str, value: bytes | str, *, namespace: str = PRIMARY) -> None:
         """Set one value."""

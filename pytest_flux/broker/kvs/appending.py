@@ -63,11 +63,11 @@ class AppendingStore(KvsStore):
         spent = time.monotonic() - started
         self._append_after = started + spent + min(spent / _SHARE, _LONGEST_WAIT)
 
-    def submit(self, namespace: str, transaction: Transaction) -> None:
+    def submit(self, namespace: str, transaction: Transaction, *, soon: bool = True) -> None:
         """As the base, behind what was appended before."""
         if self._appended:
             self._queue_appended()
-        super().submit(namespace, transaction)
+        super().submit(namespace, transaction, soon=soon)
 
     def settle(self) -> None:
         """Do now what is queued, and what was appended."""

@@ -29,6 +29,10 @@ if TYPE_CHECKING:
     Publish = Callable[[str, bytes], None]
 
 
+_DELAY = 0.01
+"""Seconds that is not done, for which nobody waits."""
+
+
 class KvsStore:
     """All namespaces. ``publish`` sends a private event.
 
@@ -46,6 +50,7 @@ class KvsStore:
         self._publish = publish
         self._namespaces: dict[str, Namespace] = {}
         self._scheduled = False
+        self._is_delayed = False
         self._changes: deque[tuple[Namespace, str, int, dict[str, None]]] = deque()
         self._checkpointed: tuple[str, int] | None = None
         self._complain: Callable[[str], None] = lambda _: None
@@ -122,12 +127,23 @@ class KvsStore:
 
     # -- writing
 
-    def submit(self, namespace: str, transaction: Transaction) -> None:
-        """Queue a transaction. FluxError ENOTSUP where there is no such namespace."""
+    def submit(self, namespace: str, transaction: Transaction, *, soon: bool = True) -> None:
+        """Queue a transaction. FluxError ENOTSUP where there is no such namespace.
+
+        Nobody who reads sees what was before it, so one for whose end nobody waits need not be done ``soon``: it may
+        become one new root with what follows.
+        """
         self.namespace(namespace).queue.append(transaction)
-        if not self._scheduled:
+        if soon and not self._scheduled:
             self._scheduled = True
             self._reactor.call_soon(self._end_round)
+        elif not soon and not self._scheduled and not self._is_delayed:
+            self._is_delayed = True
+            self._reactor.call_later(_DELAY, self._end_delay)
+
+    def _end_delay(self) -> None:
+        self._is_delayed = False
+        self.do_queued()
 
     def _end_round(self) -> None:
         self._scheduled = False

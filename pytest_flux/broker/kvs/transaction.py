@@ -205,6 +205,6 @@ class Change:
                 entries[name] = entry.before.extended(entry.refs)
             elif entry.type == DIR:
                 entries[name] = treeobj.dirref(self._store(_Draft(dict(entry.data), set(entry.data))))
-            elif entry.type == VAL and len(entry.data) > MAX_STRING_SIZE:
+            elif entry.type == VAL and entry.size > MAX_STRING_SIZE:
                 entries[name] = treeobj.valref([self._stored(entry)])
         return self._tree.store_directory(treeobj.directory(entries))

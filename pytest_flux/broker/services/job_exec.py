@@ -12,6 +12,7 @@ from pytest_flux.broker.service import ALL, Answer, Request, Service, _Later, me
 from pytest_flux.broker.services.lazy import part
 from pytest_flux.protocol.errors import FluxError
 from pytest_flux.protocol.idset import decode_idset
+from pytest_flux.protocol.resource_set import ResourceSet
 
 if TYPE_CHECKING:
     from pytest_flux.broker.broker import Broker
@@ -46,7 +47,7 @@ class JobShellService(Service):
             job_id,
             request.field("userid", int),
             request.field("jobspec", dict),
-            request.field("R", dict),
+            ResourceSet.decode(request.field("R", dict)),
             report,
         )
         return later
