@@ -65,13 +65,14 @@ class InstanceState:
             self._broker.router.rpc("job-manager.getinfo", None, lambda _: None)
 
     def close(self) -> None:
-        """Dump it if that was asked for and all ended well; then write what is not on disk yet."""
+        """Dump it if that was asked for, unless it never came up; then write what is not on disk yet."""
         broker = self._broker
         is_end = broker.state_machine.state == "unload-builtins"
         if broker.rank == 0 and "content.dump" in broker.attributes and is_end:
             from pytest_flux.broker.dumping import dump
 
-            broker.exit_code = broker.exit_code or int(not dump(broker))
+            is_dumped = dump(broker)
+            broker.exit_code = broker.exit_code or int(not is_dumped)
         if self._kvs is not None and not self._kvs.close():
             broker.exit_code = broker.exit_code or 1
         if self._content is not None:

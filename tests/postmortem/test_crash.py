@@ -192,7 +192,7 @@ def test_older_databases(state: Path, version: int, tmp_path: Path) -> None:
     done = shell("-s1", f"--recovery={state}", script="flux jobs -a -n -o {name} | wc -l", cwd=tmp_path)
     assert (done.code, done.stdout.strip()) == (0, "7")
     assert (state / "content.sqlite").read_bytes() == before
-    done = shell("-s1", f"-Sstatedir={state}", script="flux jobs -a -n -o {name} | wc -l", cwd=tmp_path)
+    done = shell("-s1", f"-Sstatedir={state}", script="flux jobs -A -a -n -o {name} | wc -l", cwd=tmp_path)
     assert (done.code, done.stdout.strip()) == (0, "7")
 
 

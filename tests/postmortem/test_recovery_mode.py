@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import os
 import pty
 import subprocess
+import tarfile
 import threading
 from pathlib import Path
 
@@ -30,6 +32,21 @@ def test_peers_are_refused(tmp_path: Path) -> None:
     done = shell(*options, script=f"flux getattr size; flux getattr broker.quorum; {LOOK}; ls", cwd=tmp_path)
     assert (done.code, done.stderr) == (0, "")
     assert done.stdout.splitlines() == ["2", "1", "free 0", "allocated 0", "down 2", "7", "cert", "config.toml"]
+
+
+def test_jobs_of_users_that_are_not_here(tmp_path: Path) -> None:
+    """Who looks at what came from a cluster is nobody that the cluster knew."""
+    shell("-s1", "-Scontent.dump=here.tar", script="flux run true; flux run false", cwd=tmp_path)
+    ours, theirs = f'"userid":{os.getuid()},'.encode(), b'"userid":4711,'
+    with tarfile.open(tmp_path / "here.tar") as here, tarfile.open(tmp_path / "there.tar", "w") as there:
+        for member in here:
+            file = here.extractfile(member) if member.isfile() else None
+            data = file.read().replace(ours, theirs) if file is not None else b""
+            member.size = len(data)
+            there.addfile(member, io.BytesIO(data))
+    done = shell("-s1", "--recovery=there.tar", script="flux jobs -a -n -o '{userid} {status}'", cwd=tmp_path)
+    assert (done.code, done.stderr) == (0, "")
+    assert done.stdout.splitlines() == ["4711 FAILED", "4711 COMPLETED"]
 
 
 def test_more_brokers_than_there_were(tmp_path: Path) -> None:

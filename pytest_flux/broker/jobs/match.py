@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING
 
 from pytest_flux.protocol import job_state
@@ -11,6 +12,7 @@ from pytest_flux.protocol.errors import ProtocolError
 from pytest_flux.protocol.hostlist import decode_hostlist
 from pytest_flux.protocol.idset import decode_idset
 from pytest_flux.protocol.job_state import INACTIVE, RUN
+from pytest_flux.protocol.message import USERID_UNKNOWN
 
 if TYPE_CHECKING:
     from pytest_flux.broker.jobs.job import Job
@@ -19,7 +21,6 @@ Matcher = Callable[["Job"], bool]
 
 _MAX_DEPTH = 64
 _MAX_HOSTS = 1024
-_ANY_USER = 2**32 - 1
 _TIMES = ("t_submit", "t_depend", "t_priority", "t_sched", "t_run", "t_cleanup", "t_inactive")
 _ALL_STATES = job_state.NEW | job_state.ACTIVE | INACTIVE
 _ALL_RESULTS = job_state.COMPLETED | job_state.FAILED | job_state.CANCELED | job_state.TIMEOUT
@@ -32,10 +33,10 @@ _COMPARE: dict[str, Callable[[float, float], bool]] = {
 }
 
 
-def compile_match(constraint: object, depth: int = 0) -> Matcher:
+def compile_match(constraint: object, everybody: int = USERID_UNKNOWN, depth: int = 0) -> Matcher:
     """A function that tells whether a job fulfils ``constraint``; None is fulfilled by all.
 
-    Raises ProtocolError, in flux-core's words.
+    ``everybody`` is a user who stands for every user. Raises ProtocolError, in flux-core's words.
     """
     if constraint is None or constraint == {}:
         return lambda job: True
@@ -47,11 +48,11 @@ def compile_match(constraint: object, depth: int = 0) -> Matcher:
     if not isinstance(values, list):
         raise ProtocolError(f"operator {operator} values not an array")
     if operator in ("and", "or", "not"):
-        return _combine(operator, [compile_match(value, depth + 1) for value in values])
+        return _combine(operator, [compile_match(value, everybody, depth + 1) for value in values])
     if operator in _TIMES:
         return _time(operator, values)
-    makers = {
-        "userid": _userid,
+    makers: dict[str, Callable[[list[object]], Matcher]] = {
+        "userid": partial(_userid, everybody),
         "name": _name,
         "queue": _queue,
         "states": _states,
@@ -72,13 +73,14 @@ def _combine(operator: str, parts: list[Matcher]) -> Matcher:
     return lambda job: not all(part(job) for part in parts)
 
 
-def _userid(values: list[object]) -> Matcher:
+def _userid(everybody: int, values: list[object]) -> Matcher:
     wanted = set()
     for value in values:
         if not isinstance(value, int) or isinstance(value, bool):
             raise ProtocolError("userid value must be an integer")
-        wanted.add(value & _ANY_USER)
-    return lambda job: _ANY_USER in wanted or job.userid in wanted
+        wanted.add(value & USERID_UNKNOWN)
+    is_anybody = not wanted.isdisjoint((USERID_UNKNOWN, everybody))
+    return lambda job: is_anybody or job.userid in wanted
 
 
 def _strings(operator: str, values: list[object]) -> set[str]:

@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING, Any
 from pytest_flux.broker.jobs.listing import ATTRIBUTES, describe, readers
 from pytest_flux.broker.jobs.match import Matcher, compile_match
 from pytest_flux.broker.jobs.service import JobService
+from pytest_flux.broker.recovery import is_recovery
 from pytest_flux.broker.service import ALL, LATER, Answer, Request, _Later, method
 from pytest_flux.protocol.errors import FluxError, ProtocolError
 from pytest_flux.protocol.job_state import ACTIVE, INACTIVE, NEW, PENDING, RUNNING
+from pytest_flux.protocol.message import USERID_UNKNOWN
 
 if TYPE_CHECKING:
     from pytest_flux.broker.broker import Broker
@@ -32,6 +34,9 @@ class JobListService(JobService):
         super().__init__(broker)
         self._waiting: dict[int, list[Request]] = {}
         self._is_armed = False
+        # Whoever looks at what an instance has left behind, on a laptop say, is seldom a user that it knew; and the
+        # tools ask for one's own jobs unless told otherwise.
+        self._everybody = self.manager.owner if is_recovery(broker.attributes) else USERID_UNKNOWN
         self.manager.events.listen(self._event)
 
     # -- lists
@@ -47,7 +52,7 @@ class JobListService(JobService):
         chosen = readers(request.json().get("attrs"))
         try:
             constraint = request.json().get("constraint")
-            match = compile_match(_legacy(request) if constraint is None else constraint)
+            match = compile_match(_legacy(request) if constraint is None else constraint, self._everybody)
         except ProtocolError as error:
             raise FluxError(errno.EPROTO, f"invalid payload: constraint object invalid: {error}") from None
         found = (describe(job, chosen) for job in self._select(match, since, limit))
