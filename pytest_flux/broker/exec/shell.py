@@ -111,7 +111,9 @@ class Shell:
             self.reactor,
             size=self.placement.ntasks,
             local_size=ntasks,
-            name=f58(self.job_id),
+            # MPICH names its shared memory on the host after this. First jobs have the same id in all our instances,
+            # and must not find what another, killed maybe, has there.
+            name=f"{f58(self.job_id)}.{self._resources.starttime:.6f}",
             values=pmi_values(self.broker, self.placement.taskmap, self.options),
             exchange=None if alone else lambda values: self.report("pmi", {"values": values}),
             abort=lambda note: self.report("raise", {"note": note}),
