@@ -35,7 +35,6 @@ from pytest_flux.broker.state_machine import StateMachine
 from pytest_flux.broker.topology import Topology
 from pytest_flux.broker.torpid import TorpidWatch
 from pytest_flux.protocol.duration import parse_duration
-from pytest_flux.protocol.errors import FluxError
 from pytest_flux.protocol.hostlist import decode_hostlist
 from pytest_flux.protocol.idset import encode_idset
 from pytest_flux.protocol.message import USERID_UNKNOWN, Message

@@ -23,6 +23,7 @@ from pytest_flux.broker.peers import (
     UNKNOWN,
     Child,
     Peer,
+    Tracers,
     check_hello,
     subtree_status,
 )
@@ -62,6 +63,7 @@ class Overlay:
         self.since = time.monotonic()
         self.on_change: list[Callable[[Child], None]] = []
         self.on_congestion: list[Callable[[bool], None]] = []
+        self.tracers: Tracers = []
         self._server: UsockServer | None = None
         self._ranks: dict[str, int] = {}
         self._parted: Callable[[], None] | None = None
@@ -126,6 +128,8 @@ class Overlay:
         child, router = self.children[rank], self.broker.router
         assert child.peer is not None
         child.heard_at = time.monotonic()
+        for trace in self.tracers:
+            trace("rx", rank, message)
         if message.type == REQUEST and message.routes is not None:
             if message.topic == "overlay.goodbye":
                 self._take_leave(child, message)
@@ -168,7 +172,7 @@ class Overlay:
             self.drop(child, LOST)
             severity = _ERR
         self._ranks[connection.uuid] = child.rank
-        child.connection, child.peer = connection, Peer(child.rank, uuid, connection.send)
+        child.connection, child.peer = connection, Peer(child.rank, uuid, connection.send, self.tracers)
         child.heard_at = time.monotonic()
         self._link(child.peer)
         self.set_status(child, status)

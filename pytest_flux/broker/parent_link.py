@@ -141,6 +141,8 @@ class ParentLink:
     def _dispatch(self, message: Message) -> None:
         router = self._broker.router
         message.rolemask &= ~ROLE_LOCAL
+        for trace in self._overlay.tracers:
+            trace("rx", self.rank, message)
         if message.type == CONTROL:
             if message.aux1 == DISCONNECT:
                 host = self._broker.host_of(self.rank)
@@ -166,7 +168,7 @@ class ParentLink:
             self._fail(reason or os.strerror(message.errnum))
             return
         uuid = str(message.json().get("uuid"))
-        self.peer = Peer(self.rank, uuid, self._transmit)
+        self.peer = Peer(self.rank, uuid, self._transmit, self._overlay.tracers)
         self._overlay.log(_DEBUG, f"hello parent {self.rank} {uuid}")
         if self._told != self._overlay.status:
             # Children have come while the answer was on its way.

@@ -22,18 +22,22 @@ UNKNOWN, FULL, PARTIAL, DEGRADED, LOST, OFFLINE = range(6)
 HEARTBEAT, STATUS_CHANGE, DISCONNECT = range(3)
 """Types of the control messages between neighbours, with flux-core's numbers."""
 
+Tracers = list[Callable[[str, int, Message], None]]
+"""Called with "tx" or "rx", the neighbour's rank, and a message."""
+
 _Key = tuple[tuple[str, ...], int]
 
 
 class Peer:
     """A connected neighbour. Requests sent to it are remembered, to be refused if it goes before it answers."""
 
-    __slots__ = ("_pending", "_transmit", "rank", "sent_at", "uuid")
+    __slots__ = ("_pending", "_transmit", "rank", "sent_at", "tracers", "uuid")
 
-    def __init__(self, rank: int, uuid: str, transmit: Callable[[Message], None]) -> None:
+    def __init__(self, rank: int, uuid: str, transmit: Callable[[Message], None], tracers: Tracers) -> None:
         self.rank = rank
         self.uuid = uuid
         self.sent_at = time.monotonic()
+        self.tracers = tracers
         self._transmit = transmit
         self._pending: dict[_Key, Message] = {}
 
@@ -43,6 +47,8 @@ class Peer:
         if message.type == REQUEST:
             self._remember(message)
         self._transmit(message)
+        for trace in self.tracers:
+            trace("tx", self.rank, message)
 
     def _remember(self, request: Message) -> None:
         topic, routes = request.topic or "", tuple(request.routes or ())

@@ -8,11 +8,14 @@ import time
 from pytest_flux.broker import tbon
 from pytest_flux.broker.peers import OFFLINE, STATUS, Child
 from pytest_flux.broker.service import ALL, Answer, Request, Service, _Later, method
+from pytest_flux.broker.trace import Tracer
 from pytest_flux.protocol.errors import FluxError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
+
+    from pytest_flux.broker.broker import Broker
 
 _CRIT = 2
 
@@ -21,6 +24,10 @@ class OverlayService(Service):
     """Answers from the overlay of this broker."""
 
     name = "overlay"
+
+    def __init__(self, broker: Broker) -> None:
+        super().__init__(broker)
+        self._tracers: dict[Request, Tracer] = {}
 
     def configure(self, config: dict[str, Any]) -> None:
         """How long a silent broker is believed to be alive can be changed at any time."""
@@ -70,6 +77,22 @@ class OverlayService(Service):
                 self._tell(request, child)
         return self.hold(request)
 
+    @method("trace")
+    def trace(self, request: Request) -> _Later:
+        """``{typemask, topic_glob, nodeid, full?}`` → each message from or to a neighbour that fits."""
+        if not request.message.is_streaming:
+            raise FluxError(errno.EPROTO)
+        tracer = Tracer(request)
+        self._tracers[request] = tracer
+        self.broker.overlay.tracers.append(tracer)
+        return self.hold(request)
+
+    def abandoned(self, request: Request) -> None:
+        """Who watched messages does no more."""
+        tracer = self._tracers.pop(request, None)
+        if tracer is not None:
+            self.broker.overlay.tracers.remove(tracer)
+
     @method("disconnect-subtree")
     def disconnect_subtree(self, request: Request) -> Answer:
         """``{rank}``: cut a child off."""
@@ -112,5 +135,5 @@ class OverlayService(Service):
         for request in list(self.held):
             if request.topic == "overlay.health":
                 request.respond(self._health())
-            else:
+            elif request.topic == "overlay.monitor":
                 self._tell(request, child)

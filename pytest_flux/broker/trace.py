@@ -1,0 +1,72 @@
+"""What `overlay.trace` tells of the messages that pass between a broker and its neighbours."""
+
+from __future__ import annotations
+
+import time
+
+from pytest_flux.broker.peers import DISCONNECT, HEARTBEAT, STATUS_CHANGE
+from pytest_flux.broker.service import Request
+from pytest_flux.protocol.errors import ProtocolError
+from pytest_flux.protocol.message import CONTROL, RESPONSE, Message
+
+_CONTROLS = {HEARTBEAT: "heartbeat", STATUS_CHANGE: "status", DISCONNECT: "disconnect"}
+
+
+class Tracer:
+    """Answers a request, ``{typemask, topic_glob, nodeid, full?}``, for each message that fits. See ``Tracers``."""
+
+    def __init__(self, request: Request) -> None:
+        self._request = request
+        self._types = request.field("typemask", int)
+        self._glob = request.field("topic_glob", str)
+        self._rank = request.field("nodeid", int)
+        self._full = request.field("full", bool, False)
+
+    def __call__(self, prefix: str, rank: int, message: Message) -> None:
+        """Tell of a message."""
+        # What tells of messages is not told of, or there would be no end of it.
+        if message.topic == self._request.topic or not self._fits(rank, message):
+            return
+        errnum = message.errnum if message.type == RESPONSE else 0
+        self._request.respond(
+            {
+                "timestamp": time.time(),
+                "prefix": prefix,
+                "rank": rank,
+                "name": None,
+                "type": message.type,
+                "topic": _topic(message),
+                "payload_size": 0 if errnum else len(message.payload or b""),
+                "payload": _json(message) if self._full and not errnum else None,
+                "errnum": errnum,
+                "errstr": _text(message) if self._full and errnum else "",
+            }
+        )
+
+    def _fits(self, rank: int, message: Message) -> bool:
+        if self._types and not message.type & self._types:
+            return False
+        if self._rank not in (-1, rank):
+            return False
+        if self._glob in ("", "*"):
+            return True
+        from fnmatch import fnmatchcase
+
+        return message.topic is not None and fnmatchcase(message.topic, self._glob)
+
+
+def _topic(message: Message) -> str:
+    if message.type == CONTROL:
+        return f"{_CONTROLS.get(message.aux1, 'unknown')} {message.aux2}"
+    return message.topic or ""
+
+
+def _json(message: Message) -> object:
+    try:
+        return message.json() if message.payload else None
+    except ProtocolError:
+        return None
+
+
+def _text(message: Message) -> str:
+    return (message.payload or b"").rstrip(b"\0").decode(errors="replace")
