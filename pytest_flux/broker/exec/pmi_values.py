@@ -6,10 +6,21 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_flux.broker.exec.options import nested
 from pytest_flux.protocol import pmi
+from pytest_flux.protocol.fluid import f58
 
 if TYPE_CHECKING:
     from pytest_flux.broker.broker import Broker
     from pytest_flux.protocol.taskmap import Taskmap
+
+
+def pmi_name(job_id: int, starttime: float, program: str) -> str:
+    """The name of a job's key-value space: for ``flux``, whose brokers take it for that, the job id.
+
+    MPICH names its shared memory on the host after it. First jobs have the same id in all our instances, and must not
+    find what another, killed maybe, has there.
+    """
+    name = f58(job_id)
+    return name if program.rpartition("/")[2].startswith("flux") else f"{name}.{starttime:.6f}"
 
 
 def pmi_values(broker: Broker, taskmap: Taskmap, options: dict[str, Any]) -> dict[str, str]:

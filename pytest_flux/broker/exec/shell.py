@@ -24,11 +24,10 @@ from pytest_flux.broker.exec.failure import ShellFailure
 from pytest_flux.broker.exec.output import FATAL, Output
 from pytest_flux.broker.exec.placement import Placement, place
 from pytest_flux.broker.exec.pmi import ShellPmi
-from pytest_flux.broker.exec.pmi_values import pmi_values
+from pytest_flux.broker.exec.pmi_values import pmi_name, pmi_values
 from pytest_flux.broker.exec.task import Task, exit_code
 from pytest_flux.broker.exec.terminal import Terminal, TerminalOptions, terminal_options
 from pytest_flux.broker.services.lazy import part
-from pytest_flux.protocol.fluid import f58
 from pytest_flux.protocol.resource_set import ResourceSet
 
 if TYPE_CHECKING:
@@ -111,9 +110,7 @@ class Shell:
             self.reactor,
             size=self.placement.ntasks,
             local_size=ntasks,
-            # MPICH names its shared memory on the host after this. First jobs have the same id in all our instances,
-            # and must not find what another, killed maybe, has there.
-            name=f"{f58(self.job_id)}.{self._resources.starttime:.6f}",
+            name=pmi_name(self.job_id, self._resources.starttime, self.jobspec["tasks"][0]["command"][0]),
             values=pmi_values(self.broker, self.placement.taskmap, self.options),
             exchange=None if alone else lambda values: self.report("pmi", {"values": values}),
             abort=lambda note: self.report("raise", {"note": note}),
