@@ -8,8 +8,12 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Sequence
 
+from pytest_flux.broker.pmi_client import BootError
 from pytest_flux.protocol.errors import ProtocolError
+from pytest_flux.protocol.hostlist import encode_hostlist
+from pytest_flux.protocol.idset import encode_idset
 from pytest_flux.record import NamedTuple
 
 TYPE_CHECKING = False
@@ -105,3 +109,24 @@ def _escape(match: re.Match[str]) -> str:
 
 def _unescape(match: re.Match[str]) -> str:
     return os.fsdecode(bytes.fromhex(match[0].replace("%", "")))
+
+
+def require_one_machine(cards: Sequence[Bizcard], method: str) -> None:
+    """BootError unless all brokers, in the order of ranks, are where an embedded one can be: on one host."""
+    machines = [_machine(card, method) for card in cards]
+    remote = [rank for rank, machine in enumerate(machines) if machine != machines[0]]
+    if not remote:
+        return
+    subject = f"rank {remote[0]} runs" if len(remote) == 1 else f"ranks {encode_idset(remote)} run"
+    hosts = encode_hostlist(dict.fromkeys(cards[rank].host for rank in remote))
+    raise BootError(
+        f"this embedded broker serves one host; {subject} on {hosts}: "
+        "install flux-core for instances of several hosts"
+    )
+
+
+def _machine(card: Bizcard, method: str) -> str:
+    if method != "config":
+        return card.machine or card.host
+    # A configured broker that is reached over a UNIX socket is here, under whatever name.
+    return "" if all(uri.startswith("ipc://") for uri in card.uri) else card.host

@@ -13,7 +13,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Mapping, Sequence
 
-from pytest_flux.broker.bizcard import Bizcard, machine_identity
+from pytest_flux.broker.bizcard import Bizcard, machine_identity, require_one_machine
 from pytest_flux.broker.boot_methods import (
     DEFAULT_METHODS,
     BootError,
@@ -24,7 +24,6 @@ from pytest_flux.broker.boot_methods import (
 from pytest_flux.broker.topology import Topology
 from pytest_flux.protocol.errors import ProtocolError
 from pytest_flux.protocol.hostlist import encode_hostlist
-from pytest_flux.protocol.idset import encode_idset
 from pytest_flux.protocol.taskmap import decode_taskmap
 from pytest_flux.record import NamedTuple
 
@@ -116,7 +115,7 @@ class Boot:
         cards.update(self._whois([rank for rank in range(self.size) if rank not in cards]))
         self.finalize()
         ordered = [cards[rank] for rank in range(self.size)]
-        _require_one_machine(ordered, self.method)
+        require_one_machine(ordered, self.method)
         endpoint = "" if parent is None else cards[parent].find_uri("ipc://")
         if endpoint is None:
             raise BootError(f"{self.method}: the business card of rank {parent} has no URI to connect to")
@@ -239,26 +238,6 @@ def _choose(environ: Mapping[str, str], config: dict[str, Any], hostname: str, t
             trace(f"bootstrap: {method}: selected")
             return store
     raise failure
-
-
-def _require_one_machine(cards: Sequence[Bizcard], method: str) -> None:
-    machines = [_machine(card, method) for card in cards]
-    remote = [rank for rank, machine in enumerate(machines) if machine != machines[0]]
-    if not remote:
-        return
-    subject = f"rank {remote[0]} runs" if len(remote) == 1 else f"ranks {encode_idset(remote)} run"
-    hosts = encode_hostlist(dict.fromkeys(cards[rank].host for rank in remote))
-    raise BootError(
-        f"this embedded broker serves one host; {subject} on {hosts}: "
-        "install flux-core for instances of several hosts"
-    )
-
-
-def _machine(card: Bizcard, method: str) -> str:
-    if method != "config":
-        return card.machine or card.host
-    # A configured broker that is reached over a UNIX socket is here, under whatever name.
-    return "" if all(uri.startswith("ipc://") for uri in card.uri) else card.host
 
 
 def _print(line: str) -> None:
