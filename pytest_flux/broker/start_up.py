@@ -78,10 +78,15 @@ def describe(attributes: Attributes, boot: Boot) -> None:
     attributes.setdefault("broker.boot-method", boot.method)
     attributes.set("instance-level", boot.instance_level or "0")
     if boot.under_flux:
-        attributes.set("jobid", boot.name)
+        attributes.set("jobid", _jobid(boot.name))
     if (hint := interface_hint(boot)) is not None:
         attributes.setdefault("tbon.interface-hint", hint)
     attributes.set("broker.mapping", mapping(boot))
+
+
+def _jobid(name: str) -> str:
+    """The job id in the name of a job's PMI space; our own shell adds the time of its start for most programs."""
+    return name.partition(".")[0] if name.startswith("ƒ") else name
 
 
 def inherit(attributes: Attributes) -> None:
