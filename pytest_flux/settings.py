@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
@@ -12,6 +13,7 @@ from pytest_flux.launcher.spec import LaunchSpec
 
 PERSONALITIES = ("full", "job", "minimal", "kvs", "system")
 _CHOICES = {"personality": PERSONALITIES, "start_mode": ("all", "leader")}
+_PLAIN_NAME = re.compile(r"[^.=]+")
 _SECONDS = ("exit_timeout", "timeout")
 
 
@@ -124,24 +126,21 @@ def nearest(name: str, known: Sequence[str]) -> str:
 
 
 def _assignments(table: Mapping[str, Any], prefix: str) -> list[str]:
-    """A table as the assignments that `--conf` takes. JSON's scalars and lists are TOML's as well."""
+    """A table as the assignments that `--conf` takes: NAME.NAME=JSON. Raises SettingsError."""
     result: list[str] = []
     for name, value in table.items():
         key = f"{prefix}{name}"
-        if isinstance(value, Mapping):
+        if not _PLAIN_NAME.fullmatch(str(name)):
+            raise SettingsError(f"conf: {key!r}: the name of a table cannot have periods or equal signs here")
+        # A table that is empty, or has names which cannot be part of a dotted one, goes as a whole.
+        if isinstance(value, Mapping) and value and all(_PLAIN_NAME.fullmatch(str(inner)) for inner in value):
             result += _assignments(value, f"{key}.")
-        else:
-            result.append(f"{key}={_value(value)}")
+            continue
+        try:
+            result.append(f"{key}={json.dumps(value, allow_nan=False)}")
+        except (TypeError, ValueError) as error:
+            raise SettingsError(f"conf: {key}={value!r}: {error}") from None
     return result
-
-
-def _value(value: object) -> str:
-    """A value in TOML: JSON's, but for tables inside of lists."""
-    if isinstance(value, Mapping):
-        return "{" + ", ".join(f"{name} = {_value(inner)}" for name, inner in value.items()) + "}"
-    if isinstance(value, (list, tuple)):
-        return "[" + ", ".join(map(_value, value)) + "]"
-    return json.dumps(value)
 
 
 def update(settings: Settings, given: Mapping[str, Any], where: str) -> Settings:
