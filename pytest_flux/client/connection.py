@@ -11,6 +11,7 @@ from collections import deque
 from pytest_flux.client.connector import connect, default_uri
 from pytest_flux.client.core import NODEID_UPSTREAM, ClientCore
 from pytest_flux.client.rpc import Rpc
+from pytest_flux.protocol.errors import FluxError
 from pytest_flux.protocol.message import (
     FLAG_NORESPONSE,
     NODEID_ANY,
@@ -18,6 +19,9 @@ from pytest_flux.protocol.message import (
     USERID_UNKNOWN,
     encode_json,
 )
+
+# In seconds: poll(2) takes no more than 31 bits of milliseconds.
+_LONGEST_POLL = 1e6
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -82,8 +86,10 @@ class Connection:
 
         A ``payload`` that is a dict travels as JSON, bytes as they are. ``nodeid`` is the rank of the broker to ask,
         NODEID_ANY for the first on the way to rank 0 that has the service, NODEID_UPSTREAM for the parent.
-        ``timeout`` bounds, in seconds, each wait for a response.
+        ``timeout`` bounds, in seconds, each wait for a response. Raises FluxError for a ``nodeid`` that is no rank.
         """
+        if not 0 <= nodeid <= NODEID_ANY:
+            raise FluxError(errno.EINVAL, f"{nodeid} is not the rank of a broker")
         rpc = Rpc(self, topic, nodeid, streaming=streaming, timeout=timeout)
         self._core.begin(rpc, encode_payload(payload), self._rank_if_upstream(nodeid))
         self._send()
@@ -140,7 +146,8 @@ class Connection:
         """Send and receive what can be, at least something within ``timeout`` seconds if possible."""
         flags = select.POLLIN | (select.POLLOUT if self._core.output and self._core.ready else 0)
         self._poll.modify(self._socket, flags)
-        for _, ready in self._poll.poll(None if timeout is None else max(timeout, 0) * 1000):
+        wait = None if timeout is None else min(max(timeout, 0), _LONGEST_POLL) * 1000
+        for _, ready in self._poll.poll(wait):
             if ready & select.POLLOUT:
                 self._write()
             if ready & ~select.POLLOUT:

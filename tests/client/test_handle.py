@@ -316,3 +316,12 @@ def test_broker_goes_away(bed: Bed, flux: Flux) -> None:
 def test_close_is_seen_by_the_broker(bed: Bed) -> None:
     Flux(bed.uri).close()
     assert bed.disconnected.wait(WAIT)
+
+
+def test_ranks_that_are_none_and_endless_waits(flux: Flux) -> None:
+    """An error of Flux's kind, whatever a user has made of a rank or a duration."""
+    for nodeid in (-1, 1 << 32):
+        with pytest.raises(FluxError, match="is not the rank of a broker"):
+            flux.rpc("echo.echo", {}, nodeid=nodeid)
+    for timeout in (1e300, float("inf")):
+        assert flux.rpc("echo.echo", {"a": 1}).get(timeout=timeout) == {"a": 1}

@@ -59,13 +59,17 @@ def _run(uri: str, words: list[str]) -> int:
             environment["FLUX_PROXY_REMOTE"] = uri[len("ssh://") :].partition("/")[0]
         sys.stdout.flush()
         with subprocess.Popen(command, env=environment) as process:
+            interrupted = False
             while True:
                 try:
                     code = process.wait()
-                    return code if code >= 0 else 128 - code
+                    break
                 except KeyboardInterrupt:
                     # The command has got it, too, and decides.
-                    continue
+                    interrupted = True
+        if interrupted and code < 0:
+            raise KeyboardInterrupt
+        return code if code >= 0 else 128 - code
 
 
 def _listen(path: str, uri: str) -> None:
