@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import itertools
 import os
 import select
 import signal
@@ -31,25 +32,41 @@ shared = pytest_flux.flux_instance(size=2, shared=True)
 @pytest.mark.timeout(TIMEOUT, func_only=True)
 def test(FIXTURE):
     FIXTURE.submit(["sh", "-c", "setsid sleep 1000 & sleep 1000"]).wait_event("start")
-    with open("told", "w") as fifo:
-        fifo.write(f"{os.getpid()} {FIXTURE.rundir}")
-    HOW
-    time.sleep(1000)
+    try:
+        with open("told", "w") as fifo:
+            fifo.write(f"{os.getpid()} {FIXTURE.rundir}")
+        HOW
+        time.sleep(1000)
+    finally:
+        LAST
 """
 
-SIGNALS = {"interrupt": signal.SIGINT, "terminate": signal.SIGTERM, "kill": signal.SIGKILL, "hang up": signal.SIGHUP}
+# Has the second ^C come after the first has arrived.
+TWICE = 'open("again", "w").close(); time.sleep(1000)'
+
+SIGNALS = {
+    "interrupt": signal.SIGINT,
+    "interrupt twice": signal.SIGINT,
+    "terminate": signal.SIGTERM,
+    "kill": signal.SIGKILL,
+    "hang up": signal.SIGHUP,
+}
 OWN = {
     "exit": "os._exit(3)",
     "abort": "os.abort()",
     "timeout": "signal.setitimer(signal.ITIMER_REAL, 0.1)",
-    "timeout by thread": "",
+    "timeout by thread": "pass",
 }
 PROCESSES = {
     "kill fork server": "flux-forkserver",
     "kill supervisor": "flux-supervisor",
     "kill broker": "flux-broker-0",
 }
-ALL = (*SIGNALS, *OWN, *PROCESSES, "kill worker", "kill front")
+ALL = tuple(dict.fromkeys((*SIGNALS, *OWN, *PROCESSES, "kill worker", "kill front")))
+SCOPES = ("function", "module", "session", "shared")
+# The others are slow: what they add to these is that nothing depends on scope or workers.
+QUICK = {("function", "none"): set(ALL), ("shared", "xdist"): {"kill worker"}}
+SYSTEM = ("interrupt", "kill", "exit", "timeout by thread", "kill supervisor")
 
 
 class Project:
@@ -61,15 +78,18 @@ class Project:
         self.token = f"PYTEST_FLUX_END_{uuid.uuid4().hex}"
         self.process: subprocess.Popen[bytes]
 
-    def start(self, way: str, scope: str, workers: str) -> tuple[int, str]:
+    def start(self, way: str, scope: str, workers: str, engine: str) -> tuple[int, str]:
         """Run until the test has its instance; the process that the test runs in, and its rundir."""
-        fixture = "shared" if workers == "shared" else "flux_instance"
+        fixture = "shared" if scope == "shared" else "flux_instance"
         timeout = {"timeout": "100", "timeout by thread": "2"}.get(way, "0")
-        source = SOURCE.replace("FIXTURE", fixture).replace("HOW", OWN.get(way, "")).replace("TIMEOUT", timeout)
+        source = SOURCE.replace("FIXTURE", fixture).replace("HOW", OWN.get(way, "pass")).replace("TIMEOUT", timeout)
+        source = source.replace("LAST", TWICE if way == "interrupt twice" and workers == "none" else "pass")
         (self.directory / "test_it.py").write_text(source)
         os.mkfifo(self.directory / "told")
-        arguments = [f"--flux-scope={scope}", "--flux-broker=embedded", "-p", "no:cacheprovider"]
-        arguments += ["-n2"] if workers != "none" else []
+        os.mkfifo(self.directory / "again")
+        arguments = [f"--flux-broker={engine}", "-p", "no:cacheprovider", "-p", "no:randomly", "-p", "no:asyncio"]
+        arguments += [f"--flux-scope={scope}"] if scope != "shared" else []
+        arguments += ["-n2"] if workers == "xdist" else []
         arguments += ["--timeout-method=thread"] if way.endswith("thread") else []
         environ = {**os.environ, self.token: "1", "TMPDIR": str(self.tmpdir)}
         command = [sys.executable, "-m", "pytest", f"--basetemp={self.directory}/base", *arguments, "test_it.py"]
@@ -118,46 +138,68 @@ def project(tmp_path: Path) -> Iterator[Project]:
 
 
 def cases() -> Iterator[ParameterSet]:
-    """Every way, with one scope and without workers; the ways that differ with them, with all."""
-    for way in ALL:
-        if way != "kill worker":
-            yield pytest.param(way, "function", "none", id=f"{way}-function")
-    for way in ("interrupt", "kill", "exit", "kill supervisor"):
-        yield pytest.param(way, "session", "none", id=f"{way}-session", marks=pytest.mark.slow)
-    for way in ("interrupt", "kill", "timeout by thread", "kill worker"):
-        for workers in ("own", "shared"):
-            yield pytest.param(way, "module", workers, id=f"{way}-{workers}", marks=pytest.mark.slow)
+    """Every way, scope and number of workers."""
+    for way, scope, workers in itertools.product(ALL, SCOPES, ("none", "xdist")):
+        if way == "kill worker" and workers == "none":
+            continue
+        marks = [] if way in QUICK.get((scope, workers), ()) else [pytest.mark.slow]
+        yield pytest.param(way, scope, workers, id=f"{way}-{scope}-{workers}", marks=marks)
 
 
 @pytest.mark.parametrize(("way", "scope", "workers"), list(cases()))
 def test_nothing_is_left(project: Project, way: str, scope: str, workers: str) -> None:
+    check(project, way, scope, workers, "embedded")
+
+
+@pytest.mark.system_flux
+@pytest.mark.parametrize("way", SYSTEM)
+@pytest.mark.parametrize("scope", ["function", "session"])
+def test_nothing_is_left_of_a_real_flux(
+    project: Project, way: str, scope: str, system_flux: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", f"{os.path.dirname(system_flux)}:{os.environ['PATH']}")
+    check(project, way, scope, "none", "system")
+
+
+def check(project: Project, way: str, scope: str, workers: str, engine: str) -> None:
     if importlib.util.find_spec("pytest_timeout") is None and way.startswith("timeout"):
         pytest.skip("pytest-timeout is not installed")
     if workers != "none" and importlib.util.find_spec("xdist") is None:
         pytest.skip("pytest-xdist is not installed")
-    pid, rundir = project.start(way, scope, workers)
+    pid, rundir = project.start(way, scope, workers, engine)
     assert Path(rundir).parent == project.tmpdir
-    if way in SIGNALS:
-        project.process.send_signal(SIGNALS[way])
-    elif way == "kill worker":
-        os.kill(pid, signal.SIGKILL)
-        # Its instance has to go with it, or, if it is everybody's, with the run.
-        if workers == "own":
-            gone = wait_for_end([process for process in project.processes() if _belongs(process, rundir)], LIMIT)
-            assert not gone
-        project.process.send_signal(signal.SIGINT)
-    elif way == "kill front":
-        psutil.Process(project.named("flux-supervisor").ppid()).kill()
-        project.process.send_signal(signal.SIGINT)
-    elif way in PROCESSES:
-        project.named(PROCESSES[way]).kill()
-        project.process.send_signal(signal.SIGINT)
+    end(project, way, pid, rundir, is_own=scope != "shared", has_workers=workers != "none")
     project.process.wait(60)
     left = wait_for_end(project.processes(), LIMIT)
     # pytest-xdist gives its own workers some seconds more when their controller is killed.
     left = [process for process in left if "sys.stdin.readline" not in " ".join(process.cmdline())]
     assert [(process.pid, process.name()) for process in left] == []
     assert [path.name for path in project.tmpdir.iterdir()] == []
+
+
+def end(project: Project, way: str, pid: int, rundir: str, *, is_own: bool, has_workers: bool) -> None:
+    """End a run in a way. Where that is not its end yet, but one process less, interrupt it then."""
+    if way in SIGNALS:
+        project.process.send_signal(SIGNALS[way])
+        if way == "interrupt twice":
+            if not has_workers:
+                # Opened by the test when the first has reached it.
+                (project.directory / "again").read_bytes()
+            project.process.send_signal(signal.SIGINT)
+        return
+    if way in OWN:
+        return
+    if way == "kill worker":
+        os.kill(pid, signal.SIGKILL)
+        # Its instance has to go with it, or, if it is everybody's, with the run.
+        if is_own:
+            gone = wait_for_end([process for process in project.processes() if _belongs(process, rundir)], LIMIT)
+            assert not gone
+    elif way == "kill front":
+        psutil.Process(project.named("flux-supervisor").ppid()).kill()
+    else:
+        project.named(PROCESSES[way]).kill()
+    project.process.send_signal(signal.SIGINT)
 
 
 def _belongs(process: psutil.Process, rundir: str) -> bool:

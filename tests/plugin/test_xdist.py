@@ -3,6 +3,12 @@
 from __future__ import annotations
 
 import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -41,7 +47,10 @@ def test_workers_have_their_own(run: Run, pytester: pytest.Pytester) -> None:
     assert len({path.read_text() for path in pytester.path.glob("uri*")}) in (1, 2)
 
 
-@pytest.mark.parametrize("dist", ["load", "worksteal", "loadfile"])
+RARE = [pytest.param(mode, marks=pytest.mark.slow) for mode in ("loadfile", "loadgroup", "loadscope", "each")]
+
+
+@pytest.mark.parametrize("dist", ["load", "worksteal", *RARE])
 def test_one_for_all(run: Run, pytester: pytest.Pytester, dist: str) -> None:
     pytester.makeconftest(CONFTEST)
     result = run(
@@ -56,7 +65,7 @@ def test_one_for_all(run: Run, pytester: pytest.Pytester, dist: str) -> None:
         "-n3",
         f"--dist={dist}",
     )
-    result.assert_outcomes(passed=8)
+    result.assert_outcomes(passed=8 * (3 if dist == "each" else 1))
     (instance,) = {path.read_text() for path in pytester.path.glob("uri*")}
     uri, pid = instance.split()
     assert not os.path.exists(os.path.dirname(uri.removeprefix("local://")))
@@ -105,25 +114,57 @@ def test_late_errors_of_workers(run: Run) -> None:
 @pytest.mark.slow
 def test_workers_that_are_killed(run: Run, pytester: pytest.Pytester) -> None:
     pytester.makeconftest(CONFTEST)
-    result = run(
-        """
-        import os, pytest, signal
+    culprits = sorted(random.sample(range(200), 5))
+    source = """
+        import os, pytest, signal, threading
 
         @pytest.mark.parametrize("number", range(200))
         def test(flux, number):
+            if number in CULPRITS:
+                # At any moment of what follows, or after it.
+                threading.Timer(number / 5000, os.kill, (os.getpid(), signal.SIGKILL)).start()
             flux.kvs.put(f"test.{number}", str(number))
             assert flux.kvs.get(f"test.{number}") == str(number).encode()
             with open(f"pid{number}", "w") as file:
                 file.write(flux.getattr("broker.pid"))
-            if number in (17, 58, 111):
-                os.kill(os.getpid(), signal.SIGKILL)
-        """,
-        "-n8",
-        "--max-worker-restart=20",
-    )
+            if number in CULPRITS:
+                threading.Event().wait()
+    """
+    result = run(source.replace("CULPRITS", str(culprits)), "-n8", "--max-worker-restart=20")
     outcomes = result.parseoutcomes()
-    assert outcomes["passed"] == 197
-    assert outcomes["failed"] == 3
-    (pid,) = {path.read_text() for path in pytester.path.glob("pid*")}
+    assert (outcomes["passed"], outcomes["failed"]) == (195, 5), f"killed in {culprits}"
+    for culprit in culprits:
+        result.stdout.fnmatch_lines([f"FAILED test_it.py::test[[]{culprit}]*"])
+    (pid,) = {path.read_text() for path in pytester.path.glob("pid*")} - {""}
     assert not os.path.exists(f"/proc/{pid}")
     assert starts(pytester.path) == [1]
+
+
+@pytest.mark.slow
+def test_runs_that_are_started_again_when_files_change(pytester: pytest.Pytester) -> None:
+    """``--looponfail``: what fails is run again in a process of its own, with an instance of its own, until ^C."""
+    source = 'def test(flux_instance): open("uris", "a").write(flux_instance.uri + "\\n"); assert RESULT\n'
+    module = pytester.makepyfile(test_it=source.replace("RESULT", "False"))
+    arguments = ["--looponfail", "--flux-broker=embedded", "--flux-scope=session", "-p", "no:cacheprovider"]
+    process = pytester.popen([sys.executable, "-m", "pytest", *arguments], stdin=subprocess.DEVNULL)
+    try:
+        uris = pytester.path / "uris"
+        wait_until(lambda: uris.exists() and uris.read_text().count("\n") == 1)
+        # Not seen if it comes before the watching has begun, or with the same size in the same second: hence another.
+        for attempt in range(100):
+            module.write_text(source.replace("RESULT", f"True  # {'!' * attempt}"))
+            if wait_until(lambda: uris.read_text().count("\n") >= 2, seconds=2):
+                break
+        process.send_signal(signal.SIGINT)
+    finally:
+        process.communicate(timeout=30)
+    seen = uris.read_text().split()
+    assert len(set(seen)) == len(seen) >= 2
+
+
+def wait_until(is_so: Callable[[], bool], seconds: float = 30.0) -> bool:
+    """Look again and again: files tell nobody."""
+    deadline = time.monotonic() + seconds
+    while not is_so() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return is_so()
