@@ -47,6 +47,17 @@ def ids_of(mask: int) -> list[int]:
     return ids
 
 
+def first_of(mask: int, count: int) -> int:
+    """The lowest ids of a bit mask, so many at most."""
+    kept = 0
+    while mask and count > 0:
+        low = mask & -mask
+        kept |= low
+        mask ^= low
+        count -= 1
+    return kept
+
+
 def text_of(mask: int) -> str:
     """The idset for a bit mask."""
     text = _MASK_TEXTS.get(mask)

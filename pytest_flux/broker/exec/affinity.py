@@ -2,31 +2,71 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
 
 from pytest_flux.broker.exec.failure import ShellFailure
 from pytest_flux.protocol.errors import ProtocolError
-from pytest_flux.protocol.idset import decode_idset
+from pytest_flux.protocol.idset import decode_idset, encode_idset
 from pytest_flux.protocol.resource_set import Node, ids_of
 
 Cpus = frozenset[int]
 
 
-def bindings(options: dict[str, Any], node: Node, cores: Sequence[Cpus], ntasks: int) -> list[Cpus | None]:
+class Choice(NamedTuple):
+    """The option ``cpu-affinity``: what it says, whether it is to be told, and whether nothing is to be done."""
+
+    option: str
+    tells: bool = False
+    is_dry: bool = False
+
+    @property
+    def is_per_task(self) -> bool:
+        """Whether tasks get sets of their own."""
+        return self.option == "per-task" or self.option.startswith("map:")
+
+
+def choice(options: dict[str, Any]) -> Choice:
+    """Read the option: its first words may be ``verbose`` and ``dry-run``."""
+    option = options.get("cpu-affinity", "on")
+    if not isinstance(option, str):
+        return Choice("off")
+    tells = is_dry = False
+    while option.startswith(("verbose", "dry-run")):
+        tells = True
+        is_dry |= option.startswith("dry-run")
+        # Both are as long.
+        option = option[7:].removeprefix(",")
+    return Choice(option, tells and option != "off", is_dry)
+
+
+def processors(node: Node, cores: Sequence[Cpus]) -> Cpus:
+    """All those of a node's cores. LookupError where the machine has not all of these."""
+    return frozenset().union(*(cores[core] for core in ids_of(node.cores)))
+
+
+def describe(choice: Choice, mine: Cpus, bound: Sequence[Cpus | None], ranks: Sequence[int]) -> Iterator[str]:
+    """What is told of it, line by line."""
+    if choice.tells:
+        yield f"cpus: {encode_idset(mine)}"
+        for rank, cpus in zip(ranks, bound, strict=True):
+            if choice.is_per_task and cpus is not None:
+                yield f"task {rank}: cpus: {encode_idset(cpus)}"
+
+
+def bindings(choice: Choice, node: Node, cores: Sequence[Cpus], ntasks: int) -> list[Cpus | None]:
     """For each task the processors that it is bound to, or None for no binding.
 
     ``cores`` are those of the machine. LookupError where it has not all those of ``node``: then there is no binding.
     """
-    option = options.get("cpu-affinity", "on")
-    if not isinstance(option, str) or option == "off":
+    option = choice.option
+    if option == "off":
         return [None] * ntasks
-    mine = [cores[core] for core in ids_of(node.cores)]
+    everything = processors(node, cores)
     if option == "per-task":
-        return list(distribute(mine, ntasks))
+        return list(distribute([cores[core] for core in ids_of(node.cores)], ntasks))
     if option.startswith("map:"):
         return list(cpu_map(option[4:], ntasks))
-    everything: Cpus = frozenset().union(*mine)
     return [everything] * ntasks
 
 

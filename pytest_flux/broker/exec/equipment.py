@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 from pytest_flux.broker.exec import affinity, environment, options
 from pytest_flux.broker.exec.failure import ShellFailure
 from pytest_flux.broker.exec.mustache import Tags, TagsOfTask, job_name
-from pytest_flux.broker.exec.output import ERROR, WARNING, Output, Send
+from pytest_flux.broker.exec.output import ERROR, NOTICE, WARNING, Output, Send
 from pytest_flux.broker.exec.placement import Placement
 from pytest_flux.broker.exec.spawn import Program
 from pytest_flux.broker.resource import discovery
+from pytest_flux.protocol.resource_set import text_of
 
 if TYPE_CHECKING:
     from pytest_flux.broker.broker import Broker
@@ -57,6 +58,7 @@ class Equipment:
 
     def outfit(self) -> None:
         """ShellFailure for what cannot be had; smaller things that cannot are said in the job's output."""
+        self._tell_adjusted()
         self._enter_directory()
         self._environ = environment.job_environ(
             self._broker, self._job_id, self._jobspec, self._placement, self._tmpdir
@@ -71,6 +73,13 @@ class Equipment:
         if self._shell == 0:
             self.output.redirect(self._placement.ntasks, len(self._placement.ranks))
 
+    def _tell_adjusted(self) -> None:
+        before = self._placement.allocated.nodes[self._broker.rank]
+        for kind, old, new in (("cores", before.cores, self._node.cores), ("gpus", before.gpus, self._node.gpus)):
+            if old != new:
+                host = self._broker.hostname
+                self.output.log(WARNING, f"{host}: adjusted {kind} from {text_of(old)} to {text_of(new)}")
+
     def _enter_directory(self) -> None:
         if os.path.isdir(self._cwd) and os.access(self._cwd, os.X_OK):
             return
@@ -84,13 +93,20 @@ class Equipment:
 
     def _bind(self) -> None:
         ntasks = len(self.tasks)
+        chosen = affinity.choice(self._options)
         try:
-            self._cpus = affinity.bindings(self._options, self._node, discovery.cores(), ntasks)
+            self._cpus = affinity.bindings(chosen, self._node, discovery.cores(), ntasks)
+            if chosen.tells:
+                mine = affinity.processors(self._node, discovery.cores())
+                for line in affinity.describe(chosen, mine, self._cpus, [task.rank for task in self.tasks]):
+                    self.output.log(NOTICE, line, "cpu-affinity")
         except LookupError:
             # Cores that a configuration has made up cannot be bound to.
             cores = self._placement.describe(self._shell, "")["resources"]["cores"]
             text = f"unable to get cpuset for cores {cores}. Disabling affinity"
             self.output.log(WARNING, text, "cpu-affinity")
+            self._cpus = [None] * ntasks
+        if chosen.is_dry:
             self._cpus = [None] * ntasks
         everything = discovery.allowed_cpus()
         if not hasattr(os, "sched_setaffinity") or all(cpus == everything for cpus in self._cpus):

@@ -54,7 +54,7 @@ class Execution:
         self._in_exception = False
         self._exception_status: int | None = None
         self._is_over = False
-        self._told_exit = False
+        self._told_exit = self._is_given_up = False
         self._failure: ShellFailure | None = None
         self._placement: Placement | None = None
         self._shell_options = options.shell_options(work.jobspec)
@@ -134,7 +134,9 @@ class Execution:
             self._pass_on(particulars["io"], particulars["size"])
         elif name == "raise":
             self._raise(particulars["note"])
-        elif name == "die":
+        elif name == "die" and not self._is_given_up:
+            # What one shell finds, others find too. The first says it for them all.
+            self._is_given_up = True
             status = particulars["wait_status"]
             if status is not None:
                 self._exception_status = exit_code(status) << 8
@@ -259,7 +261,8 @@ class Execution:
             self._warning.cancel()
         status = max(self._statuses.values())
         if self._in_exception:
-            status = self._exception_status or status or 1 << 8
+            # A job may be ended by an exception of a shell whose tasks had no fault (exit-timeout).
+            status = (status or 1 << 8) if self._exception_status is None else self._exception_status
         self._guest.log("complete", {"status": status})
         self._work.callbacks.finished(status)
         self._guest.log("done")

@@ -61,6 +61,14 @@ def event_line(name: str, context: dict[str, object] | None = None) -> str:
     return encode_event(make_event(name, context, timestamp=time.time()))
 
 
+def log_line(shell: int, level: int, message: str, component: str = "") -> str:
+    """The event of a shell's own message."""
+    context: dict[str, object] = {"rank": shell, "level": level, "message": message}
+    if component:
+        context["component"] = component
+    return event_line("log", context)
+
+
 class _File(NamedTuple):
     """A file that is open, and whether lines in it are labelled with the task's rank."""
 
@@ -160,10 +168,7 @@ class Output:
             text = ": ".join(part for part in parts if part)
             file._replace(label=False).write(0, [text.encode() + b"\n"])
             return
-        context: dict[str, object] = {"rank": self._shell, "level": level, "message": message}
-        if component:
-            context["component"] = component
-        self._send("log", 0, event_line("log", context))
+        self._send("log", 0, log_line(self._shell, level, message, component))
 
     def close(self) -> None:
         """Close the files."""

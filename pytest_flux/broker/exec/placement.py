@@ -7,16 +7,21 @@ from typing import Any, NamedTuple
 
 from pytest_flux.broker.exec.failure import ShellFailure
 from pytest_flux.protocol.errors import ProtocolError
-from pytest_flux.protocol.resource_set import ResourceSet, text_of
+from pytest_flux.protocol.jobspec import jobspec_counts
+from pytest_flux.protocol.resource_set import ResourceSet, first_of, text_of
 from pytest_flux.protocol.taskmap import Taskmap, decode_taskmap
 
 
 class Placement(NamedTuple):
-    """Broker ranks in the order of shells, and the tasks of each shell."""
+    """Broker ranks in the order of shells, and the tasks of each shell.
+
+    ``resources`` are those that tasks are bound to, and ``allocated`` what R has.
+    """
 
     resources: ResourceSet
     ranks: list[int]
     taskmap: Taskmap
+    allocated: ResourceSet
 
     @property
     def ntasks(self) -> int:
@@ -62,7 +67,33 @@ def place(jobspec: dict[str, Any], resources: ResourceSet, options: dict[str, An
     for shell, count in enumerate(counts):
         if count:
             taskmap = taskmap.append(shell, 1, count)
-    return Placement(resources, ranks, _remapped(taskmap, options))
+    kept = _adjusted(jobspec, resources, options, counts)
+    return Placement(kept, ranks, _remapped(taskmap, options), resources)
+
+
+def _adjusted(
+    jobspec: dict[str, Any], resources: ResourceSet, options: dict[str, Any], counts: list[int]
+) -> ResourceSet:
+    """Without what belongs to slots that have no task: nodes all get the same, although some have fewer tasks."""
+    try:
+        asked = jobspec_counts(jobspec)
+    except (ProtocolError, KeyError, TypeError, ValueError):
+        return resources
+    if (
+        asked.nnodes < 2
+        or asked.exclusive
+        or isinstance(options.get("per-resource"), dict)
+        or slot_count(jobspec, resources) <= sum(counts)
+    ):
+        return resources
+    nodes = {
+        rank: node._replace(
+            cores=first_of(node.cores, count * asked.cores_per_slot),
+            gpus=first_of(node.gpus, count * asked.gpus_per_slot),
+        )
+        for (rank, node), count in zip(resources.nodes.items(), counts, strict=True)
+    }
+    return ResourceSet(nodes, nslots=resources.nslots, expiration=resources.expiration)
 
 
 def slot_count(jobspec: dict[str, Any], resources: ResourceSet) -> int:

@@ -21,7 +21,7 @@ from pytest_flux.broker.exec import options
 from pytest_flux.broker.exec.directories import Directories
 from pytest_flux.broker.exec.equipment import Equipment
 from pytest_flux.broker.exec.failure import ShellFailure
-from pytest_flux.broker.exec.output import FATAL, Output
+from pytest_flux.broker.exec.output import FATAL, Output, log_line
 from pytest_flux.broker.exec.placement import Placement, place
 from pytest_flux.broker.exec.pmi import ShellPmi
 from pytest_flux.broker.exec.pmi_values import pmi_name, pmi_values
@@ -74,11 +74,15 @@ class Shell:
         self._code = 0
         self._fatal_status = 0
 
+    @property
+    def _number(self) -> int:
+        return list(self._resources).index(self.broker.rank)
+
     # -- beginning
 
     def prepare(self) -> None:
         """Do all that can fail before a task begins, and report ``ready``, or ``exit``."""
-        shell = list(self._resources).index(self.broker.rank)
+        shell = self._number
         environ = self.jobspec["attributes"].get("system", {}).get("environment")
         try:
             self._tmpdir = self._directories.make(self.job_id, shell, environ)
@@ -216,6 +220,8 @@ class Shell:
         self._fatal_status = failure.code << 8
         if hasattr(self, "output"):
             self.output.log(FATAL, failure.text, failure.component)
+        else:
+            self._send_output("log", 0, log_line(self._number, FATAL, failure.text, failure.component))
         self.report("die", {"note": failure.text, "wait_status": failure.wait_status})
         self._finish(self._fatal_status)
 

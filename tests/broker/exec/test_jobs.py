@@ -253,3 +253,31 @@ def test_an_instance_is_a_job(runner: Runner) -> None:
     assert ended.text() == f"2\n1\n{f58(ended.id)}\n", (ended.text("stderr"), ended.messages)
     memo = next(event["context"] for event in ended.events if event["name"] == "memo")
     assert memo["uri"].startswith(f"ssh://{runner.instance.getattr('hostname')}/")
+
+
+def test_what_belongs_to_slots_without_task_is_not_used(runner: Runner) -> None:
+    if os.cpu_count() == 1:
+        pytest.skip("there are no cores to share")
+    ended = runner.run("grep", "Cpus_allowed_list", "/proc/self/status", tasks=3, nodes=2)
+    assert len(set(ended.text().split("\n")) - {""}) == 2
+    assert [text.partition(": ")[2] for text in ended.messages] == ["adjusted cores from 0-1 to 0"]
+
+
+def test_shells_that_all_fail_raise_one_exception(runner: Runner) -> None:
+    ended = runner.run("true", options={"taskmap": {"scheme": "nosuch"}}, tasks=2, nodes=2)
+    assert [exception["note"] for exception in ended.exceptions] == ["failed to map tasks with scheme=nosuch"]
+    assert "failed to map tasks with scheme=nosuch" in ended.messages
+
+
+def test_an_exit_that_is_no_failure_but_too_early(runner: Runner) -> None:
+    ended = runner.run("sh", "-c", "[ $FLUX_TASK_RANK = 0 ] || sleep 60", options={"exit-timeout": 0.1}, tasks=2)
+    assert ended.exceptions[0]["wait_status"] == 0
+    assert ended.status == 0
+
+
+@pytest.mark.parametrize("words", ["verbose", "dry-run", "verbose,per-task", "dry-run,verbose,per-task"])
+def test_affinity_that_is_told(runner: Runner, words: str) -> None:
+    ended = runner.run("true", options={"cpu-affinity": words}, tasks=2, nodes=1)
+    assert ended.messages[0].startswith("cpus: ")
+    tasks = [text.partition(":")[0] for text in ended.messages[1:]]
+    assert tasks == (["task 0", "task 1"] if "per-task" in words else [])

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from pytest_flux.broker.exec.affinity import bindings, cpu_map, distribute, gpu_environ
+from pytest_flux.broker.exec.affinity import bindings, choice, cpu_map, distribute, gpu_environ
 from pytest_flux.broker.exec.failure import ShellFailure
 from pytest_flux.broker.exec.mustache import Tags, TagsOfTask, render
 from pytest_flux.protocol.resource_set import Node
@@ -61,12 +61,12 @@ CORES = [frozenset((0, 4)), frozenset((1, 5)), frozenset((2, 6)), frozenset((3, 
 
 
 def test_binding_to_all_cores_of_the_job() -> None:
-    assert bindings({}, Node("a", 0b110, 0), CORES, 2) == [frozenset((1, 5, 2, 6))] * 2
-    assert bindings({"cpu-affinity": "off"}, Node("a", 0b110, 0), CORES, 2) == [None, None]
+    assert bindings(choice({}), Node("a", 0b110, 0), CORES, 2) == [frozenset((1, 5, 2, 6))] * 2
+    assert bindings(choice({"cpu-affinity": "off"}), Node("a", 0b110, 0), CORES, 2) == [None, None]
 
 
 def test_binding_per_task() -> None:
-    found = bindings({"cpu-affinity": "per-task"}, Node("a", 0b1111, 0), CORES, 2)
+    found = bindings(choice({"cpu-affinity": "per-task"}), Node("a", 0b1111, 0), CORES, 2)
     assert found == [CORES[0] | CORES[1], CORES[2] | CORES[3]]
 
 
@@ -77,7 +77,7 @@ def test_more_tasks_than_cores_share_them() -> None:
 
 def test_cores_that_are_not_there_cannot_be_bound_to() -> None:
     with pytest.raises(LookupError):
-        bindings({}, Node("a", 1 << 4, 0), CORES, 1)
+        bindings(choice({}), Node("a", 1 << 4, 0), CORES, 1)
 
 
 def test_maps() -> None:
