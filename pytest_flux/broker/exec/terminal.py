@@ -7,8 +7,6 @@ by ``{type: "exit", message, status}``. It goes on with requests of the types ``
 
 from __future__ import annotations
 
-import base64
-import binascii
 import contextlib
 import errno
 import fcntl
@@ -21,6 +19,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from pytest_flux.broker.exec.failure import ShellFailure
 from pytest_flux.protocol.errors import FluxError, ProtocolError
 from pytest_flux.protocol.idset import decode_idset
+from pytest_flux.protocol.terminus import decode_data, encode_data
 from pytest_flux.reactor.process import PipeWriter
 
 if TYPE_CHECKING:
@@ -187,7 +186,7 @@ class Terminal:
             return
         if self._captured is not None:
             self._captured(data)
-        answer = _encode(data)
+        answer = encode_data(data)
         for client in self._clients.values():
             if client.reads:
                 client.request.respond(answer)
@@ -214,7 +213,7 @@ class Terminal:
             raise FluxError(errno.ENOENT)
         if kind == "data":
             if client.writes and self._writer is not None:
-                self._writer.write(_decode(request))
+                self._writer.write(decode_data(request.json()))
         elif kind == "resize":
             self._resize(request)
         elif kind == "detach":
@@ -255,25 +254,3 @@ class Terminal:
         with contextlib.suppress(OSError):
             # The kernel tells the processes that are in the foreground there.
             fcntl.ioctl(self._leader, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
-
-
-def _encode(data: bytes) -> dict[str, Any]:
-    # As jansson, which takes neither NUL nor what is no UTF-8.
-    try:
-        if b"\0" not in data:
-            return {"type": "data", "data": data.decode()}
-    except UnicodeDecodeError:
-        pass
-    return {"type": "data", "encoding": "base64", "data": base64.b64encode(data).decode()}
-
-
-def _decode(request: Request) -> bytes:
-    data, encoding = request.field("data", str), request.field("encoding", str, None)
-    if encoding is None:
-        return data.encode()
-    if encoding != "base64":
-        raise FluxError(errno.EPROTO)
-    try:
-        return base64.b64decode(data, validate=True)
-    except (binascii.Error, ValueError):
-        raise FluxError(errno.EPROTO) from None

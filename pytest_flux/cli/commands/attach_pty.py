@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
 import contextlib
 import errno
 import os
@@ -11,6 +9,7 @@ import signal
 import sys
 
 from pytest_flux.protocol.errors import FluxError
+from pytest_flux.protocol.terminus import decode_data, encode_data
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -87,9 +86,7 @@ class PtyClient:
         if kind == "attach":
             self._begin()
         elif kind == "data":
-            with contextlib.suppress(binascii.Error, ValueError):
-                data = str(answer["data"])
-                _write(base64.b64decode(data) if answer.get("encoding") == "base64" else data.encode())
+            _write(decode_data(answer))
         elif kind == "resize":
             self._resize()
         elif kind == "exit":
@@ -132,11 +129,11 @@ class PtyClient:
         elif data.startswith(_DETACH):
             self._send({"type": "detach"})
         else:
-            self._send(_encode(data))
+            self._send(encode_data(data))
 
     def _keep_alive(self) -> None:
         self._timer = self._reactor.call_later(_KEEPALIVE, self._keep_alive)
-        self._send(_encode(b""))
+        self._send(encode_data(b""))
 
     def _resize(self) -> None:
         self._send({"type": "resize", "winsize": _size()})
@@ -161,15 +158,6 @@ def _size() -> dict[str, int]:
     except OSError:
         return {"rows": 24, "cols": 80}
     return {"rows": size.lines or 1, "cols": size.columns or 1}
-
-
-def _encode(data: bytes) -> dict[str, Any]:
-    try:
-        if b"\0" not in data:
-            return {"type": "data", "data": data.decode()}
-    except UnicodeDecodeError:
-        pass
-    return {"type": "data", "encoding": "base64", "data": base64.b64encode(data).decode()}
 
 
 def _write(data: bytes) -> None:
