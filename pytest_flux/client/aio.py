@@ -42,6 +42,7 @@ class AsyncFlux:
         self.uri = uri or default_uri()
         self._core = ClientCore()
         self._arrived = asyncio.Condition()
+        self._sending = asyncio.Lock()
         self._error: OSError | None = None
         self._reader: asyncio.Task[None] | None = None
         self._socket: socket.socket | None = None
@@ -64,20 +65,28 @@ class AsyncFlux:
         await self.close()
 
     async def close(self) -> None:
-        """Hang up."""
+        """Hang up. Those who wait for something get ConnectionError."""
         if self._reader is not None:
             self._reader.cancel()
             with suppress(asyncio.CancelledError):
                 await self._reader
         if self._socket is not None:
-            self._socket.close()
+            # Not while somebody waits for it to become writable.
+            async with self._sending:
+                self._socket.close()
+        self._error = self._error or ConnectionError(errno.ENOTCONN, "the connection is closed", self.uri)
+        async with self._arrived:
+            self._arrived.notify_all()
 
     # -- requests
 
     async def rpc(self, topic: str, payload: Payload = None, *, nodeid: int = NODEID_ANY) -> dict[str, Any]:
         """Send a request, and wait for the answer. Raises FluxError."""
         call = await self._begin(Call(topic, nodeid), payload)
-        return _json(await self._next(call))
+        try:
+            return _json(await self._next(call))
+        finally:
+            self._core.abandon(call)
 
     async def stream(
         self, topic: str, payload: Payload = None, *, nodeid: int = NODEID_ANY, cancel: str | None = None
@@ -161,10 +170,33 @@ class AsyncFlux:
         return call.responses.popleft()
 
     async def _flush(self) -> None:
-        assert self._socket is not None
-        data = bytes(self._core.output)
-        self._core.output.clear()
-        await asyncio.get_running_loop().sock_sendall(self._socket, data)
+        """Send what there is. What a task that is canceled has left, the next one sends: messages stay whole."""
+        async with self._sending:
+            while self._core.output:
+                if self._socket is None or self._socket.fileno() < 0:
+                    raise ConnectionError(errno.ENOTCONN, "there is no connection", self.uri)
+                try:
+                    sent = self._socket.send(bytes(self._core.output[:_CHUNK]))
+                except BlockingIOError:
+                    await self._until_writable(self._socket)
+                except OSError as error:
+                    raise OSError(error.errno or errno.ECONNRESET, error.strerror, self.uri) from None
+                else:
+                    del self._core.output[:sent]
+
+    async def _until_writable(self, connection: socket.socket) -> None:
+        loop = asyncio.get_running_loop()
+        writable = loop.create_future()
+
+        def wake() -> None:
+            if not writable.done():
+                writable.set_result(None)
+
+        loop.add_writer(connection, wake)
+        try:
+            await writable
+        finally:
+            loop.remove_writer(connection)
 
     async def _read(self) -> None:
         assert self._socket is not None
@@ -177,6 +209,9 @@ class AsyncFlux:
             self._error = ConnectionResetError(errno.ECONNRESET, "the broker has hung up", self.uri)
         except OSError as error:
             self._error = OSError(error.errno or errno.ECONNRESET, error.strerror, self.uri)
+        except ValueError as error:
+            # What comes is none of Flux's messages.
+            self._error = ConnectionError(errno.EPROTO, str(error), self.uri)
         async with self._arrived:
             self._arrived.notify_all()
 

@@ -11,7 +11,6 @@ from collections import deque
 from pytest_flux.client.connector import connect, default_uri
 from pytest_flux.client.core import NODEID_UPSTREAM, ClientCore
 from pytest_flux.client.rpc import Rpc
-from pytest_flux.protocol.errors import FluxError
 from pytest_flux.protocol.message import (
     FLAG_NORESPONSE,
     NODEID_ANY,
@@ -88,8 +87,6 @@ class Connection:
         NODEID_ANY for the first on the way to rank 0 that has the service, NODEID_UPSTREAM for the parent.
         ``timeout`` bounds, in seconds, each wait for a response. Raises FluxError for a ``nodeid`` that is no rank.
         """
-        if not 0 <= nodeid <= NODEID_ANY:
-            raise FluxError(errno.EINVAL, f"{nodeid} is not the rank of a broker")
         rpc = Rpc(self, topic, nodeid, streaming=streaming, timeout=timeout)
         self._core.begin(rpc, encode_payload(payload), self._rank_if_upstream(nodeid))
         self._send()

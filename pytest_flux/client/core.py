@@ -6,10 +6,12 @@ what, and how, is up to the face in front of it; :mod:`pytest_flux.client.handle
 
 from __future__ import annotations
 
+import errno
 import os
 from collections import deque
 from heapq import heappop, heappush
 
+from pytest_flux.protocol.errors import FluxError
 from pytest_flux.protocol.framing import FrameDecoder, encode_frame
 from pytest_flux.protocol.message import (
     EVENT,
@@ -95,8 +97,11 @@ class ClientCore:
     def begin(self, call: Call, payload: bytes | None, own_rank: int = 0) -> None:
         """Send the request of ``call``; its responses will be matched to it.
 
-        ``own_rank`` is the rank we are connected to: where NODEID_UPSTREAM starts from.
+        ``own_rank`` is the rank we are connected to: where NODEID_UPSTREAM starts from. Raises FluxError where the
+        call is to go to a rank that no broker can have.
         """
+        if not 0 <= call.nodeid <= NODEID_ANY:
+            raise FluxError(errno.EINVAL, f"{call.nodeid} is not the rank of a broker")
         call.matchtag = heappop(self._free_matchtags) if self._free_matchtags else self._next_matchtag()
         self._calls[call.matchtag] = call
         flags = FLAG_STREAMING if call.streaming else 0

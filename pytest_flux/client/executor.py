@@ -7,6 +7,7 @@ import select
 import threading
 from collections import deque
 from concurrent.futures import CancelledError, Executor, Future
+from contextlib import suppress
 
 from pytest_flux.client.handle import Flux
 from pytest_flux.client.job_follow import JobFollower
@@ -56,7 +57,7 @@ class JobFuture(Future[int]):
             past = list(self._events)
         for event in past:
             if name in (None, event["name"]):
-                callback(self, event)
+                self._call(callback, event)
 
     def events(self) -> list[Event]:
         """The events so far."""
@@ -77,7 +78,16 @@ class JobFuture(Future[int]):
             self._events.append(event)
             callbacks = [*self._callbacks.get(event["name"], ()), *self._callbacks.get(None, ())]
         for callback in callbacks:
+            self._call(callback, event)
+
+    def _call(self, callback: EventCallback, event: Event) -> None:
+        try:
             callback(self, event)
+        except Exception:
+            # As with the callbacks of any future: others are not to suffer.
+            import logging
+
+            logging.getLogger(__name__).exception("exception calling callback for %r", self)
 
 
 class JobExecutor(Executor):
@@ -87,24 +97,47 @@ class JobExecutor(Executor):
         self._flux = Flux(uri)
         self._orders: deque[Callable[[], None]] = deque()
         self._wakeup = os.pipe()
+        for fd in self._wakeup:
+            os.set_blocking(fd, False)
         self._active: set[JobFuture] = set()
+        self._is_over = False
         self._closing = False
-        self._lock = threading.Lock()
+        # A future that is done leaves in whatever thread it is told so.
+        self._lock = threading.RLock()
         self._thread = threading.Thread(target=self._run, name="flux-executor", daemon=True)
         self._thread.start()
 
     def submit(  # type: ignore[override]
         self, jobspec: Jobspec, /, *, urgency: int = URGENCY_DEFAULT, flags: int = 0
     ) -> JobFuture:
-        """Submit a job. Raises RuntimeError after ``shutdown``."""
+        """Submit a job; its future tells what was wrong with a jobspec. Raises RuntimeError after ``shutdown``."""
         future = JobFuture(self)
-        with self._lock:
-            if self._closing:
-                raise RuntimeError("cannot schedule new futures after shutdown")
-            self._active.add(future)
-            self._orders.append(lambda: self._begin(future, jobspec, urgency, flags))
-        os.write(self._wakeup[1], b"x")
+        self._order(lambda: self._begin(future, jobspec, urgency, flags), future)
         return future
+
+    def attach(self, jobid: int) -> JobFuture:
+        """The future of a job that was submitted elsewhere. Raises RuntimeError after ``shutdown``."""
+        future = JobFuture(self)
+        self._order(lambda: self._follow(future, jobid) if future.set_running_or_notify_cancel() else None, future)
+        return future
+
+    def _order(self, order: Callable[[], None], future: JobFuture | None = None) -> None:
+        """Have the thread do something."""
+        with self._lock:
+            if future is not None:
+                if self._closing:
+                    raise RuntimeError("cannot schedule new futures after shutdown")
+                self._active.add(future)
+                future.add_done_callback(self._forget)
+            if not self._is_over:
+                self._orders.append(order)
+                # If it is full, the thread will look in any case.
+                with suppress(BlockingIOError):
+                    os.write(self._wakeup[1], b"x")
+
+    def _forget(self, future: Future[int]) -> None:
+        with self._lock:
+            self._active.discard(future)
 
     def map(self, *_: Any, **__: Any) -> Any:  # noqa: ANN401
         """Not for jobs: submit them one by one. Raises NotImplementedError."""
@@ -113,14 +146,12 @@ class JobExecutor(Executor):
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Take no more jobs; wait for those there are, which are cancelled first if told to."""
         with self._lock:
-            if self._closing and not self._thread.is_alive():
-                return
             self._closing = True
             futures = list(self._active) if cancel_futures else []
         for future in futures:
             future.cancel()
-        os.write(self._wakeup[1], b"x")
-        if wait:
+        self._order(lambda: None)
+        if wait and threading.current_thread() is not self._thread:
             self._thread.join()
 
     # -- in the thread
@@ -137,19 +168,23 @@ class JobExecutor(Executor):
                 while self._orders:
                     self._orders.popleft()()
                 self._flux.dispatch()
-                self._active = {future for future in self._active if not future.done()}
-        except OSError as error:
+        except Exception as error:  # noqa: BLE001, whatever it is, who waits for a job must not wait for ever
             self._fail(error)
         finally:
-            self._flux.close()
-            for fd in self._wakeup:
-                os.close(fd)
+            with self._lock:
+                self._is_over = True
+                self._flux.close()
+                for fd in self._wakeup:
+                    os.close(fd)
 
-    def _fail(self, error: OSError) -> None:
-        """The broker is gone: nothing will come of what is not done."""
+    def _fail(self, error: Exception) -> None:
+        """The broker is gone, say: nothing will come of what is not done."""
         with self._lock:
             self._closing = True
-        for future in self._active:
+            active = list(self._active)
+        for future in active:
+            if not future.running() and not future.set_running_or_notify_cancel():
+                continue
             for each in (future._jobid, future):
                 if not each.done():
                     each.set_exception(error)
@@ -157,7 +192,13 @@ class JobExecutor(Executor):
     def _begin(self, future: JobFuture, jobspec: Jobspec, urgency: int, flags: int) -> None:
         if not future.set_running_or_notify_cancel():
             return
-        rpc = self._flux.jobs.begin_submit(jobspec, urgency=urgency, flags=flags)
+        try:
+            rpc = self._flux.jobs.begin_submit(jobspec, urgency=urgency, flags=flags)
+        except (TypeError, ValueError, KeyError) as error:
+            # It cannot be written as JSON, or is no jobspec at all.
+            future._jobid.set_exception(error)
+            future.set_exception(error)
+            return
         rpc.then(lambda rpc: self._submitted(future, rpc))
 
     def _submitted(self, future: JobFuture, rpc: Rpc) -> None:
@@ -167,6 +208,9 @@ class JobExecutor(Executor):
             future._jobid.set_exception(error)
             future.set_exception(error)
             return
+        self._follow(future, jobid)
+
+    def _follow(self, future: JobFuture, jobid: int) -> None:
         follower, result = JobFollower(self._flux, jobid), JobResult(jobid)
 
         def take(event: Event) -> None:
@@ -188,11 +232,7 @@ class JobExecutor(Executor):
                 return
             self._flux.jobs.begin_raise(jobid).abandon()
 
-        self._orders.append(cancel)
-        try:
-            os.write(self._wakeup[1], b"x")
-        except OSError:
-            return  # the thread has ended, and with it the job
+        self._order(cancel)
 
 
 def _complete(future: JobFuture, follower: JobFollower, result: JobResult) -> None:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import threading
 import time
 
 import pytest
 
+from pytest_flux import start
 from pytest_flux.client import Flux
 from pytest_flux.client.aio import AsyncFlux
-from pytest_flux.client.executor import JobError, JobExecutor
+from pytest_flux.client.executor import JobError, JobExecutor, JobFuture
 from pytest_flux.client.job_result import JobFailed
 from pytest_flux.client.jobs import WAITABLE
 from pytest_flux.client.jobspec import from_command, nested, per_resource
@@ -126,6 +128,81 @@ def test_executor(uri: str) -> None:
         assert left.done()
     with pytest.raises(RuntimeError):
         executor.submit(from_command(["true"]))
+
+
+def test_executor_outlives_mistakes(uri: str) -> None:
+    """What is no jobspec, and callbacks that fail, do no harm to other jobs; whole crowds may submit."""
+    with JobExecutor(uri) as executor:
+        for junk in (None, "junk", {}, {"a": {1}}, {"version": 1}):
+            mistake = executor.submit(junk)  # type: ignore[arg-type]
+            assert isinstance(mistake.exception(WAIT), Exception)
+            assert isinstance(mistake._jobid.exception(WAIT), Exception)
+        good = executor.submit(from_command(["true"]))
+        good.add_event_callback("submit", lambda *_: 1 / 0)
+        good.add_done_callback(lambda _: 1 / 0)
+        assert good.result(WAIT) == 0
+        good.add_event_callback("submit", lambda *_: 1 / 0)
+        futures: list[JobFuture] = []
+
+        def submit() -> None:
+            futures.extend(executor.submit(from_command(["true"])) for _ in range(25))
+
+        threads = [threading.Thread(target=submit) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert sum(future.result(WAIT) == 0 for future in futures) == 100
+        assert executor.attach(good.jobid()).result(WAIT) == 0
+        assert isinstance(executor.attach(12345).exception(WAIT), FluxError)
+
+
+def test_executor_without_broker() -> None:
+    """Nobody waits for ever for what cannot come any more."""
+    with start(broker="embedded") as own:
+        executor = JobExecutor(own.uri)
+        futures = [executor.submit(from_command(["sleep", "60"])) for _ in range(3)]
+        futures[0].jobid(WAIT)
+    for future in futures:
+        assert future.exception(WAIT) is not None or future.result() != 0
+    executor.shutdown()
+    with pytest.raises(RuntimeError):
+        executor.submit(from_command(["true"]))
+
+
+def test_asyncio_under_pressure(uri: str) -> None:
+    """Large requests from many tasks, some of which are canceled half way: every message stays whole."""
+
+    async def main() -> None:
+        async with AsyncFlux(uri) as flux:
+            value = "x" * 3_000_000
+
+            async def put(number: int) -> None:
+                val = {"ver": 1, "type": "val", "data": value}
+                operation = {"key": f"aio.k{number}", "flags": 0, "dirent": val}
+                await flux.rpc("kvs.commit", {"namespace": "primary", "ops": [operation], "flags": 0})
+
+            tasks = [asyncio.create_task(put(number)) for number in range(8)]
+            await asyncio.sleep(0)
+            for task in tasks[::3]:
+                task.cancel()
+            results = await asyncio.gather(*tasks, return_exceptions=True)
+            assert [type(result) for result in results[1::3]] == [type(None)] * 3, results
+            assert (await flux.rpc("attr.get", {"name": "size"}))["value"] == "4"
+            with pytest.raises(asyncio.TimeoutError):
+                await asyncio.wait_for(
+                    flux.rpc("kvs.wait-version", {"namespace": "primary", "rootseq": 1 << 30}), 0.05
+                )
+            with pytest.raises(FluxError, match="not the rank"):
+                await flux.rpc("broker.ping", {}, nodeid=-1)
+            waiting = asyncio.create_task(flux.event())
+            await asyncio.sleep(0)
+        with pytest.raises(ConnectionError):
+            await waiting
+        with pytest.raises(ConnectionError):
+            await flux.rpc("attr.get", {"name": "size"})
+
+    asyncio.run(main())
 
 
 def test_asyncio(uri: str) -> None:
