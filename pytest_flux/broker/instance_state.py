@@ -61,8 +61,16 @@ class InstanceState:
 
     def resume_jobs(self) -> None:
         """An instance that comes again goes on with its jobs, whether or not anybody asks for them."""
-        if self._kvs is not None and self._kvs.list("job"):
+        if self._kvs is not None and self._has_jobs(self._kvs):
             self._broker.router.rpc("job-manager.getinfo", None, lambda _: None)
+
+    @staticmethod
+    def _has_jobs(kvs: Kvs) -> bool:
+        try:
+            return bool(kvs.list("job"))
+        except FluxError:
+            # Whatever is there instead, or is lost, who asks for jobs is told.
+            return False
 
     def close(self) -> None:
         """Dump it if that was asked for, unless it never came up; then write what is not on disk yet."""

@@ -119,8 +119,12 @@ def _recovery_options(spec: LaunchSpec, engine: Engine) -> list[str]:
 
 def _can_be_copied(path: str) -> bool:
     """Whether there is a database that can be read: embedded brokers work on a copy of it, and need no more."""
+    database = f"{path}/content.sqlite"
     try:
-        with open(f"{path}/content.sqlite", "rb") as file:
+        # A pipe would be waited for.
+        if not stat.S_ISREG(os.stat(database).st_mode):
+            return False
+        with open(database, "rb") as file:
             return file.read(16) == b"SQLite format 3\0"
     except OSError:
         return False

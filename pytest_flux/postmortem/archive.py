@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import IO, TYPE_CHECKING, NamedTuple
 
-from pytest_flux.postmortem.compression import read_pieces
+from pytest_flux.postmortem.compression import PIECE, Pieces
 from pytest_flux.protocol.archive import FILE, SYMLINK, Member, TarDecoder
 from pytest_flux.protocol.archive_header import END, encode_member, padding
 from pytest_flux.protocol.errors import FluxError, ProtocolError
@@ -37,7 +37,8 @@ def read_archive(file: IO[bytes], size_limit: int = SIZE_MAX) -> Iterator[Item]:
     current: Member | None = None
     pieces: list[bytes] = []
     missing = 0
-    for received in read_pieces(file):
+    source = Pieces(file)
+    for received in source:
         for event in decoder.receive(received):
             if isinstance(event, Member):
                 current, pieces, missing = event, [], event.size
@@ -51,6 +52,11 @@ def read_archive(file: IO[bytes], size_limit: int = SIZE_MAX) -> Iterator[Item]:
                 current, pieces = None, []
         if decoder.ended:
             return
+        if missing > PIECE and current is not None and current.size > size_limit and source.skip(missing):
+            decoder.skip()
+            missing = 0
+            yield Item(current, None)
+            current = None
     decoder.close()
 
 

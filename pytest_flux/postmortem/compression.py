@@ -16,6 +16,8 @@ PIECE = 1 << 18
 """Bytes read, and at most made from what was read, at a time."""
 
 _MEMORY_MAX = 256 << 20
+# What event logs and values are made of becomes ten or twenty times as large, zeros with gzip a thousand times.
+_RATIO_MAX, _GIVEN_MIN = 200, 2 << 30
 _FORMATS = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.lz4")
 
 
@@ -74,42 +76,66 @@ class _Inflater:
         return bytes(self._decompressor.unused_data)
 
 
-def read_pieces(file: IO[bytes]) -> Iterator[bytes]:
+class Pieces:
     """The content of an archive, decompressed, in pieces of bounded size.
 
-    Raises ProtocolError where it is damaged, or compressed in a way that is not known; OSError.
+    Iterating raises ProtocolError where it is damaged, or compressed in a way that is not known; OSError.
     """
-    first = file.read(PIECE)
-    for magic, name in _NOT_READ:
-        if first.startswith(magic):
-            raise ProtocolError(f"archives of the format {name} are not understood")
-    make = next((make for magic, make in _MAGIC if first.startswith(magic)), None)
-    if make is None:
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+        self._is_plain = False
+
+    def __iter__(self) -> Iterator[bytes]:
+        first = self._file.read(PIECE)
+        for magic, name in _NOT_READ:
+            if first.startswith(magic):
+                raise ProtocolError(f"archives of the format {name} are not understood")
+        make = next((make for magic, make in _MAGIC if first.startswith(magic)), None)
+        if make is not None:
+            yield from _decompress(self._file, first, make)
+            return
+        self._is_plain = True
         while first:
             yield first
-            first = file.read(PIECE)
-        return
-    yield from _decompress(file, first, make)
+            first = self._file.read(PIECE)
+
+    def skip(self, count: int) -> bool:
+        """Leave out what would come next, if that can be done without reading it, and there is so much."""
+        if not self._is_plain or not self._file.seekable():
+            return False
+        position = self._file.tell()
+        enough = position + count <= self._file.seek(0, os.SEEK_END)
+        self._file.seek(position + count if enough else position)
+        return enough
 
 
 def _decompress(file: IO[bytes], data: bytes, make: Callable[[], Any]) -> Iterator[bytes]:
     """Streams that follow each other are one, as with gzip."""
     decompressor = make()
+    taken, given = len(data), 0
     while True:
         try:
             piece = decompressor.decompress(data, PIECE)
         except Exception as error:  # noqa: BLE001 - each library has its own
             raise ProtocolError(f"the compressed archive is damaged ({error})") from None
         data = b""
+        given += len(piece)
+        if given > _GIVEN_MIN and given > _RATIO_MAX * taken:
+            raise ProtocolError(f"the compressed archive becomes more than {_RATIO_MAX} times as large")
         if piece:
             yield piece
         if decompressor.eof:
-            data = decompressor.unused_data or file.read(PIECE)
+            data = decompressor.unused_data
+            if not data:
+                data = file.read(PIECE)
+                taken += len(data)
             if not data.strip(b"\0"):
                 return
             decompressor = make()
         elif decompressor.needs_input:
             data = file.read(PIECE)
+            taken += len(data)
             if not data:
                 raise ProtocolError("the compressed archive is truncated")
 

@@ -63,8 +63,9 @@ class Dump:
     def _open(self) -> None:
         from pytest_flux.broker.content.backing import SqliteBacking
         from pytest_flux.broker.kvs.checkpoint import choose_checkpoint
+        from pytest_flux.postmortem.salvage import SALVAGED_MAX
 
-        backing = SqliteBacking(f"{self._directory}/{_DATABASE}", volatile=True)
+        backing = SqliteBacking(f"{self._directory}/{_DATABASE}", volatile=True, blob_max=SALVAGED_MAX)
         self._close = backing.close
         checkpoints = backing.checkpoints()
         self.kvs = DumpKvs(backing)
@@ -75,7 +76,9 @@ class Dump:
             self.kvs.root, self.timestamp = store_empty_directory(backing), 0.0
             return
         self.kvs.root = chosen[0]
-        value: dict[str, Any] = next(each for each in checkpoints if each.get("rootref") == chosen[0])
+        value: dict[str, Any] = next(
+            each for each in checkpoints if isinstance(each, dict) and each.get("rootref") == chosen[0]
+        )
         self.timestamp = float(value.get("timestamp", 0.0))
 
     # -- jobs

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from typing import TYPE_CHECKING, Any
 
 from pytest_flux.protocol.errors import FluxError, ProtocolError
@@ -14,8 +15,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from pytest_flux.postmortem.kvs import DumpKvs
-
-_LEVELS = 4
 
 
 class DumpJob:
@@ -31,12 +30,13 @@ class DumpJob:
     * ``events``: of the main log; ``jobspec`` and ``R`` as objects, updates applied.
     """
 
-    def __init__(self, kvs: DumpKvs, job_id: int) -> None:
+    def __init__(
+        self, kvs: DumpKvs, job_id: int, *, eventlog: bytes, jobspec: bytes, resources: bytes | None
+    ) -> None:
         from pytest_flux.broker.jobs.restart import replay_job
 
         self._kvs = kvs
-        resources = self._optional(kvs, kvs_key(job_id, "R"))
-        job = replay_job(job_id, kvs.get(kvs_key(job_id, "eventlog")), kvs.get(kvs_key(job_id, "jobspec")), resources)
+        job = replay_job(job_id, eventlog, jobspec, resources)
         self.id = job_id
         self.events: list[Event] = job.eventlog
         self.jobspec: dict[str, Any] = job.jobspec
@@ -60,13 +60,6 @@ class DumpJob:
             job.t_inactive,
         )
 
-    @staticmethod
-    def _optional(kvs: DumpKvs, key: str) -> bytes | None:
-        try:
-            return kvs.get(key)
-        except FluxError:
-            return None
-
     @property
     def f58(self) -> str:
         """The id as people write it."""
@@ -74,11 +67,13 @@ class DumpJob:
 
     def log(self, name: str = "guest.exec.eventlog") -> list[Event]:
         """Another of the job's logs, empty where it is not there. Raises ProtocolError for a damaged one."""
-        data = self._optional(self._kvs, kvs_key(self.id, name))
         try:
+            data = _optional(self._kvs, kvs_key(self.id, name))
             return [] if data is None else decode_eventlog(data.decode("utf-8", "surrogatepass"))
         except UnicodeDecodeError:
             raise ProtocolError(f"{name} is not UTF-8", self.f58) from None
+        except FluxError as error:
+            raise ProtocolError(f"{name}: {error.text or error.strerror}", self.f58) from None
 
     def output(self) -> list[StreamData]:
         """What tasks wrote, piece by piece, in order. Raises ProtocolError for a damaged log."""
@@ -103,22 +98,38 @@ class DumpJob:
 
 def read_jobs(kvs: DumpKvs, complain: Callable[[str], None]) -> Iterator[DumpJob]:
     """All jobs; ``complain`` is told of those that make no sense."""
-    for key in _keys(kvs, "job", _LEVELS, complain):
+    from pytest_flux.broker.jobs.keys import JobWalk
+
+    def list_names(key: str) -> list[str]:
         try:
-            yield DumpJob(kvs, parse_fluid(key))
-        except (FluxError, ProtocolError, ValueError) as error:
-            complain(f"{key}: {error}")
+            return kvs.list(key)
+        except FluxError as error:
+            if key != "job" or "job" in kvs:
+                complain(f"{key}: {error}")
+            return []
 
-
-def _keys(kvs: DumpKvs, key: str, levels: int, complain: Callable[[str], None]) -> Iterator[str]:
+    walk = JobWalk(list_names, *kvs.extent())
     try:
-        names = kvs.list(key)
+        for key in walk.keys():  # noqa: SIM118 - not a dictionary
+            try:
+                resources = _optional(kvs, f"{key}.R")
+                eventlog, jobspec = kvs.get(f"{key}.eventlog"), kvs.get(f"{key}.jobspec")
+            except FluxError as error:
+                complain(f"{key}: {error}")
+                continue
+            walk.spend(eventlog, jobspec, resources)
+            try:
+                yield DumpJob(kvs, parse_fluid(key), eventlog=eventlog, jobspec=jobspec, resources=resources)
+            except (ProtocolError, ValueError) as error:
+                complain(f"{key}: {error}")
+    except ProtocolError as error:
+        complain(str(error))
+
+
+def _optional(kvs: DumpKvs, key: str) -> bytes | None:
+    try:
+        return kvs.get(key)
     except FluxError as error:
-        if key != "job" or "job" in kvs:
-            complain(f"{key}: {error}")
-        return
-    for name in names:
-        if levels > 1:
-            yield from _keys(kvs, f"{key}.{name}", levels - 1, complain)
-        else:
-            yield f"{key}.{name}"
+        if error.errnum == errno.ENOENT:
+            return None
+        raise

@@ -52,7 +52,10 @@ class DumpKvs:
 
     def get_json(self, key: str) -> Any:  # noqa: ANN401 - JSON
         """A value that is JSON. Raises ValueError where it is none."""
-        return json.loads(self.get(key))
+        try:
+            return json.loads(self.get(key))
+        except RecursionError:
+            raise ValueError(f"{key}: nested too deeply") from None
 
     def get_treeobj(self, key: str) -> dict[str, Any]:
         """How a value is stored (RFC 11)."""
@@ -88,6 +91,10 @@ class DumpKvs:
             return self._find(key, TREEOBJ) is not None
         except FluxError:
             return False
+
+    def extent(self) -> tuple[int, int]:
+        """The number of blobs, and the size of the file that they are in."""
+        return self._backing.count(), self._backing.sizes()[0]
 
     def load(self, ref: str) -> bytes:
         """A blob by its blobref. FluxError ENOENT, EINVAL for what is no blobref."""

@@ -12,13 +12,16 @@ from pytest_flux.protocol.blobref import DIGEST_SIZES, decode_blobref, hasher
 from pytest_flux.protocol.errors import FluxError, ProtocolError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from pytest_flux.broker.content.backing import SqliteBacking
 
 _BATCH = 256
 _LEAP = 64
 """After a row that cannot be read, so many are tried one by one."""
+
+SALVAGED_MAX = 256 << 20
+"""Larger blobs, in bytes, are not looked at: they would not fit into memory several times."""
 
 _DAMAGED_MAX = 20000
 """With more places than this that cannot be read, it is not worth while to go on."""
@@ -69,13 +72,14 @@ class _Reader:
 
     def save(self, target: SqliteBacking, name: str) -> list[str]:
         """See salvage."""
-        from pytest_flux.broker.content.rows import decode_checkpoint, decode_object
+        from pytest_flux.broker.content.rows import check_schema, decode_checkpoint, decode_object
 
+        self._check(check_schema, name)
         batch: list[tuple[bytes, bytes]] = []
         blobs = checkpoints = 0
         for _, digest, size, data in self._rows("objects", "CAST(hash AS BLOB), size, object"):
             try:
-                blob = decode_object(size, data)
+                blob = decode_object(size, data, SALVAGED_MAX)
                 if self._hashers[len(digest)](blob) != digest:
                     raise FluxError(errno.EINVAL)
             except (FluxError, KeyError, TypeError):
@@ -101,6 +105,12 @@ class _Reader:
             )
         lost = f", {self.damaged} damaged" if self.damaged else ""
         return [f"{name}: recovered {blobs} blobs{lost}, {checkpoints} checkpoints"]
+
+    def _check(self, check_schema: Callable[[Callable[[str], list[Any]], str], None], name: str) -> None:
+        try:
+            check_schema(lambda statement: self._db.execute(statement).fetchall(), name)
+        except sqlite3.Error as error:
+            raise FluxError(errno.EINVAL, f"{name}: nothing can be recovered ({error})") from None
 
     def _rows(self, table: str, columns: str) -> Iterator[tuple[Any, ...]]:
         last = 0

@@ -5,8 +5,13 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import stat
+from typing import TYPE_CHECKING
 
 from pytest_flux.protocol.errors import FluxError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 DATABASE = "content.sqlite"
 
@@ -24,12 +29,23 @@ def copy_state(statedir: str, target: str) -> list[str]:
     read of it; OSError.
     """
     source, copy = f"{statedir}/{DATABASE}", f"{target}/{DATABASE}"
+    _require_file(source)
     with open(source, "rb") as file:
         _lock(file.fileno(), source)
         for suffix in _COMPANIONS:
             if os.path.exists(source + suffix):
+                _require_file(source + suffix)
                 _copy(source + suffix, copy + suffix)
     return repair_copy(copy, source)
+
+
+def _require_file(path: str) -> None:
+    """A pipe would be waited for, and a device read for ever."""
+    mode = os.stat(path).st_mode
+    if stat.S_ISDIR(mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), path)
+    if not stat.S_ISREG(mode):
+        raise FluxError(errno.EINVAL, f"{path} is no file")
 
 
 def _lock(descriptor: int, path: str) -> None:
@@ -43,15 +59,35 @@ def _lock(descriptor: int, path: str) -> None:
 
 
 def _copy(source: str, target: str) -> None:
+    """Copy a file without its holes: it may claim to be larger than the disk."""
     with open(source, "rb") as original, open(target, "wb") as copy:
         os.fchmod(copy.fileno(), 0o600)
-        while piece := original.read(_PIECE):
-            # Most of a database may be free pages.
-            if piece.strip(b"\0"):
-                copy.write(piece)
-            else:
-                copy.seek(len(piece), os.SEEK_CUR)
-        copy.truncate()
+        size = os.fstat(original.fileno()).st_size
+        for start, end in _data(original.fileno(), size):
+            original.seek(start)
+            copy.seek(start)
+            while start < end and (piece := original.read(min(_PIECE, end - start))):
+                start += len(piece)
+                # Most of a database may be free pages.
+                if piece.strip(b"\0"):
+                    copy.write(piece)
+                else:
+                    copy.seek(len(piece), os.SEEK_CUR)
+        copy.truncate(size)
+
+
+def _data(descriptor: int, size: int) -> Iterator[tuple[int, int]]:
+    """Where in a file there is data, as far as the file system tells."""
+    end = 0
+    while end < size:
+        try:
+            start = os.lseek(descriptor, end, os.SEEK_DATA)
+            end = os.lseek(descriptor, start, os.SEEK_HOLE)
+        except (OSError, AttributeError) as error:
+            if getattr(error, "errno", None) != errno.ENXIO:
+                yield end, size
+            return
+        yield start, end
 
 
 def repair_copy(path: str, name: str) -> list[str]:

@@ -76,6 +76,10 @@ class TarDecoder:
                         self.members += 1
                         yield member
 
+    def skip(self) -> None:
+        """What is missing of the data of the member does not come."""
+        self._data = 0
+
     def close(self) -> None:
         """Nothing more comes. Raises ProtocolError where that is too soon."""
         if self._data or self._padding or self._buffer or self._said:

@@ -6,6 +6,7 @@ queue.
 
 from __future__ import annotations
 
+import errno
 from collections import deque
 from typing import NamedTuple
 
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
 
 MAX_DEPTH = 200
 """Directories within each other; deeper ones can only be damage, or malice."""
+
+VALUE_MAX = 512 << 20
+"""Bytes of a value, at most. What flux-core restores when an instance starts is smaller."""
 
 _QUEUE_MAX = 1 << 18
 
@@ -55,7 +59,7 @@ def walk(load: Load, root: str, *, load_values: Load | None = None, visit: Visit
         # Where there is too much to remember it all, deep before wide.
         path, entry = queue.popleft() if len(queue) < _QUEUE_MAX else queue.pop()
         if entry.type == VALREF:
-            yield Found(path, entry, tuple(_try(load_values or load, ref) for ref in entry.data))
+            yield Found(path, entry, _blobs(load_values or load, entry))
             continue
         found = _open(load, path, entry)
         if isinstance(found, Found):
@@ -99,6 +103,17 @@ def _open(load: Load, path: tuple[str, ...], entry: TreeObject) -> TreeObject | 
     if directory.type != DIR:
         return Found(path, entry, problem="dirref references non-directory")
     return directory
+
+
+def _blobs(load: Load, entry: TreeObject) -> tuple[bytes | FluxError, ...]:
+    """The blobs of a value. Where few are repeated without end, those that are too much are not loaded."""
+    found: list[bytes | FluxError] = []
+    room = VALUE_MAX
+    for ref in entry.data:
+        blob = _try(load, ref) if room >= 0 else FluxError(errno.EFBIG, "the value is too large")
+        found.append(blob)
+        room -= 0 if isinstance(blob, FluxError) else len(blob)
+    return tuple(found)
 
 
 def _try(load: Load, ref: str) -> bytes | FluxError:

@@ -9,11 +9,8 @@ import json
 import lzma
 import os
 import random
-import resource
 import shutil
 import sqlite3
-import subprocess
-import sys
 import tarfile
 from collections.abc import Callable
 from functools import partial
@@ -26,6 +23,7 @@ import pytest_flux
 from pytest_flux.postmortem.archive import restore_archive
 from pytest_flux.protocol.errors import FluxError, ProtocolError
 from pytest_flux.protocol.kvs_build import TreeBuilder
+from tests.postmortem.damage import archive_of, look_at, peak
 from tests.postmortem.test_commands import shell
 
 RECORDED = Path(__file__).parent.parent / "conformance" / "data" / "flux-0.88.0"
@@ -60,25 +58,6 @@ def scramble(data: bytearray, dice: random.Random) -> bytes:
 
 
 DAMAGES = (truncate, flip, tear, scramble)
-
-
-def look_at(path: Path) -> str:
-    """Open it and read all there is. What was wrong, as one line; what is no promised error raises."""
-    try:
-        with pytest_flux.open_dump(path) as dump:
-            for key in dump.kvs.keys():  # noqa: SIM118 - not a dictionary
-                try:
-                    dump.kvs.get(key)
-                except (FluxError, ProtocolError):
-                    continue
-            for job in dump.jobs():
-                try:
-                    _ = job.stdout, job.stderr, job.log()
-                except ProtocolError:
-                    continue
-            return "; ".join(dump.problems)
-    except (FluxError, ProtocolError) as error:
-        return str(error) or pytest.fail("an error without a word")
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
@@ -157,21 +136,6 @@ def test_wrong_types(statement: str, tmp_path: Path) -> None:
     look_at(tmp_path)
 
 
-def archive_of(*members: tuple[str, bytes | None, str]) -> io.BytesIO:
-    """Members: name, content, or else the target of a link."""
-    file = io.BytesIO()
-    with tarfile.open(fileobj=file, mode="w", format=tarfile.PAX_FORMAT) as archive:
-        for name, data, target in members:
-            info = tarfile.TarInfo(name)
-            if data is None:
-                info.type, info.linkname = tarfile.SYMTYPE, target
-            else:
-                info.size = len(data)
-            archive.addfile(info, io.BytesIO(data or b""))
-    file.seek(0)
-    return file
-
-
 EVIL = (
     ("../../../../../../../../tmp/evil", b"x", ""),
     ("/etc/evil", b"x", ""),
@@ -205,31 +169,6 @@ def test_names_that_lead_elsewhere(tmp_path: Path) -> None:
     assert not os.path.exists("/etc/evil")
 
 
-def _peak(source: str, *arguments: str) -> int:
-    """The most memory, in bytes, that a program takes beyond what importing takes."""
-    program = f"""
-import resource, sys
-import pytest_flux.postmortem.dump, pytest_flux.broker.jobs.restart, pytest_flux.broker.content.backing
-from pytest_flux.protocol.errors import FluxError, ProtocolError
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-try:
-    {source}
-except (FluxError, ProtocolError) as error:
-    print(error, file=sys.stderr)
-print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024)
-"""
-    limit = 4 << 30
-    done = subprocess.run(
-        [sys.executable, "-c", program, *arguments],
-        capture_output=True,
-        text=True,
-        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_AS, (limit, limit)),
-        timeout=120,
-    )
-    assert done.returncode == 0, done.stderr
-    return int(done.stdout)
-
-
 def _bomb(path: Path, member_size: int, compress: str) -> None:
     """One member of zeros, of which a compressed archive has a thousandth."""
     mode: Any = f"w:{compress}"
@@ -258,7 +197,7 @@ def test_bombs(compress: str, tmp_path: Path) -> None:
     _bomb(path, 400 << 20, compress)
     assert path.stat().st_size < 1 << 20
     source = "pytest_flux.postmortem.dump.open_dump(sys.argv[1]).close()"
-    assert _peak(source, str(path)) < 100 << 20
+    assert peak(source, str(path)) < 100 << 20
 
 
 def test_a_member_that_is_larger_than_its_archive(tmp_path: Path) -> None:
@@ -266,7 +205,7 @@ def test_a_member_that_is_larger_than_its_archive(tmp_path: Path) -> None:
     info.size = 1 << 40
     (tmp_path / "d.tar").write_bytes(info.tobuf(tarfile.GNU_FORMAT) + b"x" * 10000)
     source = "pytest_flux.postmortem.dump.open_dump(sys.argv[1]).close()"
-    assert _peak(source, str(tmp_path / "d.tar")) < 50 << 20
+    assert peak(source, str(tmp_path / "d.tar")) < 50 << 20
 
 
 def test_more_names_than_there_is_memory_for() -> None:
@@ -310,7 +249,7 @@ def test_directories_that_contain_each_other_in_many_ways(tmp_path: Path) -> Non
     source = """import itertools
     with pytest_flux.postmortem.dump.open_dump(sys.argv[1]) as dump:
         list(itertools.islice(dump.kvs.keys(), 3))"""
-    assert _peak(source, str(tmp_path)) < 400 << 20
+    assert peak(source, str(tmp_path)) < 400 << 20
 
 
 @pytest.mark.parametrize("damage", DAMAGES)

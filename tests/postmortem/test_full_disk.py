@@ -12,7 +12,6 @@ import pytest
 from tests.launcher.sessions import DEADLINE
 from tests.postmortem.test_commands import EMBEDDED
 
-SIZE = 3 << 20
 MOUNT = ["unshare", "--map-root-user", "--user", "--mount", "sh", "-c"]
 FILL = """
 flux kvs put --sync first=1
@@ -37,11 +36,11 @@ def disk(tmp_path: Path) -> Path:
     return tmp_path / "disk"
 
 
-def on_small_disk(disk: Path, script: str) -> subprocess.CompletedProcess[str]:
-    """Run a script where ``disk`` has SIZE bytes, and $START starts an instance."""
+def on_small_disk(disk: Path, script: str, megabytes: int = 2) -> subprocess.CompletedProcess[str]:
+    """Run a script where ``disk`` is so small, and $START starts an instance."""
     start = " ".join(EMBEDDED.command("-s1"))
     return subprocess.run(
-        [*MOUNT, f"mount -t tmpfs -o size={SIZE} none {disk} && mkdir -m 700 {disk}/state && {script}"],
+        [*MOUNT, f"mount -t tmpfs -o size={megabytes}m none {disk} && mkdir -m 700 {disk}/state && {script}"],
         env={**EMBEDDED.environ(), "PYTHONPATH": os.getcwd(), "START": start},
         cwd=disk.parent,
         stdin=subprocess.DEVNULL,
@@ -76,9 +75,9 @@ def test_it_goes_on_when_there_is_room_again(disk: Path) -> None:
     rm {disk}/ballast
     flux kvs put --sync late=1 && flux kvs put later=1 && flux run echo ran && flux kvs get first
     """
-    script = f"head -c 1500000 /dev/zero >{disk}/ballast; $START -Sstatedir={disk}/state sh -c '{FILL}{more}'"
+    script = f"head -c 5500000 /dev/zero >{disk}/ballast; $START -Sstatedir={disk}/state sh -c '{FILL}{more}'"
     again = f"$START -Sstatedir={disk}/state sh -c 'flux fsck && flux kvs get k1 late later | wc -c'"
-    done = on_small_disk(disk, f"{{ {script.replace('{disk}', str(disk))} && {again}; }}")
+    done = on_small_disk(disk, f"{{ {script.replace('{disk}', str(disk))} && {again}; }}", megabytes=8)
     assert done.returncode == 0, done.stderr
     lines = [line for line in done.stdout.splitlines() if "Checking" not in line]
-    assert lines[4:] == ["ran", "1", "80004"]
+    assert lines[4:] == ["ran", "1", "80005"]

@@ -11,7 +11,7 @@ from typing import Any
 
 import lz4.block  # type: ignore[import-untyped]
 
-from pytest_flux.broker.content.rows import NOT_COMPRESSED, decode_checkpoint, decode_object
+from pytest_flux.broker.content.rows import BLOB_MAX, NOT_COMPRESSED, check_schema, decode_checkpoint, decode_object
 from pytest_flux.protocol.blobref import DIGEST_SIZES, hasher
 from pytest_flux.protocol.errors import FluxError
 
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 MAX_CHECKPOINTS = 5
 """So many checkpoints are kept."""
 
+_CHECKPOINTS_READ = 1000
 _COMPRESSED_FROM = 256
 # KiB of pages in memory, at most. Hashes are all over the index: with less, each new one is a page read.
 _CACHE = 32768
@@ -48,10 +49,14 @@ class SqliteBacking:
 
     ``volatile`` is for a statedir that goes with the broker: then nothing is done for the case of a crash. Where
     flux-core has no journal at all, ours is in memory: a disk that is full would leave a torn database otherwise.
+    Blobs larger than ``blob_max`` bytes are not read: from a hundred bytes LZ4 makes 25 thousand.
     """
 
-    def __init__(self, path: str, *, volatile: bool, max_checkpoints: int = MAX_CHECKPOINTS) -> None:
+    def __init__(
+        self, path: str, *, volatile: bool, max_checkpoints: int = MAX_CHECKPOINTS, blob_max: int = BLOB_MAX
+    ) -> None:
         self.path = path
+        self.blob_max = blob_max
         self.journal_mode, self.synchronous = ("MEMORY", "OFF") if volatile else ("WAL", "NORMAL")
         self._max_checkpoints = max_checkpoints
         try:
@@ -72,6 +77,7 @@ class SqliteBacking:
         self._query(f"PRAGMA journal_mode={self.journal_mode}")
         self._query(f"PRAGMA synchronous={self.synchronous}")
         self._query(f"PRAGMA cache_size=-{_CACHE}")
+        check_schema(self._query, self.path)
         if [tuple(row) for row in self._query("PRAGMA quick_check(1)")] != [("ok",)]:
             raise FluxError(errno.EINVAL, f"{self.path} is damaged")
         for statement in _SCHEMA:
@@ -80,7 +86,7 @@ class SqliteBacking:
             self._query("ALTER TABLE objects ADD COLUMN epoch INT DEFAULT 0")
         if self._query("SELECT 1 FROM sqlite_master WHERE type = 'table' AND tbl_name = 'checkpt'"):
             # Before there was a list of checkpoints, there was one, by name.
-            for row in self._query("SELECT value FROM checkpt WHERE key = 'kvs-primary'"):
+            for row in self._query("SELECT value FROM checkpt WHERE key = 'kvs-primary' LIMIT 1"):
                 self._query("INSERT INTO checkpt_v2 (value) VALUES (?)", row)
             self._query("DROP TABLE checkpt")
 
@@ -100,7 +106,7 @@ class SqliteBacking:
         if not rows:
             raise FluxError(errno.ENOENT)
         data, size = rows[0]
-        blob = decode_object(size, data)
+        blob = decode_object(size, data, self.blob_max)
         if _HASHES[len(digest)](blob) != digest:
             # Its name is the hash of its bytes: whatever this is, it is not the blob.
             raise FluxError(errno.ENOENT)
@@ -140,9 +146,9 @@ class SqliteBacking:
             raise FluxError(errno.ENOENT if error.errnum == errno.EINVAL else error.errnum) from None
 
     def checkpoints(self) -> list[Any]:
-        """All checkpoints, newest first, as the JSON values that were put."""
-        values = [decode_checkpoint(text) for (text,) in self._query("SELECT value FROM checkpt_v2 ORDER BY id DESC")]
-        return [value for value in values if value is not None]
+        """All checkpoints, newest first, as the JSON values that were put; None for what is none."""
+        rows = self._query("SELECT value FROM checkpt_v2 ORDER BY id DESC LIMIT ?", (_CHECKPOINTS_READ,))
+        return [decode_checkpoint(text) for (text,) in rows]
 
     def put_checkpoint(self, value: object) -> None:
         """Add a checkpoint and drop the oldest; when this returns, it and everything stored before is on disk."""

@@ -8,7 +8,7 @@ from collections import OrderedDict
 from typing import TYPE_CHECKING, Any
 
 from pytest_flux.broker.log import LOG_ERR
-from pytest_flux.broker.recovery import place
+from pytest_flux.broker.recovery import is_recovery, place
 from pytest_flux.protocol.blobref import DIGEST_SIZES, hasher
 from pytest_flux.protocol.errors import FluxError
 
@@ -25,6 +25,7 @@ _DIRTY_BYTES = 8 << 20
 _BATCH_BYTES = 1 << 20
 _CLEAN_BYTES = 16 << 20
 _MAX_BLOB = (1 << 31) - 1
+_SEEN_MAX = 256 << 20
 
 
 class BlobCache:
@@ -65,6 +66,7 @@ class ContentStore:
     Neither SQLite nor LZ4 is imported, and no file made, before something has to be written or is not here:
     short-lived instances never do. ``volatile`` says that the statedir goes with the broker. ``failure`` is why
     blobs could not be written when that was last tried, the disk being full, say; they are in memory meanwhile.
+    Blobs beyond ``blob_max`` bytes are not read from disk.
     """
 
     def __init__(
@@ -75,6 +77,7 @@ class ContentStore:
         *,
         volatile: bool,
         complain: Callable[[str], None],
+        blob_max: int = _MAX_BLOB,
     ) -> None:
         self.hash_name = hash_name
         self.digest_size = DIGEST_SIZES[hash_name]
@@ -87,6 +90,7 @@ class ContentStore:
         self._hash: Callable[[bytes], bytes] | None = None
         self._reactor = reactor
         self._complain = complain
+        self._blob_max = blob_max
         self._backing: SqliteBacking | None = None
         self._timer: Timer | None = None
         self._closed = False
@@ -99,13 +103,18 @@ class ContentStore:
 
             if self._closed and not self.dirty:
                 raise FluxError(errno.ENOSYS, "the content store is closed")
-            self._backing = SqliteBacking(self.path, volatile=self.volatile)
+            self._backing = SqliteBacking(self.path, volatile=self.volatile, blob_max=self._blob_max)
         return self._backing
 
     @property
     def has_file(self) -> bool:
         """Whether anything has ever been written."""
         return self._backing is not None or os.path.exists(self.path)
+
+    def extent(self) -> tuple[int, int]:
+        """The number of blobs, and the size of the file and of what is not in it yet, in bytes."""
+        count, size = (self.backing.count(), self.backing.sizes()[0]) if self.has_file else (0, 0)
+        return count + len(self.dirty), size + self.dirty_bytes
 
     def hash(self, data: bytes) -> bytes:
         """The digest of a blob."""
@@ -231,5 +240,7 @@ def open_store(broker: Broker) -> ContentStore:
         directory,
         hash_name,
         volatile=volatile,
+        # What is only looked at may have come from anywhere.
+        blob_max=_SEEN_MAX if is_recovery(attributes) else _MAX_BLOB,
         complain=lambda text: broker.log.write(LOG_ERR, text, "content"),
     )

@@ -33,7 +33,7 @@ def apply_event(job: Job, event: Event) -> None:
         if change is not None:
             change(job, event, context)
         after = next_state(before, name, context)
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
+    except (KeyError, TypeError, AttributeError, ValueError, OverflowError) as error:
         raise ProtocolError(f"event does not make sense ({error!r})", name[:80]) from None
     if after != before:
         _enter(job, after, event["timestamp"])
@@ -130,7 +130,10 @@ def _start(job: Job, event: Event, context: dict[str, Any]) -> None:
 
 
 def _finish(job: Job, event: Event, context: dict[str, Any]) -> None:
-    job.wait_status = int(context["status"])
+    status = int(context["status"])
+    if not -1 << 31 <= status < 1 << 31:
+        raise ValueError(f"no status as of waitpid(): {status}")
+    job.wait_status = status
     fatal = job.exception_type is not None and job.exception_severity == 0
     job.succeeded = job.wait_status == 0 and not fatal
     if job.state == job_state.RUN and not job.ended_by:

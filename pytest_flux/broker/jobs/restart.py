@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_flux.broker.jobs.changes import apply_event
 from pytest_flux.broker.jobs.job import Job
+from pytest_flux.broker.jobs.keys import JobWalk
 from pytest_flux.broker.recovery import is_recovery
 from pytest_flux.protocol.errors import FluxError, ProtocolError
 from pytest_flux.protocol.eventlog import decode_eventlog, encode_event
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
     from pytest_flux.broker.jobs.manager import JobManager
 
 _ERR, _INFO = 3, 6
-_LEVELS = 4
 _CHECKPOINT = "checkpoint.job-manager"
 
 
@@ -33,8 +33,8 @@ def replay_job(job_id: int, eventlog: bytes, jobspec: bytes, resources: bytes | 
             allocated: dict[str, Any] = json.loads(resources)
             allocated.pop("scheduling", None)
             job.set_resources(allocated)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ProtocolError("failed to decode job", repr(error)) from None
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise ProtocolError("failed to decode job", repr(error)[:200]) from None
     try:
         events = decode_eventlog(eventlog.decode("utf-8", "surrogatepass"))
         if not events or events[0]["name"] != "submit":
@@ -83,22 +83,21 @@ class Restart:
                 self._resume(job)
 
     def _jobs(self) -> Iterator[Job]:
-        store = self._manager.store
-        for key in self._keys("job", _LEVELS):
-            try:
+        store, log = self._manager.store, self._manager.broker.log
+        walk = JobWalk(store.list, *store.extent())
+        try:
+            for key in walk.keys():  # noqa: SIM118 - not a dictionary
                 eventlog, jobspec = store.lookup(f"{key}.eventlog"), store.lookup(f"{key}.jobspec")
-                if eventlog is None or jobspec is None:
-                    raise ProtocolError("no eventlog or no jobspec")
-                yield replay_job(parse_fluid(key), eventlog, jobspec, store.lookup(f"{key}.R"))
-            except ProtocolError as error:
-                self._manager.broker.log.write(_ERR, f"job {key} not replayed: {error}", "job-manager")
-
-    def _keys(self, key: str, levels: int) -> Iterator[str]:
-        for name in self._manager.store.list(key):
-            if levels > 1:
-                yield from self._keys(f"{key}.{name}", levels - 1)
-            else:
-                yield f"{key}.{name}"
+                resources = store.lookup(f"{key}.R")
+                walk.spend(eventlog, jobspec, resources)
+                try:
+                    if eventlog is None or jobspec is None:
+                        raise ProtocolError("no eventlog or no jobspec")
+                    yield replay_job(parse_fluid(key), eventlog, jobspec, resources)
+                except ProtocolError as error:
+                    log.write(_ERR, f"job {key} not replayed: {error}", "job-manager")
+        except ProtocolError as error:
+            log.write(_ERR, f"restart: {error}", "job-manager")
 
     def _resume(self, job: Job) -> None:
         manager = self._manager
@@ -126,5 +125,5 @@ class Restart:
             state: dict[str, Any] = json.loads(checkpoint)
             manager.max_jobid = max(manager.max_jobid, int(state["max_jobid"]))
             manager.queues.restore(state.get("queue") or [])
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             manager.broker.log.write(_ERR, f"restart: {_CHECKPOINT}: {error!r}", "job-manager")

@@ -36,6 +36,9 @@ class Store(Protocol):
     def list(self, key: str) -> list[str]:
         """The names in a directory, sorted; none if there is no such directory."""
 
+    def extent(self) -> tuple[int, int]:
+        """The number of blobs that there are, and the size of all, in bytes."""
+
 
 class KvsClient:
     """The instance's own KVS, on rank 0."""
@@ -79,6 +82,10 @@ class KvsClient:
             return sorted(self._kvs.list(key))
         except FluxError:
             return []
+
+    def extent(self) -> tuple[int, int]:
+        """See Store."""
+        return self._kvs.content.extent()
 
 
 def encode_value(value: object) -> bytes:

@@ -95,7 +95,10 @@ class Kvs(AppendingStore):
 
     def lookup_json(self, key: str, namespace: str = PRIMARY) -> Json:
         """A value that is JSON. FluxError ENOENT, ValueError."""
-        return json.loads(self.lookup(key, namespace))
+        try:
+            return json.loads(self.lookup(key, namespace))
+        except RecursionError:
+            raise ValueError(f"{key}: nested too deeply") from None
 
     def list(self, key: str, namespace: str = PRIMARY) -> dict[str, TreeObject]:
         """The entries of a directory, none where there is no directory."""

@@ -144,7 +144,11 @@ class Inventory:
             context = event.get("context", {})
             if event["timestamp"] < since or event["name"] not in ("drain", "undrain"):
                 continue
-            ranks = set(decode_idset(context["idset"]))
+            try:
+                ranks = set(decode_idset(context["idset"]))
+            except (ProtocolError, KeyError, TypeError, AttributeError) as error:
+                self.broker.log.write(_ERR, f"{event['name']}: {error!r}", "resource")
+                continue
             if event["name"] == "drain":
                 overwrite = context.get("overwrite", 1)
                 self.drains.drain(ranks, event["timestamp"], context.get("reason"), overwrite)
