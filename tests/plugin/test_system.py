@@ -17,6 +17,7 @@ def test_culprit(flux_instance):
     flux.rpc("job-manager.queue-start", {"start": False, "all": True})
     flux.rpc("resource.drain", {"targets": "1", "reason": "why"})
     flux.client.setattr("log-stderr-level", "3")
+    assert flux.run("flux module load --name=spare heartbeat").returncode == 0
     open("uri", "w").write(flux.uri)
 
 def test_next(flux_instance):
@@ -27,6 +28,7 @@ def test_next(flux_instance):
     assert flux.rpc("job-manager.queue-status", {})["start"] is True
     assert flux.resources["drain"] == {}
     assert flux.getattr("log-stderr-level") == "6"
+    assert "spare" not in flux.run("flux module list").stdout
     flux.brokers[1].kill()
     flux.brokers[1].wait()
 
@@ -41,6 +43,7 @@ TOLD = (
     "KVS namespace mine",
     "drain of rank 1 (why)",
     "attribute log-stderr-level=3 (was 6)",
+    "module spare",
 )
 
 
