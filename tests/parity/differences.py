@@ -93,6 +93,40 @@ DIFFERENCES = {
         "flux-core 0.88 begins the KVS of each instance with admin.eventlog; an embedded one with resource.eventlog.",
         varying=(r"^admin\b.*",),
     ),
+    "no plugins of shells and brokers": Difference(
+        "Options of the job shell that give it code to run, or stop tasks for a debugger (initrc, userrc, "
+        "stop-tasks-in-exec) are refused by embedded brokers, which run the tasks themselves.",
+    ),
+    "a shell that gives up says so once": Difference(
+        "After a fatal error of a job shell, flux-core kills the shell while it is ending: whether the job's exit "
+        "code is that of the shell (1) or of the signal (143) depends on who is faster. Embedded: that of the shell.",
+    ),
+    "no debuggers": Difference(
+        "`flux job hostpids` and `attach --debug` ask flux-shell for its proctable (MPIR): ENOSYS here.",
+    ),
+    "ids are words and emoji in flux-core only": Difference(
+        "The tables of words (RFC 19's mnemonics) and emoji are others' work: our `flux` has neither form. The real "
+        "tool has them on either side.",
+    ),
+    "an interrupted wait is no success": Difference(
+        "At ^C, `flux submit --wait`, `--watch` and `flux watch` of flux-core exit with 0, although nobody knows how "
+        "the jobs came out; ours end by the signal, as other commands do.",
+    ),
+    "help is in our words": Difference(
+        "Help texts, and the usage that precedes mistakes of commands in Python, are our own. `--help` of `flux kvs` "
+        "exits with 0; flux-core says 1.",
+    ),
+    "dates in plain English": Difference(
+        "`--begin-time` and `--since` understand durations, the usual forms of dates and times, 'tomorrow', and '5 "
+        "minutes ago'; flux-core has a parser of natural language.",
+    ),
+    "ssh is not needed for the own host": Difference(
+        "A URI with the name of the own host is reached without ssh, if its socket is there: `flux alloc --bg` and "
+        "`flux proxy` work where no sshd runs.",
+    ),
+    "job cancel": Difference(
+        "`flux job cancel` has gone from flux-core 0.88, which has `flux cancel`; ours has both."
+    ),
     "services are there without rc1": Difference(
         "What rc1 loads into a real instance (kvs, content, job-manager and so on) is there from the start.",
     ),

@@ -71,6 +71,24 @@ SCRIPTS = {
         flux jobs -no '{name} {status} {ntasks}'; flux pstree -x | wc -l
         flux cancel $ID; flux job status $ID; echo $?
     """,
+    "terminals": """
+        flux run -o pty sh -c 'test -t 0 && test -t 2 && echo tty; stty size'
+        flux run -o pty nosuchprogram 2>/dev/null
+        flux run -o pty.ranks=1 -n2 -l sh -c 'test -t 0 && echo tty || echo no' | sort; echo $?
+        flux run -o pty.interactive sh -c 'stty -a >/dev/null && exit 3' | cat -v; echo ${PIPESTATUS[0]}
+        ID=$(flux submit -o pty.interactive echo hi); flux job attach $ID | cat -v; flux job attach $ID | cat -v
+        flux job eventlog -p exec $ID | grep -c terminus.0; flux run -o pty seq 1 2000 | md5sum
+        flux terminus list; flux terminus kill 3
+    """,
+    "search": """
+        A=$(flux submit --wait --job-name=first true); B=$(flux submit --wait --job-name=second false)
+        flux pgrep -a first | grep -c $A; flux pgrep -a -no '{name}' 'first|second'; flux pgrep -a -no '{name}' $A..$B
+        flux pgrep third; echo $?; flux submit --urgency=hold --job-name=held true >/dev/null; flux pkill --wait held
+        flux job last '[0]'; flux job last '[0:2]' | wc -l; flux job info --base $A R | sed 's/[0-9]*\\.[0-9]*/N/g'
+        flux jobs --stats-only; flux jobs -A | wc -l; flux watch -A -f failed; echo $?; flux update $A duration=1m
+        flux resource eventlog -w online | wc -l; flux module stats -p namespace.primary.#versionwaiters kvs
+        flux top </dev/null; flux hostlist local | wc -l; flux jobtap list | head -1 | wc -l
+    """,
     "outcomes": """
         flux submit --wait true; echo $?
         flux submit --wait sh -c 'exit 3'; echo $?

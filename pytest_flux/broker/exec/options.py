@@ -14,6 +14,7 @@ OUTPUT_LIMIT = 1 << 30
 INPUT_LIMIT = 10 << 20
 
 _DEFAULT_EXIT_TIMEOUT = 30.0
+_FLUX_SHELL_ONLY = ("initrc", "userrc", "stop-tasks-in-exec")
 _UNITS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30}
 
 
@@ -38,6 +39,13 @@ def shell_options(jobspec: dict[str, Any]) -> dict[str, Any]:
     shell = jobspec["attributes"].get("system", {}).get("shell")
     options = shell.get("options") if isinstance(shell, dict) else None
     return options if isinstance(options, dict) else {}
+
+
+def check_options(options: dict[str, Any]) -> None:
+    """Refuse what only flux-core's shell can do. ShellFailure."""
+    for name in _FLUX_SHELL_ONLY:
+        if is_set(options, name):
+            raise ShellFailure(f"{name}: this option needs flux-core: embedded brokers have no job shell to extend")
 
 
 def is_set(options: dict[str, Any], name: str) -> bool:

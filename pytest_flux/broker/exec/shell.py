@@ -91,6 +91,7 @@ class Shell:
                 self.broker, self.job_id, self.jobspec, self.placement, self._tmpdir, self._send_output
             )
             self.output = self._equipment.output
+            options.check_options(self.options)
             self._terminal_options = terminal_options(self.options)
             self._equipment.outfit()
             self.tasks = [Task(self, task) for task in self._equipment.tasks]

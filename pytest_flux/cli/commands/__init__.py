@@ -53,6 +53,7 @@ TABLE = (
     Entry("pgrep", INSTANCE, "find jobs by name"),
     Entry("pkill", CONTROL, "cancel jobs by name"),
     Entry("cancel", CONTROL, "cancel jobs"),
+    Entry("update", CONTROL, "change what jobs ask for"),
     Entry("job", CONTROL, "attach to jobs, wait for them, control them"),
     Entry("batch", CONTROL, "submit a script that runs in an instance of its own"),
     Entry("alloc", CONTROL, "start an instance as a job"),
@@ -81,7 +82,7 @@ LACKING = frozenset(
     (
         "admin archive cgroup cron fortune gc heaptrace hostlist "
         "housekeeping jobtap keygen lptest modprobe multi-prog post-job-event pstree "
-        "python R startlog terminus top update"
+        "python R startlog terminus top"
     ).split()
 )
 

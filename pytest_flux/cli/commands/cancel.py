@@ -5,10 +5,9 @@ from __future__ import annotations
 import sys
 
 from pytest_flux.cli.arguments import ArgumentCommand, connect, job_ids
-from pytest_flux.cli.commands.command import CommandError, reason
-from pytest_flux.cli.commands.job_words import own_user, parse_user
+from pytest_flux.cli.commands.command import CommandError
+from pytest_flux.cli.commands.job_words import collect, own_user, parse_user
 from pytest_flux.options import Option
-from pytest_flux.protocol.errors import FluxError
 from pytest_flux.protocol.fluid import f58
 from pytest_flux.protocol.job_state import ACTIVE, CLEANUP, DEPEND, PENDING, PRIORITY, RUN, RUNNING, SCHED
 
@@ -54,15 +53,9 @@ def _cancel(options: Options, context: Context, ids: list[int]) -> int:
     if options.has("dry-run"):
         _tell(f"Would cancel {_count(len(ids), 'job')}")
         return 0
-    status = 0
     with connect(context) as flux:
-        for jobid, call in [(i, flux.jobs.begin_raise(i, note=options.get("message"))) for i in ids]:
-            try:
-                call.get()
-            except FluxError as error:
-                context.log(f"{f58(jobid)}: {reason(error)}")
-                status = 1
-    return status
+        calls = [(f58(jobid), flux.jobs.begin_raise(jobid, note=options.get("message"))) for jobid in ids]
+        return collect(calls, context)
 
 
 def _cancel_all(options: Options, context: Context) -> int:

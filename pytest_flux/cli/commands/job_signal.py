@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pytest_flux.cli.commands.command import Command, CommandError, Context, reason
-from pytest_flux.cli.commands.job_words import own_user, parse_id, parse_signal_name, parse_user
+from pytest_flux.cli.commands.job_words import collect, own_user, parse_id, parse_signal_name, parse_user
 from pytest_flux.options import Option
 from pytest_flux.protocol.errors import FluxError
 from pytest_flux.protocol.fluid import parse_fluid
@@ -79,14 +79,7 @@ def _leading_ids(words: list[str]) -> tuple[list[str], list[str]]:
 
 
 def _for_each(ids: list[str], begin: Callable[[int], Rpc], context: Context, prefix: str) -> int:
-    status = 0
-    for name, rpc in [(name, begin(parse_id(name))) for name in ids]:
-        try:
-            rpc.get()
-        except FluxError as error:
-            context.log(f"{prefix} {name}: {reason(error)}")
-            status = 1
-    return status
+    return collect([(f"{prefix} {name}", begin(parse_id(name))) for name in ids], context)
 
 
 def raiseall(options: Options, context: Context) -> int:

@@ -4,8 +4,15 @@ from __future__ import annotations
 
 import os
 
-from pytest_flux.cli.commands.command import CommandError
+from pytest_flux.cli.commands.command import CommandError, Context, reason
+from pytest_flux.protocol.errors import FluxError
 from pytest_flux.protocol.fluid import parse_fluid
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from pytest_flux.client import Rpc
 
 ANY_USER = 0xFFFFFFFF
 
@@ -45,3 +52,15 @@ def parse_signal_name(text: str, command: str) -> int:
 def own_user() -> int:
     """Our own number."""
     return os.getuid()
+
+
+def collect(calls: Iterable[tuple[str, Rpc]], context: Context) -> int:
+    """Take the answers to one request for each job, and report those that are errors; the exit code."""
+    status = 0
+    for name, call in calls:
+        try:
+            call.get()
+        except FluxError as error:
+            context.log(f"{name}: {reason(error)}")
+            status = 1
+    return status

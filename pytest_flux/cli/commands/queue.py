@@ -178,9 +178,7 @@ def _wait(options: Options, context: Context, method: str) -> dict[str, Any]:
 
 
 def _subcommand(name: str, run: Run, usage: str, options: tuple[Option, ...]) -> ArgumentCommand:
-    command = ArgumentCommand(f"flux-queue {name}", run, usage=usage, options=options)
-    command.prefix = "flux-queue: ERROR"
-    return command
+    return ArgumentCommand(f"flux-queue {name}", run, usage=usage, options=options)
 
 
 COMMAND = ArgumentCommand(

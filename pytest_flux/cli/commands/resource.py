@@ -142,11 +142,9 @@ def _subcommand(
     name: str, run: object, usage: str, options: tuple[Option, ...], *, permute: bool = True
 ) -> ArgumentCommand:
     assert callable(run)
-    command = ArgumentCommand(
+    return ArgumentCommand(
         f"flux-resource {name}", run, usage=usage, options=options, permute=permute, rewrites=_REWRITES
     )
-    command.prefix = "flux-resource: ERROR"
-    return command
 
 
 COMMAND = ArgumentCommand(

@@ -144,3 +144,12 @@ def test_terminals_without_clients(flux: Flux) -> None:
         set_option(jobspec, "pty", value)
         result = flux.jobs.result(flux.jobs.submit(jobspec), 30)
         assert "invalid shell pty option" in result.values["exception_note"]
+
+
+@pytest.mark.parametrize("name", ["initrc", "userrc", "stop-tasks-in-exec"])
+def test_what_only_flux_core_has(flux: Flux, name: str) -> None:
+    """Nothing pretends."""
+    jobspec = from_command(["true"])
+    set_option(jobspec, name, 1)
+    result = flux.jobs.result(flux.jobs.submit(jobspec), 30)
+    assert f"{name}: this option needs flux-core" in result.values["exception_note"]
