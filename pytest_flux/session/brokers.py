@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 from typing import TYPE_CHECKING, Any
 
+from pytest_flux.protocol.errors import FluxError
 from pytest_flux.session.log import by_writer
 
 if TYPE_CHECKING:
@@ -29,10 +30,21 @@ class BrokerHandle:
         with Connection(uri) as connection:
             return connection.rpc(topic, payload).get(self._instance.patience(timeout))
 
+    def _ended_with(self, error: OSError) -> int:
+        """The exit code, where nobody can be asked any more: the session ends with its last broker."""
+        code = self._instance.dead_brokers().get(self.rank)
+        if code is None or isinstance(error, (FluxError, TimeoutError)):
+            raise error
+        return code
+
     @property
     def pid(self) -> int:
         """Process id, -1 if it does not run."""
-        return int(self._ask("start.status", {})["procs"][self.rank]["pid"])
+        try:
+            return int(self._ask("start.status", {})["procs"][self.rank]["pid"])
+        except OSError as error:
+            self._ended_with(error)
+            return -1
 
     @property
     def is_running(self) -> bool:
@@ -67,7 +79,10 @@ class BrokerHandle:
 
     def wait(self, timeout: float | None = None) -> int:
         """Wait for the broker's end; its exit code, 128 + n for signal n. Raises TimeoutError."""
-        return int(self._ask("start.wait", {"rank": self.rank}, timeout)["exit_rc"])
+        try:
+            return int(self._ask("start.wait", {"rank": self.rank}, timeout)["exit_rc"])
+        except OSError as error:
+            return self._ended_with(error)
 
     @property
     def log(self) -> str:

@@ -27,6 +27,9 @@ def test_brokers_one_by_one(run: Run) -> None:
         def test_kill_the_leader(flux_instance):
             flux_instance.brokers[0].kill()
             assert flux_instance.brokers[0].wait() == 137
+            # With it goes all else, and whoever knows of it: that must not show.
+            assert [flux_instance.brokers[rank].wait() for rank in (0, 1, 2)] == [137, 1, 1]
+            assert [repr(broker) for broker in flux_instance.brokers][2:] == ["<broker 2, not running>"]
 
         @pytest.mark.flux(size=2, attrs={"tbon.torpid_max": "500ms", "tbon.torpid_min": "100ms"})
         def test_stop(flux_instance):
