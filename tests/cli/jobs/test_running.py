@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 from pathlib import Path
@@ -155,6 +156,38 @@ def test_watch(flux: Commands) -> None:
     job = flux.id("submit", "sh", "-c", "echo out; exit 4")
     assert flux("watch", job).shown == (4, "out\n", "")
     assert flux("watch", "-l", job).out == f"{job}: 0: out\n"
+
+
+def test_search(flux: Commands) -> None:
+    """By name, and by range of ids; what is found can be canceled."""
+    first = flux.id("submit", "--wait", "--job-name=needle-1", "true")
+    last = flux.id("submit", "--urgency=hold", "--job-name=needle-2", "true")
+    assert flux("pgrep", "needle").out.split() == [last]
+    assert flux("pgrep", "-a", "needle").out.split() == [last, first]
+    assert flux("pgrep", "-a", "-no", "{name} {status}", f"{first}..{last}", "1$").out == "needle-1 COMPLETED\n"
+    assert flux("pgrep", "nosuch").shown == (1, "", "")
+    assert flux("pgrep", "(").code == 2
+    assert flux("pkill", "--wait", "needle").shown == (0, "", "flux-pkill: INFO: Canceled 1 job\n")
+    assert flux("pkill", "needle").code == 1
+
+
+def test_uri_of_a_process(flux: Commands) -> None:
+    found = flux("run", "sh", "-c", f"{' '.join(flux.program)} uri pid:$$; exit 0")
+    assert found.out.startswith("local://")
+    assert "process id is expected" in flux("uri", "pid:x").err
+    assert flux("uri", "pid:999999999").code == 1
+
+
+def test_eventlog_of_resources(flux: Commands) -> None:
+    """Up to an event, of some ranks, for so long."""
+    assert flux("resource", "drain", "2", "broken").code == 0
+    assert flux("resource", "undrain", "2").code == 0
+    waited = flux("resource", "eventlog", "-w", "undrain", "-m", 'idset="2"', "-t", "30s")
+    assert waited.code == 0
+    assert 'undrain idset="2"' in waited.out.splitlines()[-1]
+    events = [json.loads(line) for line in flux("resource", "eventlog", "-f", "json", "-i", "2").out.splitlines()]
+    assert {"drain", "undrain"} <= {event["name"] for event in events}
+    assert flux("resource", "eventlog", "-w", "nosuch", "-t", "0.1s").code == 1
 
 
 @pytest.mark.parametrize("words", [("submit",), ("run",), ("job", "attach"), ("jobs",), ("resource", "list")])
