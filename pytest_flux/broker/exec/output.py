@@ -121,7 +121,7 @@ class Output:
             if own and not options.append:
                 flags |= os.O_TRUNC
             for task in tasks:
-                path = self._tags.render(options.path, node=-1, task=task)
+                path = self._tags.render(options.path, node=self._shell, task=task)
                 self._files[stream, task.rank] = _File(self._open_path(path, flags), options.label)
 
     def _open_path(self, path: str, flags: int) -> int:

@@ -48,7 +48,8 @@ class Placement(NamedTuple):
             "ntasks": len(tasks),
             "taskids": encode_idset(tasks),
             "resources": {
-                "ncores": node.cores.bit_count(),
+                # flux-core leaves this as it was, although the cores are fewer.
+                "ncores": self.allocated.nodes[self.ranks[shell]].cores.bit_count(),
                 "cores": text_of(node.cores),
                 "gpus": text_of(node.gpus),
             },

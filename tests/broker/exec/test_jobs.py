@@ -258,7 +258,8 @@ def test_an_instance_is_a_job(runner: Runner) -> None:
 def test_what_belongs_to_slots_without_task_is_not_used(runner: Runner) -> None:
     if os.cpu_count() == 1:
         pytest.skip("there are no cores to share")
-    ended = runner.run("grep", "Cpus_allowed_list", "/proc/self/status", tasks=3, nodes=2)
+    command = ("grep", "Cpus_allowed_list", "/proc/self/status")
+    ended = runner.run(*command, options={"cpu-affinity": "on"}, tasks=3, nodes=2)
     assert len(set(ended.text().split("\n")) - {""}) == 2
     assert [text.partition(": ")[2] for text in ended.messages] == ["adjusted cores from 0-1 to 0"]
 
@@ -281,3 +282,11 @@ def test_affinity_that_is_told(runner: Runner, words: str) -> None:
     assert ended.messages[0].startswith("cpus: ")
     tasks = [text.partition(":")[0] for text in ended.messages[1:]]
     assert tasks == (["task 0", "task 1"] if "per-task" in words else [])
+
+
+def test_output_in_files_of_nodes(runner: Runner, tmp_path: Path) -> None:
+    output = {"stdout": {"type": "file", "path": "{{node.id}}.{{node.ntasks}}.{{node.resources.ncores}}"}}
+    command = ("sh", "-c", "echo $FLUX_TASK_RANK")
+    runner.run(*command, options={"output": output}, tasks=3, nodes=2, cwd=str(tmp_path))
+    found = {path.name: sorted(path.read_text().split()) for path in tmp_path.iterdir()}
+    assert found == {"0.2.2": ["0", "1"], "1.1.2": ["2"]}
