@@ -51,6 +51,8 @@ class ForkServer:
                 [sys.executable, "-c", program],
                 stdin=subprocess.DEVNULL,
                 pass_fds=(theirs.fileno(),),
+                # Ours may have been removed, which Python 3.13 cannot import anything in; sessions go to theirs.
+                cwd="/",
                 # Signals that a terminal sends to its foreground group are not meant for instances.
                 start_new_session=True,
             )
