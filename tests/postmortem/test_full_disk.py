@@ -16,7 +16,7 @@ MOUNT = ["unshare", "--map-root-user", "--user", "--mount", "sh", "-c"]
 FILL = """
 flux kvs put --sync first=1
 n=0
-while head -c 60000 /dev/urandom | base64 -w0 | flux kvs put --raw k$n=- && test $n -lt 1000; do
+while head -c 600000 /dev/urandom | base64 -w0 | flux kvs put --raw k$n=- && test $n -lt 1000; do
   flux content flush || break
   n=$((n+1))
 done
@@ -53,7 +53,7 @@ def on_small_disk(disk: Path, script: str, megabytes: int = 2) -> subprocess.Com
 @pytest.mark.parametrize("where", ["-Sstatedir={disk}/state", "--rundir={disk}/state"])
 def test_commits_are_refused(disk: Path, where: str) -> None:
     done = on_small_disk(disk, f"$START {where.format(disk=disk)} sh -c '{FILL}'")
-    assert done.stdout.splitlines() == ["put 1", "sync 1", "1", "80001"], done.stderr
+    assert done.stdout.splitlines() == ["put 1", "sync 1", "1", "800001"], done.stderr
     assert "flux_kvs_commit: No space left on device" in done.stderr
     assert "malformed" not in done.stderr
     assert done.returncode == (1 if "statedir" in where else 0)
@@ -80,4 +80,4 @@ def test_it_goes_on_when_there_is_room_again(disk: Path) -> None:
     done = on_small_disk(disk, f"{{ {script.replace('{disk}', str(disk))} && {again}; }}", megabytes=8)
     assert done.returncode == 0, done.stderr
     lines = [line for line in done.stdout.splitlines() if "Checking" not in line]
-    assert lines[4:] == ["ran", "1", "80005"]
+    assert lines[4:] == ["ran", "1", "800005"]
