@@ -2,7 +2,7 @@
 
 What has been sent to a client and not been taken waits in some broker's memory, so there is a bound to it. The broker
 that a client is connected to counts what it takes of each stream, and tells the service at the other end with
-``<service>.credit``, wherever that is; the service stops at :data:`WINDOW` until then. libsubprocess does the same
+``<service>.credit``, wherever that is; the service stops at its window until then. libsubprocess does the same
 for standard input (RFC 42, "add-credit"); for output, flux-core lets its brokers grow.
 """
 
@@ -19,8 +19,11 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from pytest_flux.broker.router import Router
 
-WINDOW = 1 << 17
-"""How many bytes of one stream may be on their way. 500 such streams fit into what one link holds."""
+WINDOW = 1 << 18
+"""How many bytes of one stream may be on their way. Hundreds of such streams fit into what one link holds."""
+
+WIDE = 1 << 21
+"""The same for what only rank 0 sends, to few: enough for clients not to wait where processors are busy."""
 
 STREAMS = frozenset(("rexec.exec", "rexec.attach", "job-info.eventlog-watch", "kvs-watch.lookup"))
 """The requests whose answers are counted: how much they are, is up to others than us."""
@@ -29,8 +32,10 @@ HIGH, LOW = 8 << 20, 1 << 20
 """So much unread, in bytes, makes a broker take nothing more from those it would come from, until so little is."""
 
 _QUANTUM = WINDOW // 4
-# A message's header, and what Python has around it.
-_MESSAGE = 256
+# A client with so much to read gets more only when it has taken some.
+_BACKLOG = 2 * WINDOW
+# What a message has besides its payload.
+_MESSAGE = 128
 
 
 def weight(payload: bytes | None) -> int:
@@ -41,17 +46,18 @@ def weight(payload: bytes | None) -> int:
 class Flow:
     """At the service: one stream. ``on_room`` is called when it may go on."""
 
-    __slots__ = ("_on_room", "_request", "_unread")
+    __slots__ = ("_on_room", "_request", "_unread", "_window")
 
-    def __init__(self, request: Request, on_room: Callable[[], None]) -> None:
+    def __init__(self, request: Request, on_room: Callable[[], None], window: int = WINDOW) -> None:
         self._request = request
+        self._window = window
         self._unread = 0
         self._on_room = on_room
 
     @property
     def is_open(self) -> bool:
         """Whether to send more."""
-        return self._unread < WINDOW
+        return self._unread < self._window
 
     def send(self, payload: bytes) -> None:
         """Answer, whatever the state."""
@@ -112,11 +118,11 @@ class Ledger:
         stream.taken += weight(message.payload)
         if stream.taken < _QUANTUM or self._is_behind:
             return
-        if self._connection.unsent <= WINDOW:
+        if self._connection.unsent <= _BACKLOG:
             self._credit(stream)
         else:
             self._is_behind = True
-            self._connection.when_below(WINDOW, self._caught_up)
+            self._connection.when_below(_BACKLOG, self._caught_up)
 
     def _caught_up(self) -> None:
         self._is_behind = False

@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from pytest_flux.broker.flow import Flow
+from pytest_flux.broker.flow import WIDE, Flow
 from pytest_flux.broker.kvs.lookup import STREAM, WAITCREATE, WATCH, WATCH_APPEND, WATCH_INITIAL_SENTINEL
 from pytest_flux.broker.kvs.namespace import PRIMARY
 from pytest_flux.broker.kvs.watch import Watch
@@ -35,7 +35,7 @@ class Follower:
 
     def __init__(self, kvs: Kvs, request: Request, job: Job, path: str, over: Callable[[Follower], None]) -> None:
         self.request = request
-        self.flow = Flow(request, self._resume)
+        self.flow = Flow(request, self._resume, WIDE)
         self.job = job
         self.path = path
         self._kvs = kvs

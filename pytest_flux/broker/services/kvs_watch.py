@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pytest_flux.broker.flow import Flow
+from pytest_flux.broker.flow import WIDE, Flow
 from pytest_flux.broker.kvs.watch import Watch, check_flags
 from pytest_flux.broker.service import ALL, LATER, Answer, Request, Service, _Later, method
 from pytest_flux.broker.services.kvs import credentials_of, encode_value
@@ -46,7 +46,7 @@ class KvsWatchService(Service):
             if error is not None:
                 request.error(error.errnum, error.text)
 
-        flow = self._flows[request] = Flow(request, lambda: self._kvs.resume_watch(namespace, watch))
+        flow = self._flows[request] = Flow(request, lambda: self._kvs.resume_watch(namespace, watch), WIDE)
         watch = Watch(key, flags, credentials_of(request), tell, end, is_open=lambda: flow.is_open)
         self._watches[request] = namespace, watch
         self.hold(request)
