@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from pytest_flux.instance import FluxInstance
     from pytest_flux.session.pool import Held
 
-_PATIENCE = 20.0
+_FIRST_PATIENCE, _PATIENCE = 5.0, 20.0
 # A broker that was killed may take so long to be gone.
 _DYING = 2.0
 _NAME_MAX = 120
@@ -119,10 +119,15 @@ def _write(instance: FluxInstance, path: str) -> list[str]:
     if instance.is_running and 0 not in instance.dead_brokers():
         try:
             return dump(instance, path)
-        except (OSError, FluxError, ProtocolError):
+        except (OSError, FluxError, ProtocolError) as error:
             # Perhaps it is just dying.
             if instance.statedir is None:
                 raise
+            problem = str(error)
+        try:
+            return _dump_remains(instance.statedir, path)
+        except FluxError:
+            raise FluxError(errno.ETIMEDOUT, f"rank 0 does not answer: {problem}") from None
     return _dump_remains(instance.statedir, path)
 
 
@@ -139,7 +144,7 @@ def dump(instance: FluxInstance, path: str) -> list[str]:
         left = max(deadline - time.monotonic(), 0.0)
         return flux.rpc("content.load", decode_blobref(ref)).get_bytes(left)
 
-    root = flux.rpc("kvs.getroot", {"namespace": "primary", "flags": 0}).get(_PATIENCE)["rootref"]
+    root = flux.rpc("kvs.getroot", {"namespace": "primary", "flags": 0}).get(_FIRST_PATIENCE)["rootref"]
     return write_archive(path, load, root, time.time())
 
 

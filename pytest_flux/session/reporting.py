@@ -77,7 +77,9 @@ def facts(instance: FluxInstance) -> str:
     """One line about an instance."""
     if not instance.is_running:
         return repr(instance)
-    version = _quietly(lambda: instance.getattr("version"), "?")
+    # Rank 0 may be suspended, and not answer at all.
+    asked = {"name": "version"}
+    version = _quietly(lambda: instance.client.rpc("attr.get", asked).get(_JOB_PATIENCE)["value"], "?")
     return f"{instance.settings.broker} {version}, size {instance.size}, {instance.uri}"
 
 

@@ -213,6 +213,20 @@ def test_an_instance_that_cannot_be_dumped(run: Run) -> None:
     assert "none: rank 0 does not run, and has left nothing behind" in result.stdout.str()
 
 
+def test_an_instance_that_does_not_answer(run: Run) -> None:
+    """Suspended, it keeps nobody waiting for long."""
+    result = run(
+        """
+        def test(flux_instance):
+            flux_instance.brokers[0].stop()
+            assert 0
+        """,
+        "--flux-dump=failed",
+    )
+    assert result.parseoutcomes()["failed"] == 1
+    result.stdout.fnmatch_lines(["none: rank 0 does not answer: *"])
+
+
 def test_a_place_that_cannot_be(run: Run) -> None:
     result = run("def test(flux_instance): assert 0", "--flux-dump=failed", "--flux-dump-dir=/dev/null/x")
     result.assert_outcomes(failed=1)
