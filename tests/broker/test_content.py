@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import sqlite3
@@ -206,7 +207,8 @@ def test_a_full_disk(reactor: Reactor, tmp_path: Path, *, volatile: bool) -> Non
     complaints: list[str] = []
     store = ContentStore(reactor, str(tmp_path), "sha1", volatile=volatile, complain=complaints.append)
     store.put_checkpoint({"sequence": 1})
-    limit = sqlite3.connect(":memory:").execute("PRAGMA max_page_count").fetchone()[0]
+    with contextlib.closing(sqlite3.connect(":memory:")) as database:
+        limit = database.execute("PRAGMA max_page_count").fetchone()[0]
     store.backing._query("PRAGMA max_page_count=500")
     digests = [store.store(os.urandom(40_000)) for _ in range(100)]
     for _ in range(2):
