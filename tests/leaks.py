@@ -34,8 +34,11 @@ One name for each test process: the processes of an inner session carry that of 
 GRACE = 5.0
 """How long, in seconds, a process that is not our child may take to end: nobody can have waited for it."""
 
-SHARED_DIRECTORIES = ("/tmp", "/var/tmp") if os.environ.get("CI") else ()
-"""Where instances must not appear either. Looked at only where nobody else starts any at the same time."""
+SHARED_DIRECTORIES = ("/tmp", "/var/tmp") if os.environ.keys() & {"CI", "PYTEST_XDIST_WORKER"} == {"CI"} else ()
+"""Where instances must not appear either. Looked at only where nobody else starts any at the same time.
+
+Workers of pytest-xdist would see each other's; who controls them looks when all are done.
+"""
 
 _DESCRIPTORS = "/proc/self/fd" if os.path.isdir("/proc/self/fd") else "/dev/fd"
 _UNIX_SOCKETS = "/proc/net/unix"
@@ -179,6 +182,9 @@ def _flux_directories() -> frozenset[str]:
     return frozenset(found)
 
 
+_BEFORE = _flux_directories()
+
+
 def _listening_sockets(places: tuple[str, ...]) -> frozenset[str]:
     """Paths of the listening sockets below ``places``, as far as the system tells."""
     if not os.path.exists(_UNIX_SOCKETS):
@@ -191,6 +197,16 @@ def _listening_sockets(places: tuple[str, ...]) -> frozenset[str]:
             if len(fields) == 8 and fields[7].startswith(prefixes) and int(fields[3], 16) & _ACCEPTS_CONNECTIONS:
                 found.add(fields[7].rstrip("\n"))
     return frozenset(found)
+
+
+@pytest.hookimpl(hookwrapper=True, tryfirst=True)
+def pytest_sessionfinish(session: pytest.Session) -> Iterator[None]:
+    """Fail the session for directories that its workers have left where they cannot look."""
+    yield
+    leaks = sorted(_flux_directories() - _BEFORE) if session.config.getoption("numprocesses", None) else []
+    if leaks:
+        print("\nthe session left behind:", *leaks, sep="\n  ")
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
 
 @pytest.fixture(scope="session", autouse=True)

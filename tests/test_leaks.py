@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
@@ -68,20 +67,28 @@ LEAKING = """
 """
 
 
+# Not the true ones: instances of other tests may be there.
+CONFTEST = """
+    import os
+    import tests.leaks
+    tests.leaks.GRACE = 1.0
+    if "PYTEST_XDIST_WORKER" not in os.environ:
+        tests.leaks.SHARED_DIRECTORIES = ({shared!r},)
+"""
+
+
 @pytest.fixture
-def shared_directory() -> Iterator[Path]:
-    path = Path(f"/tmp/flux-of-leak-test-{id(object())}")
-    yield path
-    path.rmdir()
-
-
-def test_each_kind_is_found_and_named(
-    pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, shared_directory: Path
-) -> None:
+def shared(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A directory where instances must not appear, in which tests make the one that SHARED_DIRECTORY names."""
+    path = pytester.mkdir("shared")
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent.parent))
-    monkeypatch.setenv("CI", "true")
-    monkeypatch.setenv("SHARED_DIRECTORY", str(shared_directory))
-    pytester.makeconftest("import tests.leaks; tests.leaks.GRACE = 1.0")
+    monkeypatch.setenv("SHARED_DIRECTORY", f"{path}/flux-of-test")
+    monkeypatch.delenv("PYTEST_XDIST_WORKER", raising=False)
+    pytester.makeconftest(CONFTEST.format(shared=str(path)))
+    return path
+
+
+def test_each_kind_is_found_and_named(pytester: pytest.Pytester, shared: Path) -> None:
     pytester.makepyfile(test_leaking=LEAKING)
     result = pytester.runpytest_subprocess("-p", "tests.leaks", "-p", "no:cacheprovider", "--durations=8")
     for file in pytester.path.rglob("pid"):
@@ -98,7 +105,7 @@ def test_each_kind_is_found_and_named(
         "test_orphan": r"(?s)process \d+ \(.+signal.pause.+\), \w+, child of \d+",
         "test_descriptor": r"descriptor \d+ \(/\)",
         "test_directory": r"directory .+/flux-of-test-\w+",
-        "test_shared_directory": re.escape(f"directory {shared_directory}"),
+        "test_shared_directory": re.escape(f"directory {shared}/flux-of-test"),
         "test_of_the_session": r"the session left behind:\n(.+\n)*  descriptor \d+ \(/\)",
     }
     if sys.platform.startswith("linux"):
@@ -107,3 +114,12 @@ def test_each_kind_is_found_and_named(
     assert errors.keys() == expected.keys()
     for name, pattern in expected.items():
         assert re.search(pattern, errors[name]), f"{name}: {errors[name]}"
+
+
+def test_what_workers_leave_is_found_at_the_end(pytester: pytest.Pytester, shared: Path) -> None:
+    pytest.importorskip("xdist")
+    pytester.makepyfile("import os\ndef test(): os.mkdir(os.environ['SHARED_DIRECTORY'])\ndef test_other(): pass")
+    result = pytester.runpytest_subprocess("-p", "tests.leaks", "-p", "no:cacheprovider", "-n2")
+    result.assert_outcomes(passed=2)
+    assert result.ret == pytest.ExitCode.TESTS_FAILED
+    assert f"the session left behind:\n  {shared}/flux-of-test" in result.stdout.str()
