@@ -31,7 +31,7 @@ shared = pytest_flux.flux_instance(size=2, shared=True)
 # The start is not what is to be timed, on a busy machine least of all.
 @pytest.mark.timeout(TIMEOUT, func_only=True)
 def test(FIXTURE):
-    FIXTURE.submit(["sh", "-c", "setsid sleep 1000 & sleep 1000"]).wait_event("start")
+    FIXTURE.submit(["sh", "-c", "setsid sleep 1000 >/dev/null 2>&1 & sleep 1000"]).wait_event("start")
     try:
         with open("told", "w") as fifo:
             fifo.write(f"{os.getpid()} {FIXTURE.rundir}")
