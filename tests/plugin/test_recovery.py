@@ -213,6 +213,7 @@ def test_an_instance_that_cannot_be_dumped(run: Run) -> None:
     assert "none: rank 0 does not run, and has left nothing behind" in result.stdout.str()
 
 
+@pytest.mark.slow
 def test_an_instance_that_does_not_answer(run: Run) -> None:
     """Suspended, it keeps nobody waiting for long."""
     result = run(
