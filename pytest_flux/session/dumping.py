@@ -66,10 +66,7 @@ def before_end(item: pytest.Item | None, held: Held) -> None:
 
 def complete(item: pytest.Item, report: pytest.TestReport, used: Iterable[Held]) -> None:
     """Add to a report how to open the instances of its test again."""
-    which = options.value_of(item.config, "dump")
-    if which == "no":
-        return
-    is_all = which == "all" and report.when == "call"
+    is_all = options.value_of(item.config, "dump") == "all" and report.when == "call"
     if report.failed or is_all:
         _dump_once(item, used)
     for made in item.stash.get(_MADE, []):

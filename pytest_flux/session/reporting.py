@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pytest_flux.session import dumping
+from pytest_flux.session import options
 from pytest_flux.session.tracebacks import is_plain
 
 if TYPE_CHECKING:
@@ -70,7 +70,10 @@ def complete(pool: Pool, item: pytest.Item, report: pytest.TestReport) -> None:
         if report.failed:
             held.failed = True
             report.sections += _sections(held, item.stash.get(_STARTED, 0.0))
-    dumping.complete(item, report, pool.used_by(item))
+    if options.value_of(item.config, "dump") != "no":
+        from pytest_flux.session import dumping
+
+        dumping.complete(item, report, pool.used_by(item))
 
 
 def facts(instance: FluxInstance) -> str:
@@ -143,7 +146,10 @@ class Memory:
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """A report, maybe a worker's."""
         self._reported += [(report.nodeid, leak) for leak in getattr(report, "flux_leaks", ())]
-        dumping.note(self._config, report)
+        if hasattr(report, "flux_dumps"):
+            from pytest_flux.session import dumping
+
+            dumping.note(self._config, report)
 
 
 def summarize(terminalreporter: Any, config: pytest.Config) -> None:  # noqa: ANN401 - private to pytest before 8
@@ -153,7 +159,10 @@ def summarize(terminalreporter: Any, config: pytest.Config) -> None:  # noqa: AN
         terminalreporter.section("flux: left behind by tests, and put right")
         for nodeid, leak in reported:
             terminalreporter.line(f"{nodeid}: {leak}")
-    dumping.summarize(terminalreporter, config)
+    if options.value_of(config, "dump") != "no":
+        from pytest_flux.session import dumping
+
+        dumping.summarize(terminalreporter, config)
 
 
 def send_late(config: pytest.Config, late: Late) -> None:
