@@ -131,6 +131,22 @@ DIFFERENCES = {
         "Of several keys that a jobspec lacks, flux-core's validator names any one, as a set of Python's has them.",
         varying=(r"(?<=Missing key \()\w+",),
     ),
+    "words of a few complaints": Difference(
+        "What is said of a `per-resource` type, an `exit-timeout` or a `signal.timeleft` that make no sense, by a "
+        "second shell of a bad taskmap, and by `flux job purge -f` of an unknown id; how many digits `flux update` "
+        "shows. What comes of it, and exit codes, are the same.",
+    ),
+    "recovery shows all jobs": Difference(
+        "In recovery, whoever opened it sees the jobs of all users as their own: on a laptop, one is seldom a user "
+        "that the cluster knew. flux-core's `flux jobs` shows them with -A only.",
+    ),
+    "a full disk refuses commits": Difference(
+        "flux-core acknowledges commits that it cannot write, save those with --sync; an embedded instance answers "
+        "ENOSPC until there is room.",
+    ),
+    "traced one by one": Difference(
+        "`overlay.trace` tells of an event for each child that it is sent to; flux-core tells once, of none by rank.",
+    ),
     "services are there without rc1": Difference(
         "What rc1 loads into a real instance (kvs, content, job-manager and so on) is there from the start.",
     ),
