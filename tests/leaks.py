@@ -80,7 +80,8 @@ def _leaked_processes(before: frozenset[int]) -> list[str]:
     children = [process for process in ours if _parent(process) == os.getpid()]
     others = [process for process in ours if process not in children]
     leaked = children + wait_for_end(others, GRACE)
-    leaks = [_describe_process(process) for process in leaked]
+    # One that ends while it is looked at has ended by itself.
+    leaks = [description for process in leaked if (description := _describe_process(process))]
     for process in leaked:
         with contextlib.suppress(psutil.Error):
             process.kill()
@@ -145,7 +146,7 @@ def _describe_process(process: psutil.Process) -> str:
         command = process.name() if _is_zombie(process) else " ".join(process.cmdline())
         return f"process {process.pid} ({command}), {process.status()}, child of {process.ppid()}"
     except psutil.Error:
-        return f"process {process.pid}, which has just ended"
+        return ""
 
 
 def _open_descriptors() -> frozenset[int]:

@@ -150,6 +150,7 @@ def test_alloc_and_proxy(flux: Commands) -> None:
         assert flux("jobs", "-Ra", "-no", "{name}").out.endswith("\necho\n")
     finally:
         assert flux("cancel", job).code == 0
+        assert flux("job", "wait-event", "-q", job, "clean").code == 0
 
 
 def test_watch(flux: Commands) -> None:
