@@ -265,7 +265,7 @@ class Broker:
 
         def answered(message: Message) -> None:
             if message.errnum:
-                text = (message.payload or b"").rstrip(b"\0").decode(errors="replace")
+                text = message.text()
                 reason = f"{text}: " if text else ""
                 self.log.write(LOG_ERR, f"job-manager.killall: {reason}{os.strerror(message.errnum)}")
 

@@ -37,6 +37,7 @@ from pytest_flux.protocol.message import (
     ROLE_OWNER,
     Message,
     encode_json,
+    encode_text,
 )
 from pytest_flux.reactor.usock import Connection, UsockServer
 
@@ -163,7 +164,7 @@ class Overlay:
         except FluxError as error:
             text = error.text or ""
             self.log(_ERR, f"rejecting connection: {text}")
-            connection.send(message.response(text.encode("utf-8", "replace") + b"\0", error.errnum))
+            connection.send(message.response(encode_text(text), error.errnum))
             return
         host = f"{self.broker.host_of(child.rank)} (rank {child.rank})"
         severity = _DEBUG

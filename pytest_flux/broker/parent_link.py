@@ -164,8 +164,7 @@ class ParentLink:
 
     def _welcome(self, message: Message) -> None:
         if message.errnum:
-            reason = (message.payload or b"").rstrip(b"\0").decode(errors="replace")
-            self._fail(reason or os.strerror(message.errnum))
+            self._fail(message.text() or os.strerror(message.errnum))
             return
         uuid = str(message.json().get("uuid"))
         self.peer = Peer(self.rank, uuid, self._transmit, self._overlay.tracers)

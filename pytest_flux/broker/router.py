@@ -25,6 +25,7 @@ from pytest_flux.protocol.message import (
     ROLE_OWNER,
     Message,
     encode_json,
+    encode_text,
 )
 
 TYPE_CHECKING = False
@@ -95,7 +96,7 @@ class Router:
     def refuse(self, message: Message, errnum: int, text: str | None = None) -> None:
         """Answer a request with an error in the name of whoever cannot."""
         if message.wants_response:
-            response = message.response(text.encode("utf-8", "replace") + b"\0" if text else None, errnum)
+            response = message.response(encode_text(text), errnum)
             response.userid, response.rolemask = os.getuid(), ROLE_OWNER
             self.respond(response)
 

@@ -15,6 +15,7 @@ from pytest_flux.protocol.message import (
     ROLE_USER,
     Message,
     encode_json,
+    encode_text,
 )
 
 TYPE_CHECKING = False
@@ -108,8 +109,7 @@ class Request:
 
     def error(self, errnum: int, text: str | None = None) -> None:
         """Answer with an error (RFC 6), which ends a streaming request."""
-        # The text may quote the request, and that half a surrogate pair.
-        self._send(text.encode("utf-8", "replace") + b"\0" if text else None, errnum)
+        self._send(encode_text(text), errnum)
 
     def finish(self) -> None:
         """The normal end of a streaming request."""

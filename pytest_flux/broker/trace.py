@@ -39,7 +39,7 @@ class Tracer:
                 "payload_size": 0 if errnum else len(message.payload or b""),
                 "payload": _json(message) if self._full and not errnum else None,
                 "errnum": errnum,
-                "errstr": _text(message) if self._full and errnum else "",
+                "errstr": (message.text() or "") if self._full and errnum else "",
             }
         )
 
@@ -66,7 +66,3 @@ def _json(message: Message) -> object:
         return message.json() if message.payload else None
     except ProtocolError:
         return None
-
-
-def _text(message: Message) -> str:
-    return (message.payload or b"").rstrip(b"\0").decode(errors="replace")

@@ -16,7 +16,6 @@ from pytest_flux.client.core import Call, ClientCore
 from pytest_flux.client.job_follow import CANCEL_TOPIC, MAIN, OUTPUT, WAIT_FOR_CREATION, events_of
 from pytest_flux.client.job_result import JobOutput, JobResult
 from pytest_flux.client.jobs import URGENCY_DEFAULT, signed_request
-from pytest_flux.client.rpc import error_text
 from pytest_flux.protocol.errors import FluxError
 from pytest_flux.protocol.ioencode import decode_io
 from pytest_flux.protocol.message import NODEID_ANY, Message
@@ -225,5 +224,5 @@ class AsyncFlux:
 
 def _json(message: Message) -> dict[str, Any]:
     if message.errnum:
-        raise FluxError(message.errnum, error_text(message))
+        raise FluxError(message.errnum, message.text())
     return message.json() if message.payload else {}

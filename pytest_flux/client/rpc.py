@@ -63,7 +63,7 @@ class Rpc(Call):
         """The response itself. Raises as :meth:`get`, but never for its payload."""
         message = self.take(timeout)
         if message.errnum:
-            raise FluxError(message.errnum, error_text(message))
+            raise FluxError(message.errnum, message.text())
         return message
 
     def take(self, timeout: float | None = None) -> Message:
@@ -123,9 +123,3 @@ def describe_nodeid(nodeid: int) -> str:
     if nodeid == NODEID_ANY:
         return "the nearest broker that has the service"
     return "the parent broker" if nodeid == NODEID_UPSTREAM else f"rank {nodeid}"
-
-
-def error_text(message: Message) -> str | None:
-    """The text that came with an error response, if any did (RFC 6)."""
-    text = (message.payload or b"").rstrip(b"\0").decode("utf-8", "replace")
-    return text or None

@@ -50,6 +50,11 @@ _LONG_PART = 255
 _MAX_PARTS = 2**16
 
 
+def encode_text(text: str | None) -> bytes | None:
+    """The payload of an error response. It may quote the request, and that half a surrogate pair."""
+    return text.encode("utf-8", "replace") + b"\0" if text else None
+
+
 def encode_json(value: dict[str, Any]) -> bytes:
     """A JSON object as payload: compact, with the trailing NUL that Flux counts in (RFC 3)."""
     return json.dumps(value, separators=(",", ":"), ensure_ascii=False).encode("utf-8", "surrogatepass") + b"\0"
@@ -129,6 +134,10 @@ class Message:
         if not isinstance(value, dict):
             raise ProtocolError("payload is not a JSON object", self.topic or "")
         return value
+
+    def text(self) -> str | None:
+        """What an error response says besides its number, if anything (RFC 6)."""
+        return (self.payload or b"").rstrip(b"\0").decode("utf-8", "replace") or None
 
     def copy(self) -> Message:
         """The same message with routes of its own: what a hop may change without the others seeing it."""

@@ -35,8 +35,7 @@ class ConfigService(Service):
 
     def _take_from_parent(self, message: Message) -> str:
         if message.errnum:
-            text = (message.payload or b"").rstrip(b"\0").decode(errors="replace")
-            error = FluxError(message.errnum, text or None)
+            error = FluxError(message.errnum, message.text())
             if not self.broker.is_online:
                 self._log(_CRIT, f"parent update: {error.text or error.strerror}")
             return "sync-fail"

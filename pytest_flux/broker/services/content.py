@@ -152,8 +152,7 @@ class RemoteContentService(Service):
 
 def _relay(request: Request, response: Message) -> None:
     if response.errnum:
-        text = (response.payload or b"").rstrip(b"\0").decode("utf-8", "replace")
-        request.error(response.errnum, text or None)
+        request.error(response.errnum, response.text())
     else:
         request.respond(response.payload)
 
