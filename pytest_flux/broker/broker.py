@@ -6,19 +6,22 @@ import os
 import socket
 from collections.abc import Callable
 
-from pytest_flux.broker import defaults, tbon
+from pytest_flux.broker import defaults
 from pytest_flux.broker.attributes import Attributes
-from pytest_flux.broker.bizcard import Bizcard
-from pytest_flux.broker.boot import Boot, BootError
+from pytest_flux.broker.boot.bizcard import Bizcard
+from pytest_flux.broker.boot.boot import Boot, BootError
+from pytest_flux.broker.boot.recovery import is_recovery
 from pytest_flux.broker.instance_state import InstanceState
 from pytest_flux.broker.local import LocalConnector
 from pytest_flux.broker.log import LOG_ERR, LOG_INFO, BrokerLog
-from pytest_flux.broker.overlay import Overlay
-from pytest_flux.broker.peers import Child
-from pytest_flux.broker.programs import program_environ
-from pytest_flux.broker.recovery import is_recovery
+from pytest_flux.broker.overlay import tbon
+from pytest_flux.broker.overlay.overlay import Overlay
+from pytest_flux.broker.overlay.peers import Child
+from pytest_flux.broker.overlay.topology import Topology
+from pytest_flux.broker.overlay.torpid import TorpidWatch
+from pytest_flux.broker.process.programs import program_environ
+from pytest_flux.broker.process.runat import Runat
 from pytest_flux.broker.router import Router
-from pytest_flux.broker.runat import Runat
 from pytest_flux.broker.service import Service
 from pytest_flux.broker.services.attr import AttrService
 from pytest_flux.broker.services.broker import BrokerService, RunatService, ShutdownService
@@ -31,9 +34,7 @@ from pytest_flux.broker.services.module import ConnectorService, ModuleService
 from pytest_flux.broker.services.overlay import OverlayService
 from pytest_flux.broker.services.rexec import RexecService
 from pytest_flux.broker.services.state_machine import StateMachineService
-from pytest_flux.broker.state_machine import StateMachine
-from pytest_flux.broker.topology import Topology
-from pytest_flux.broker.torpid import TorpidWatch
+from pytest_flux.broker.state.state_machine import StateMachine
 from pytest_flux.protocol.duration import parse_duration
 from pytest_flux.protocol.hostlist import decode_hostlist
 from pytest_flux.protocol.idset import encode_idset

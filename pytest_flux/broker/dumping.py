@@ -6,8 +6,8 @@ import os
 import time
 from typing import TYPE_CHECKING
 
+from pytest_flux.broker.boot.recovery import state_directory
 from pytest_flux.broker.log import LOG_ERR, LOG_INFO
-from pytest_flux.broker.recovery import state_directory
 from pytest_flux.protocol.errors import FluxError, ProtocolError
 
 if TYPE_CHECKING:

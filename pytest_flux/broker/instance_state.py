@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 
-from pytest_flux.broker.recovery import place
+from pytest_flux.broker.boot.recovery import place
 from pytest_flux.protocol.blobref import DIGEST_SIZES
 from pytest_flux.protocol.errors import FluxError
 
@@ -35,7 +35,7 @@ class InstanceState:
         if broker.rank > 0:
             return
         if "content.restore" in attributes:
-            from pytest_flux.broker.recovery import restore
+            from pytest_flux.broker.boot.recovery import restore
 
             restore(attributes, broker.log)
         if os.path.exists(f"{place(attributes)[0]}/content.sqlite"):

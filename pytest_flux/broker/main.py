@@ -9,13 +9,11 @@ import sys
 import time
 from collections.abc import Sequence
 
-from pytest_flux.broker import defaults, recovery
+from pytest_flux.broker import defaults
 from pytest_flux.broker.attributes import Attributes
-from pytest_flux.broker.boot import BootError, bootstrap
-from pytest_flux.broker.broker import Broker
-from pytest_flux.broker.log import LOG_CRIT, LOG_ERR, LOG_INFO, BrokerLog
-from pytest_flux.broker.programs import initial_program, is_interactive
-from pytest_flux.broker.start_up import (
+from pytest_flux.broker.boot import recovery
+from pytest_flux.broker.boot.boot import BootError, bootstrap
+from pytest_flux.broker.boot.start_up import (
     Cleanups,
     StartError,
     configure,
@@ -24,6 +22,9 @@ from pytest_flux.broker.start_up import (
     inherit,
     take_settings,
 )
+from pytest_flux.broker.broker import Broker
+from pytest_flux.broker.log import LOG_CRIT, LOG_ERR, LOG_INFO, BrokerLog
+from pytest_flux.broker.process.programs import initial_program, is_interactive
 from pytest_flux.options import Option, OptionExit, OptionParser, Options
 from pytest_flux.protocol.duration import parse_duration
 from pytest_flux.protocol.errors import FluxError
@@ -61,7 +62,7 @@ def prepare(size: int, rundir: str) -> None:
     decode_hostlist(encode_hostlist(("a0", "a1")))
     decode_taskmap(Taskmap.single(1).encode_pmi())
     if size >= _REHEARSED_SIZE:
-        from pytest_flux.broker.rehearsal import rehearse
+        from pytest_flux.broker.boot.rehearsal import rehearse
 
         rehearse(rundir)
 

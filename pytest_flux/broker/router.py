@@ -11,7 +11,7 @@ import os
 from collections.abc import Callable
 from itertools import count
 
-from pytest_flux.broker.topology import Topology
+from pytest_flux.broker.overlay.topology import Topology
 from pytest_flux.protocol.errors import FluxError
 from pytest_flux.protocol.message import (
     EVENT,

@@ -7,8 +7,8 @@ import os
 from collections import OrderedDict
 from typing import TYPE_CHECKING, Any
 
+from pytest_flux.broker.boot.recovery import is_recovery, place
 from pytest_flux.broker.log import LOG_ERR
-from pytest_flux.broker.recovery import is_recovery, place
 from pytest_flux.protocol.blobref import DIGEST_SIZES, hasher
 from pytest_flux.protocol.errors import FluxError
 

@@ -6,10 +6,10 @@ import json
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
+from pytest_flux.broker.boot.recovery import is_recovery
 from pytest_flux.broker.jobs.changes import apply_event
 from pytest_flux.broker.jobs.job import Job
 from pytest_flux.broker.jobs.keys import JobWalk
-from pytest_flux.broker.recovery import is_recovery
 from pytest_flux.protocol.errors import FluxError, ProtocolError
 from pytest_flux.protocol.eventlog import decode_eventlog, encode_event
 from pytest_flux.protocol.fluid import parse_fluid

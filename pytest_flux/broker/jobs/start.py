@@ -7,7 +7,7 @@ import traceback
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Protocol
 
-from pytest_flux.broker.recovery import is_recovery
+from pytest_flux.broker.boot.recovery import is_recovery
 from pytest_flux.protocol.job_state import FLAG_DEBUG
 from pytest_flux.reactor.reactor import Timer
 

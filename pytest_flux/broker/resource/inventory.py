@@ -7,8 +7,8 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from pytest_flux.broker.boot.recovery import is_recovery
 from pytest_flux.broker.enclosing import find
-from pytest_flux.broker.recovery import is_recovery
 from pytest_flux.broker.resource.config import decode_config
 from pytest_flux.broker.resource.discovery import core_count, gpu_count
 from pytest_flux.broker.resource.drain import MODES, Drains

@@ -8,10 +8,10 @@ from functools import partial
 from itertools import islice, pairwise
 from typing import TYPE_CHECKING, Any
 
+from pytest_flux.broker.boot.recovery import is_recovery
 from pytest_flux.broker.jobs.listing import ATTRIBUTES, describe, readers
 from pytest_flux.broker.jobs.match import Matcher, compile_match
 from pytest_flux.broker.jobs.service import JobService
-from pytest_flux.broker.recovery import is_recovery
 from pytest_flux.broker.service import ALL, LATER, Answer, Request, _Later, method
 from pytest_flux.protocol.errors import FluxError, ProtocolError
 from pytest_flux.protocol.job_state import ACTIVE, INACTIVE, NEW, PENDING, RUNNING

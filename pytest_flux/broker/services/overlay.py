@@ -5,10 +5,10 @@ from __future__ import annotations
 import errno
 import time
 
-from pytest_flux.broker import tbon
-from pytest_flux.broker.peers import OFFLINE, STATUS, Child
+from pytest_flux.broker.overlay import tbon
+from pytest_flux.broker.overlay.peers import OFFLINE, STATUS, Child
+from pytest_flux.broker.overlay.trace import Tracer
 from pytest_flux.broker.service import ALL, Answer, Request, Service, _Later, method
-from pytest_flux.broker.trace import Tracer
 from pytest_flux.protocol.errors import FluxError
 
 TYPE_CHECKING = False

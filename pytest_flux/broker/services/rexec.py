@@ -7,8 +7,8 @@ import os
 import signal
 from collections.abc import Callable
 
-from pytest_flux.broker.remote_command import Command
-from pytest_flux.broker.remote_process import PASS_THROUGH, WAITABLE, WRITE_CREDIT, RemoteProcess
+from pytest_flux.broker.process.remote_command import Command
+from pytest_flux.broker.process.remote_process import PASS_THROUGH, WAITABLE, WRITE_CREDIT, RemoteProcess
 from pytest_flux.broker.service import LATER, Answer, Request, Service, _Later, method
 from pytest_flux.protocol.errors import FluxError, ProtocolError
 from pytest_flux.protocol.ioencode import decode_io

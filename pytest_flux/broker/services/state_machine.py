@@ -6,7 +6,7 @@ import errno
 import time
 
 from pytest_flux.broker.service import ALL, LATER, Answer, Request, Service, _Later, method
-from pytest_flux.broker.states import NUMBER
+from pytest_flux.broker.state.states import NUMBER
 from pytest_flux.protocol.errors import FluxError
 
 

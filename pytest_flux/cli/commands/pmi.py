@@ -85,7 +85,7 @@ class Client:
         self._say("finalize: success")
 
     def _attempt(self, trace: str, operation: Callable[[], Result], complaint: str) -> Result:
-        from pytest_flux.broker.boot_methods import BootError, Refused
+        from pytest_flux.broker.boot.methods import BootError, Refused
 
         try:
             return operation()
@@ -107,7 +107,7 @@ def open_client(general: Options, context: Context) -> Client:
     method = general.get("method")
     if method is not None:
         return Client(_open_store(method), trace=trace)
-    from pytest_flux.broker.boot_methods import DEFAULT_METHODS
+    from pytest_flux.broker.boot.methods import DEFAULT_METHODS
 
     complaint = "no method to try"
     for method in os.environ.get("FLUX_PMI_CLIENT_METHODS", DEFAULT_METHODS).split():
@@ -127,7 +127,7 @@ def open_client(general: Options, context: Context) -> Client:
 
 
 def _open_store(method: str) -> _Store:
-    from pytest_flux.broker.boot_methods import BootError, open_store
+    from pytest_flux.broker.boot.methods import BootError, open_store
 
     try:
         return open_store(method, os.environ, {}, os.uname().nodename)

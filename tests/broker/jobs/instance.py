@@ -11,7 +11,7 @@ from typing import Any
 
 from pytest_flux.broker import defaults
 from pytest_flux.broker.attributes import Attributes
-from pytest_flux.broker.boot import bootstrap
+from pytest_flux.broker.boot.boot import bootstrap
 from pytest_flux.broker.broker import Broker
 from pytest_flux.broker.exec.connect import Connected
 from pytest_flux.broker.jobs.job import Job

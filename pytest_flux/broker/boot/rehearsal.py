@@ -13,9 +13,9 @@ from collections.abc import Mapping, Sequence
 
 from pytest_flux.broker import defaults
 from pytest_flux.broker.attributes import Attributes
-from pytest_flux.broker.bizcard import Bizcard, machine_identity
-from pytest_flux.broker.boot import Boot, BootError, mapping
-from pytest_flux.broker.boot_methods import Refused
+from pytest_flux.broker.boot.bizcard import Bizcard, machine_identity
+from pytest_flux.broker.boot.boot import Boot, BootError, mapping
+from pytest_flux.broker.boot.methods import Refused
 from pytest_flux.broker.broker import Broker
 from pytest_flux.broker.log import BrokerLog
 from pytest_flux.directories import MAX_RUNDIR

@@ -10,7 +10,7 @@ import os
 import re
 from collections.abc import Sequence
 
-from pytest_flux.broker.pmi_client import BootError
+from pytest_flux.broker.boot.pmi_client import BootError
 from pytest_flux.protocol.errors import ProtocolError
 from pytest_flux.protocol.hostlist import encode_hostlist
 from pytest_flux.protocol.idset import encode_idset

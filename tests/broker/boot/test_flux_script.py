@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 import pytest_flux
-from pytest_flux.broker.flux_script import write_flux_script
+from pytest_flux.broker.boot.flux_script import write_flux_script
 from pytest_flux.protocol.errors import FluxError
 
 PACKAGE = Path(pytest_flux.__file__).parent
@@ -50,7 +50,7 @@ class Tree:
     ) -> subprocess.Popen[bytes]:
         """The same, not yet finished."""
         program = (
-            "import sys; from pytest_flux.broker.flux_script import write_flux_script\n"
+            "import sys; from pytest_flux.broker.boot.flux_script import write_flux_script\n"
             "for _ in range(int(sys.argv[3])): write_flux_script(*sys.argv[1:3])"
         )
         command = [sys.executable, "-c", program, str(rundir), python, str(times)]

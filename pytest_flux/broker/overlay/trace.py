@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from pytest_flux.broker.peers import DISCONNECT, HEARTBEAT, STATUS_CHANGE
+from pytest_flux.broker.overlay.peers import DISCONNECT, HEARTBEAT, STATUS_CHANGE
 from pytest_flux.broker.service import Request
 from pytest_flux.protocol.errors import ProtocolError
 from pytest_flux.protocol.message import CONTROL, RESPONSE, Message

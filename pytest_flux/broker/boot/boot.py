@@ -13,15 +13,15 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Mapping, Sequence
 
-from pytest_flux.broker.bizcard import Bizcard, machine_identity, require_one_machine
-from pytest_flux.broker.boot_methods import (
+from pytest_flux.broker.boot.bizcard import Bizcard, machine_identity, require_one_machine
+from pytest_flux.broker.boot.methods import (
     DEFAULT_METHODS,
     BootError,
     Refused,
     Store,
     open_store,
 )
-from pytest_flux.broker.topology import Topology
+from pytest_flux.broker.overlay.topology import Topology
 from pytest_flux.protocol.errors import ProtocolError
 from pytest_flux.protocol.hostlist import encode_hostlist
 from pytest_flux.protocol.taskmap import decode_taskmap

@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Callable
 
 from pytest_flux.broker.flow import Flow
-from pytest_flux.broker.remote_command import Command
+from pytest_flux.broker.process.remote_command import Command
 from pytest_flux.broker.service import Request
 from pytest_flux.protocol.errors import FluxError
 from pytest_flux.protocol.ioencode import decode_io, encode_io

@@ -5,9 +5,9 @@ from __future__ import annotations
 import errno
 
 from pytest_flux.broker.attributes import Attributes
-from pytest_flux.broker.boot import Boot
-from pytest_flux.broker.parent_link import IPC
-from pytest_flux.broker.topology import Topology, custom_parents
+from pytest_flux.broker.boot.boot import Boot
+from pytest_flux.broker.overlay.parent_link import IPC
+from pytest_flux.broker.overlay.topology import Topology, custom_parents
 from pytest_flux.protocol.duration import format_duration, parse_duration
 from pytest_flux.protocol.errors import FluxError, ProtocolError
 

@@ -6,9 +6,9 @@ import time
 from collections import deque
 from collections.abc import Callable
 
-from pytest_flux.broker.parent_state import ParentState
-from pytest_flux.broker.quorum import Quorum, hosts
-from pytest_flux.broker.states import FAILURE, NEXT, NUMBER
+from pytest_flux.broker.state.parent_state import ParentState
+from pytest_flux.broker.state.quorum import Quorum, hosts
+from pytest_flux.broker.state.states import FAILURE, NEXT, NUMBER
 from pytest_flux.protocol.duration import format_duration
 from pytest_flux.protocol.errors import ProtocolError
 from pytest_flux.protocol.idset import encode_idset

@@ -11,8 +11,8 @@ import os
 import time
 from collections.abc import Callable
 
-from pytest_flux.broker.parent_link import IPC, ParentLink
-from pytest_flux.broker.peers import (
+from pytest_flux.broker.overlay.parent_link import IPC, ParentLink
+from pytest_flux.broker.overlay.peers import (
     DISCONNECT,
     FULL,
     LOST,

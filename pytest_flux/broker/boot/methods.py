@@ -1,6 +1,6 @@
 """The methods by which a broker boots: each a store of keys and values, with a rank and a size.
 
-``simple`` is :class:`pytest_flux.broker.pmi_client.PmiClient`; ``single`` and ``config`` ask nobody.
+``simple`` is :class:`pytest_flux.broker.boot.pmi_client.PmiClient`; ``single`` and ``config`` ask nobody.
 """
 
 from __future__ import annotations
@@ -8,8 +8,8 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping, Sequence
 
-from pytest_flux.broker.bizcard import Bizcard
-from pytest_flux.broker.pmi_client import BootError, PmiClient, Refused
+from pytest_flux.broker.boot.bizcard import Bizcard
+from pytest_flux.broker.boot.pmi_client import BootError, PmiClient, Refused
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -124,7 +124,7 @@ class _ConfigStore(_LocalStore):
         self._hostname = hostname
 
     def initialize(self) -> None:
-        from pytest_flux.broker.bootstrap_table import bootstrap_hosts
+        from pytest_flux.broker.boot.table import bootstrap_hosts
         from pytest_flux.broker.config import ConfigError
 
         # Not sooner: who has such a table wants this method, and no other if there are mistakes in it.

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pytest_flux.broker.topology import Topology, custom_parents
+from pytest_flux.broker.overlay.topology import Topology, custom_parents
 
 # overlay.topology of flux-core 0.88, size 8: each rank with its children.
 RECORDED = {

@@ -8,8 +8,8 @@ from __future__ import annotations
 import errno
 import os
 
+from pytest_flux.broker.boot.rundir import Cleanup, create_directory
 from pytest_flux.broker.log import LOG_ERR, LOG_INFO, BrokerLog
-from pytest_flux.broker.rundir import Cleanup, create_directory
 from pytest_flux.protocol.errors import FluxError, ProtocolError
 
 TYPE_CHECKING = False

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from pytest_flux.broker.bootstrap_table import Bootstrap, bootstrap_hosts
+from pytest_flux.broker.boot.table import Bootstrap, bootstrap_hosts
 from pytest_flux.broker.config import ConfigError, update_config
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from pytest_flux.broker.attributes import Attributes
-from pytest_flux.broker.rundir import Cleanup, create_directory
+from pytest_flux.broker.boot.rundir import Cleanup, create_directory
 from pytest_flux.directories import MAX_RUNDIR
 from pytest_flux.protocol.errors import FluxError
 

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 
 from pytest_flux.broker.flow import HIGH, LOW
-from pytest_flux.broker.peers import DISCONNECT, HEARTBEAT, STATUS_CHANGE, Peer
+from pytest_flux.broker.overlay.peers import DISCONNECT, HEARTBEAT, STATUS_CHANGE, Peer
 from pytest_flux.protocol.errors import FluxError, ProtocolError
 from pytest_flux.protocol.framing import FrameDecoder, encode_frame
 from pytest_flux.protocol.message import (
@@ -28,7 +28,7 @@ from pytest_flux.reactor.usock import peer_credentials
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from pytest_flux.broker.overlay import Overlay
+    from pytest_flux.broker.overlay.overlay import Overlay
 
 IPC = "ipc://"
 _RETRY = 0.05

@@ -7,12 +7,13 @@ import socket
 import sys
 from collections.abc import Callable
 
-from pytest_flux.broker import defaults, recovery
+from pytest_flux.broker import defaults
 from pytest_flux.broker.attributes import Attributes
-from pytest_flux.broker.boot import Boot, interface_hint, mapping
-from pytest_flux.broker.flux_script import write_flux_script
+from pytest_flux.broker.boot import recovery
+from pytest_flux.broker.boot.boot import Boot, interface_hint, mapping
+from pytest_flux.broker.boot.flux_script import write_flux_script
+from pytest_flux.broker.boot.rundir import Cleanup, create_directory
 from pytest_flux.broker.log import LOG_DEBUG, LOG_ERR, LOG_INFO, BrokerLog
-from pytest_flux.broker.rundir import Cleanup, create_directory
 from pytest_flux.options import Options
 from pytest_flux.protocol.errors import FluxError
 

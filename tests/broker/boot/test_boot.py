@@ -15,13 +15,13 @@ from pathlib import Path
 
 import pytest
 
-from pytest_flux.broker.bizcard import Bizcard
-from pytest_flux.broker.boot import Boot, BootError, PeerCards, bootstrap, interface_hint, mapping
-from pytest_flux.broker.topology import Topology
+from pytest_flux.broker.boot.bizcard import Bizcard
+from pytest_flux.broker.boot.boot import Boot, BootError, PeerCards, bootstrap, interface_hint, mapping
+from pytest_flux.broker.overlay.topology import Topology
 from pytest_flux.protocol import pmi
 from pytest_flux.protocol.pmi_server import Abort, Finalized, PmiServer, Reply
 
-RECORDINGS = Path(__file__).parent.parent / "protocol" / "data"
+RECORDINGS = Path(__file__).parents[2] / "protocol" / "data"
 
 
 class Launcher:
@@ -505,9 +505,9 @@ def test_a_server_that_dies_in_a_barrier() -> None:
 
 PROGRAM = """
 import os, sys
-from pytest_flux.broker.bizcard import Bizcard
-from pytest_flux.broker.boot import bootstrap, mapping
-from pytest_flux.broker.topology import Topology
+from pytest_flux.broker.boot.bizcard import Bizcard
+from pytest_flux.broker.boot.boot import bootstrap, mapping
+from pytest_flux.broker.overlay.topology import Topology
 boot = bootstrap(os.environ, {}, "fake%d" % int(os.environ["PMI_RANK"]))
 mapping(boot)
 uris = ("ipc:///tmp/a dir/tbon-%d" % boot.rank,)
@@ -523,7 +523,7 @@ def test_boot_under_hydra(place: str) -> None:
     if mpiexec is None:
         pytest.skip(f"no mpiexec.hydra in {path}")
     command = [mpiexec, "-n", "3", sys.executable, "-c", PROGRAM]
-    result = subprocess.run(command, capture_output=True, text=True, timeout=60, cwd=Path(__file__).parents[2])
+    result = subprocess.run(command, capture_output=True, text=True, timeout=60, cwd=Path(__file__).parents[3])
     assert sorted(result.stdout.splitlines()) == [
         "0 3 fake[0-2] ",
         "1 3 fake[0-2] ipc:///tmp/a dir/tbon-0",

@@ -66,7 +66,7 @@ def write_flux_script(rundir: str, python: str) -> None:
 def _flux_script(python: str) -> bytes:
     if not os.path.isabs(python):
         raise FluxError(errno.EINVAL, f"rundir cannot write bin/flux: no path to Python in {python!r}")
-    package = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    package = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
     program = _PROGRAM.format(parent=ascii(os.path.dirname(package)))
     first_line = f"#!{python}\n"
     if len(os.fsencode(first_line)) <= _MAX_FIRST_LINE and not any(letter.isspace() for letter in python):

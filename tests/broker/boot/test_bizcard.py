@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pytest_flux.broker.bizcard import Bizcard, machine_identity
+from pytest_flux.broker.boot.bizcard import Bizcard, machine_identity
 from pytest_flux.protocol.errors import ProtocolError
 
 # Put by rank 0 of a real instance (pmi-trace-size4.txt), its rundir apart.

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from pytest_flux.broker.states import FAILURE, NUMBER, STATES, follow_parent
+from pytest_flux.broker.state.states import FAILURE, NUMBER, STATES, follow_parent
 from pytest_flux.protocol.message import Message
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from pytest_flux.broker.router import Router
-    from pytest_flux.broker.state_machine import StateMachine
+    from pytest_flux.broker.state.state_machine import StateMachine
 
 
 class ParentState:

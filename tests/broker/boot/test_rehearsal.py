@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from pytest_flux.broker.overlay import Overlay
-from pytest_flux.broker.rehearsal import rehearse
+from pytest_flux.broker.boot.rehearsal import rehearse
+from pytest_flux.broker.overlay.overlay import Overlay
 
 
 def test_instance_comes_up_and_leaves_nothing(capfd: pytest.CaptureFixture[str]) -> None:

@@ -8,7 +8,7 @@ import signal
 import time
 from collections.abc import Callable
 
-from pytest_flux.broker.programs import shell
+from pytest_flux.broker.process.programs import shell
 from pytest_flux.reactor.process import Process
 
 TYPE_CHECKING = False

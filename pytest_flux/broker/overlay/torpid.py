@@ -11,8 +11,8 @@ from pytest_flux.protocol.duration import format_duration
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from pytest_flux.broker.overlay import Overlay
-    from pytest_flux.broker.peers import Child
+    from pytest_flux.broker.overlay.overlay import Overlay
+    from pytest_flux.broker.overlay.peers import Child
 
 _LONGEST, _SHORTEST = 5.0, 0.1
 _ERR = 3
