@@ -32,7 +32,7 @@ class Tree:
     def __init__(self, root: Path) -> None:
         self.root = root
         package = root / "pytest_flux"
-        for name in ("broker/flux_script.py", "protocol/errors.py"):
+        for name in ("broker/boot/flux_script.py", "protocol/errors.py"):
             (package / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(PACKAGE / name, package / name)
         for name in ("", "broker", "protocol", "cli"):

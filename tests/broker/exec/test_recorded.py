@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from pathlib import Path
 from typing import Any
@@ -40,7 +41,10 @@ def _streams(events: list[dict[str, Any]]) -> dict[tuple[str, str], list[dict[st
     "recorded", RECORDED, ids=lambda recorded: " ".join(recorded["jobspec"]["tasks"][0]["command"])[:20]
 )
 def test_a_recorded_job(runner: Runner, recorded: dict[str, Any]) -> None:
-    jobid = runner.jobs.submit(recorded["jobspec"])
+    jobspec = copy.deepcopy(recorded["jobspec"])
+    # They are those of the machine that recorded this; a smaller one logs that it cannot grant them.
+    del jobspec["attributes"]["system"]["shell"]["options"]["rlimit"]
+    jobid = runner.jobs.submit(jobspec)
     if any(event.get("context", {}).get("type") == "cancel" for event in recorded["events"]):
         runner.jobs.wait_event(jobid, "shell.start", "guest.exec.eventlog", timeout=60)
         runner.jobs.cancel(jobid)
