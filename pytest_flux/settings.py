@@ -10,8 +10,8 @@ from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 from pytest_flux.launcher.spec import LaunchSpec
+from pytest_flux.protocol.personality import PERSONALITIES
 
-PERSONALITIES = ("full", "job", "minimal", "kvs", "system")
 _CHOICES = {"personality": PERSONALITIES, "start_mode": ("all", "leader")}
 _PLAIN_NAME = re.compile(r"[^.=]+")
 _SECONDS = ("exit_timeout", "timeout")

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from pytest_flux.protocol.job_state import RESULTS, exit_code, job_result
+from pytest_flux.protocol.job_state import RESULTS, job_result
+from pytest_flux.protocol.wait_status import describe_failure, exit_code
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -82,7 +83,7 @@ class JobResult:
         """As a shell gives it: 128 more than the number of a signal; 1 for a job that never ran."""
         if self.waitstatus is None:
             return 0 if self.succeeded else 1
-        return exit_code(self.waitstatus)[0]
+        return exit_code(self.waitstatus)
 
     @property
     def return_code(self) -> int:
@@ -109,7 +110,7 @@ class JobFailed(RuntimeError):
     def __init__(self, result: JobResult) -> None:
         from pytest_flux.protocol.fluid import f58
 
-        how = exit_code(result.waitstatus)[1] if result.waitstatus else ""
+        how = describe_failure(result.waitstatus) if result.waitstatus else ""
         if result.values["exception_occurred"]:
             how = f"{result.values['exception_type']}: {result.values['exception_note']}"
         super().__init__(f"job {f58(result.id)} {result.name.lower()}" + (f" ({how})" if how else ""))

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import errno
-import json
 
 from pytest_flux.protocol import treeobj
 from pytest_flux.protocol.errors import FluxError
+from pytest_flux.protocol.json_value import compact
 from pytest_flux.protocol.treeobj import TreeObject
 from pytest_flux.record import NamedTuple
 
@@ -44,7 +44,7 @@ class Transaction:
 
     def put_json(self, key: str, value: object) -> Transaction:
         """Set a value to JSON, compact."""
-        return self.put(key, json.dumps(value, separators=(",", ":"), ensure_ascii=False))
+        return self.put(key, compact(value))
 
     def put_entry(self, key: str, entry: TreeObject) -> Transaction:
         """Put a tree object as it is."""

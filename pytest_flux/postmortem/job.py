@@ -9,7 +9,8 @@ from pytest_flux.protocol.errors import FluxError, ProtocolError
 from pytest_flux.protocol.eventlog import Event, decode_eventlog
 from pytest_flux.protocol.fluid import encode_fluid, kvs_key, parse_fluid
 from pytest_flux.protocol.ioencode import StreamData, decode_io
-from pytest_flux.protocol.job_state import INACTIVE, exit_code, result_name, state_name
+from pytest_flux.protocol.job_state import INACTIVE, result_name, state_name
+from pytest_flux.protocol.wait_status import exit_code
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -49,7 +50,7 @@ class DumpJob:
         self.result = result_name(job.result) if job.state == INACTIVE else None
         self.status = self.result or self.state
         self.waitstatus = job.wait_status if job.wait_status >= 0 else None
-        self.returncode = None if self.waitstatus is None else exit_code(self.waitstatus)[0]
+        self.returncode = None if self.waitstatus is None else exit_code(self.waitstatus)
         self.exception: tuple[str, int, str] | None = None
         if job.exception_type is not None:
             self.exception = job.exception_type, job.exception_severity, job.exception_note

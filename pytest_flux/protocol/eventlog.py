@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+import json
 
 from pytest_flux.protocol.errors import ProtocolError
+from pytest_flux.protocol.json_value import compact
 
-Event = dict[str, Any]
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+Event = dict[str, "Any"]
 """``{"timestamp": seconds, "name": str, "context"?: {}}``, with its members in this order."""
 
 
@@ -19,23 +23,13 @@ def make_event(name: str, context: dict[str, Any] | None = None, *, timestamp: f
     return event
 
 
-_encoders: list[Callable[[object], str]] = []
-
-
 def encode_event(event: Event) -> str:
     """The line of an event, with its newline: compact JSON."""
-    if not _encoders:
-        import json
-
-        # One for all, as json.dumps would make a new one each time: an instance writes thousands of events a second.
-        _encoders.append(json.JSONEncoder(separators=(",", ":"), ensure_ascii=False).encode)
-    return _encoders[0](event) + "\n"
+    return compact(event) + "\n"
 
 
 def decode_event(line: str) -> Event:
     """The event of one line, which may have its newline. Raises ProtocolError for whatever is none."""
-    import json
-
     try:
         event = json.loads(line)
     except (ValueError, RecursionError) as error:

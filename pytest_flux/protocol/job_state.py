@@ -1,11 +1,12 @@
-"""What a job is going through and how it came out: RFC 21, and the wait status that ends it."""
+"""The states of a job, its results, and the events that lead from one to the next: RFC 21."""
 
 from __future__ import annotations
 
-import os
-from typing import Any
-
 from pytest_flux.protocol.errors import ProtocolError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 NEW, DEPEND, PRIORITY, SCHED, RUN, CLEANUP, INACTIVE = 1, 2, 4, 8, 16, 32, 64
 PENDING = DEPEND | PRIORITY | SCHED
@@ -93,27 +94,3 @@ def job_result(succeeded: bool, exception: str | None) -> int:
     if succeeded:
         return COMPLETED
     return {"cancel": CANCELED, "timeout": TIMEOUT}.get(exception or "", FAILED)
-
-
-def exit_code(status: int) -> tuple[int, str]:
-    """A wait status as a shell's exit code, and what flux-core says of it in words: nothing of success."""
-    if os.WIFSIGNALED(status):
-        number = os.WTERMSIG(status)
-        return 128 + number, f"job shell {_signal_text(number)}"
-    if os.WIFEXITED(status):
-        code = os.WEXITSTATUS(status)
-        # Shells report a task's signal as 128 more than its number.
-        if code > 128:
-            return code, f"task(s) {_signal_text(code - 128)}"
-        return code, f"task(s) exited with exit code {code}" if code else ""
-    raise ProtocolError("unexpected wait(2) status", str(status))
-
-
-def _signal_text(number: int) -> str:
-    import signal
-
-    try:
-        text = signal.strsignal(number)
-    except ValueError:
-        text = None
-    return text or f"Unknown signal {number}"

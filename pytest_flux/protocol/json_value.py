@@ -37,6 +37,16 @@ def _constant(name: str) -> NoReturn:
 _decode = json.JSONDecoder(parse_int=_integer, parse_float=_real, parse_constant=_constant).decode
 
 
+compact = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False).encode
+"""The JSON text of a value, without blanks, as Flux puts it on the wire and into the KVS.
+
+``json.dumps`` makes a new encoder for each call with such options; an instance writes thousands of events a second.
+"""
+
+compact_ascii = json.JSONEncoder(separators=(",", ":")).encode
+"""The same in ASCII only, for places that refuse lone surrogates: arguments of programs, columns of SQLite."""
+
+
 def decode_json(data: bytes | str, *, strict: bool = False) -> Any:  # noqa: ANN401 - JSON
     """The value of JSON text. Raises ValueError, RecursionError.
 

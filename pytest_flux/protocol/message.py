@@ -6,11 +6,10 @@ NUL on the wire (only string payloads do), and the most recently pushed route co
 
 from __future__ import annotations
 
-import json
 import struct
 
 from pytest_flux.protocol.errors import ProtocolError
-from pytest_flux.protocol.json_value import decode_json
+from pytest_flux.protocol.json_value import compact, decode_json
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -57,7 +56,7 @@ def encode_text(text: str | None) -> bytes | None:
 
 def encode_json(value: dict[str, Any]) -> bytes:
     """A JSON object as payload: compact, with the trailing NUL that Flux counts in (RFC 3)."""
-    return json.dumps(value, separators=(",", ":"), ensure_ascii=False).encode("utf-8", "surrogatepass") + b"\0"
+    return compact(value).encode("utf-8", "surrogatepass") + b"\0"
 
 
 class Message:

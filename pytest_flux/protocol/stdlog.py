@@ -12,19 +12,40 @@ import re
 import time
 
 from pytest_flux.protocol.errors import ProtocolError
+from pytest_flux.protocol.severity import (
+    LOG_ALERT,
+    LOG_CRIT,
+    LOG_DEBUG,
+    LOG_EMERG,
+    LOG_ERR,
+    LOG_INFO,
+    LOG_NOTICE,
+    LOG_WARNING,
+    SEVERITY_NAMES,
+    severity_name,
+)
 from pytest_flux.record import NamedTuple
 
-LOG_EMERG = 0
-LOG_ALERT = 1
-LOG_CRIT = 2
-LOG_ERR = 3
-LOG_WARNING = 4
-LOG_NOTICE = 5
-LOG_INFO = 6
-LOG_DEBUG = 7
-
-#: The name of each severity, by its number.
-SEVERITY_NAMES = ("emerg", "alert", "crit", "err", "warning", "notice", "info", "debug")
+# The names of severities are passed on until the broker takes them from protocol.severity.
+__all__ = [
+    "LOG_ALERT",
+    "LOG_CRIT",
+    "LOG_DEBUG",
+    "LOG_EMERG",
+    "LOG_ERR",
+    "LOG_INFO",
+    "LOG_NOTICE",
+    "LOG_WARNING",
+    "MAX_HEADER",
+    "SEVERITY_NAMES",
+    "LogEntry",
+    "decode_entry",
+    "encode_entry",
+    "format_stderr",
+    "format_timestamp",
+    "severity_name",
+    "split_text",
+]
 
 #: No header is longer than this; it is the sum of the limits of RFC 5424 section 6.
 MAX_HEADER = 508
@@ -57,11 +78,6 @@ class LogEntry(NamedTuple):
     appname: str
     procid: str
     text: str
-
-
-def severity_name(severity: int) -> str:
-    """``info`` for 6; ``-`` for what is no severity, as flux-core has it."""
-    return SEVERITY_NAMES[severity] if 0 <= severity < len(SEVERITY_NAMES) else _NIL
 
 
 def format_timestamp(now: float) -> str:

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from pytest_flux.protocol.errors import ProtocolError
 from pytest_flux.protocol.framing import FrameDecoder, encode_frame
 from pytest_flux.protocol.message import ROLE_LOCAL, ROLE_NONE, ROLE_OWNER, USERID_UNKNOWN, Message
+from pytest_flux.protocol.uuid import random_uuid
 from pytest_flux.reactor.listener import listen
 from pytest_flux.reactor.reactor import Reactor
 from pytest_flux.reactor.stream import Stream
@@ -29,12 +30,6 @@ def peer_credentials(sock: socket.socket) -> tuple[int, int]:
     return uid, 0
 
 
-def _random_uuid() -> str:
-    """A random UUID (RFC 9562, version 4). Importing the module of that name takes longer than a connection."""
-    digits = f"{int.from_bytes(os.urandom(16), 'big') & ~(0xF << 76 | 0xC << 60) | 4 << 76 | 8 << 60:032x}"
-    return "-".join((digits[:8], digits[8:12], digits[12:16], digits[16:20], digits[20:]))
-
-
 def owner_only(uid: int) -> int:
     """The rule of a single-user instance: role bits for the user we run as, none for all others."""
     return ROLE_OWNER if uid == os.getuid() else ROLE_NONE
@@ -46,7 +41,7 @@ class Connection:
     __slots__ = ("_decoder", "_server", "_stream", "pid", "rolemask", "userid", "uuid")
 
     def __init__(self, server: UsockServer, sock: socket.socket, userid: int, rolemask: int, pid: int) -> None:
-        self.uuid = _random_uuid()
+        self.uuid = random_uuid()
         self.userid = userid
         self.rolemask = rolemask
         self.pid = pid

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
 
+from pytest_flux.protocol.personality import PERSONALITIES
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -14,7 +16,6 @@ MARKER = (
     " timeout=): what the instance of flux_instance is like; lists multiply the test"
 )
 SCOPES = ("function", "class", "module", "package", "session")
-PERSONALITIES = ("full", "job", "minimal", "kvs", "system")
 KEPT = ("no", "failed", "all")
 _TRUE = ("1", "true", "yes", "on")
 _FALSE = ("0", "false", "no", "off")

@@ -16,8 +16,9 @@ from typing import IO, ClassVar
 import pytest
 
 from pytest_flux.broker.attributes import Attributes
-from pytest_flux.broker.log import LOG_CRIT, LOG_DEBUG, LOG_EMERG, LOG_ERR, LOG_INFO, BrokerLog
+from pytest_flux.broker.log import BrokerLog
 from pytest_flux.protocol.errors import FluxError
+from pytest_flux.protocol.severity import LOG_CRIT, LOG_DEBUG, LOG_EMERG, LOG_ERR, LOG_INFO
 from pytest_flux.protocol.stdlog import LogEntry, decode_entry, encode_entry
 
 STAMP = r"[A-Z][a-z]{2} [0-9]{2} [0-9:]{8}\.[0-9]{6} UTC [0-9]{4}"

@@ -19,7 +19,6 @@ from pytest_flux.protocol.job_state import (
     SCHED,
     STATES,
     TIMEOUT,
-    exit_code,
     job_result,
     next_state,
     parse_result,
@@ -84,24 +83,3 @@ def test_results() -> None:
     assert job_result(False, "cancel") == CANCELED
     assert job_result(False, "timeout") == TIMEOUT
     assert job_result(False, "exec") == FAILED
-
-
-@pytest.mark.parametrize(
-    ("status", "code", "text"),
-    [
-        (0, 0, ""),
-        (768, 3, "task(s) exited with exit code 3"),
-        (36608, 143, "task(s) Terminated"),
-        (36352, 142, "task(s) Alarm clock"),
-        (9, 137, "job shell Killed"),
-    ],
-)
-def test_exit_codes(status: int, code: int, text: str) -> None:
-    """In flux-core's words, of recorded statuses."""
-    assert exit_code(status) == (code, text)
-
-
-def test_no_exit() -> None:
-    """A job that stops has not ended."""
-    with pytest.raises(ProtocolError):
-        exit_code(0x137F)

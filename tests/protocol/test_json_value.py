@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pytest_flux.protocol.errors import ProtocolError
-from pytest_flux.protocol.json_value import decode_json
+from pytest_flux.protocol.json_value import compact, compact_ascii, decode_json
 from pytest_flux.protocol.message import REQUEST, Message
 
 NUMBERS = st.integers(-(1 << 63), (1 << 63) - 1) | st.floats(allow_nan=False, allow_infinity=False)
@@ -25,6 +25,18 @@ VALUES = st.recursive(
 def test_what_python_writes_is_read_back(value: object, strict: bool, escaped: bool) -> None:
     text = json.dumps(value, ensure_ascii=escaped)
     assert decode_json(text, strict=strict) == decode_json(text.encode(), strict=strict) == value
+
+
+@given(VALUES)
+def test_compact_text_is_read_back(value: object) -> None:
+    assert decode_json(compact(value)) == decode_json(compact_ascii(value)) == value
+    assert compact_ascii(value).isascii()
+
+
+def test_compact_text() -> None:
+    value = {"b": [1, 2.5, None], "a": "ä b\udcff"}
+    assert compact(value) == '{"b":[1,2.5,null],"a":"ä b\udcff"}'
+    assert compact_ascii(value) == '{"b":[1,2.5,null],"a":"\\u00e4 b\\udcff"}'
 
 
 @pytest.mark.parametrize(

@@ -10,17 +10,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pytest_flux.protocol.errors import ProtocolError
+from pytest_flux.protocol.severity import LOG_ERR, LOG_INFO
 from pytest_flux.protocol.stdlog import (
-    LOG_ERR,
-    LOG_INFO,
     MAX_HEADER,
-    SEVERITY_NAMES,
     LogEntry,
     decode_entry,
     encode_entry,
     format_stderr,
     format_timestamp,
-    severity_name,
     split_text,
 )
 
@@ -161,8 +158,3 @@ def test_printed_for_the_journal() -> None:
 def test_a_timestamp_that_is_none_is_printed_as_it_is(timestamp: str) -> None:
     entry = ENTRY._replace(timestamp=timestamp)
     assert format_stderr(entry, local=False) == f"{timestamp} broker.info[0]: online: vm (ranks 0)"
-
-
-def test_names_of_severities() -> None:
-    assert [severity_name(number) for number in range(8)] == list(SEVERITY_NAMES)
-    assert severity_name(8) == severity_name(-1) == "-"

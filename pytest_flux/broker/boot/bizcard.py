@@ -14,6 +14,7 @@ from pytest_flux.broker.boot.pmi_client import BootError
 from pytest_flux.protocol.errors import ProtocolError
 from pytest_flux.protocol.hostlist import encode_hostlist
 from pytest_flux.protocol.idset import encode_idset
+from pytest_flux.protocol.json_value import compact_ascii
 from pytest_flux.record import NamedTuple
 
 TYPE_CHECKING = False
@@ -40,8 +41,6 @@ class Bizcard(NamedTuple):
 
     def encode(self) -> str:
         """The card as JSON without white space. Raises ProtocolError for a URI without a scheme."""
-        import json
-
         card: dict[str, Any] = {"host": self.host, "uri": list(self.uri)}
         if self.pubkey is not None:
             card["pubkey"] = self.pubkey
@@ -49,7 +48,7 @@ class Bizcard(NamedTuple):
             card["machine"] = self.machine
             card["uri"] = [_FRAGILE.sub(_escape, uri) for uri in self.uri]
         _check_uris(card["uri"])
-        return json.dumps(card, separators=(",", ":"))
+        return compact_ascii(card)
 
     @classmethod
     def decode(cls, text: str) -> Bizcard:

@@ -9,8 +9,9 @@ import errno
 import os
 
 from pytest_flux.broker.boot.rundir import Cleanup, create_directory
-from pytest_flux.broker.log import LOG_ERR, LOG_INFO, BrokerLog
+from pytest_flux.broker.log import BrokerLog
 from pytest_flux.protocol.errors import FluxError, ProtocolError
+from pytest_flux.protocol.severity import LOG_ERR, LOG_INFO
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -13,9 +13,10 @@ from pytest_flux.broker.boot import recovery
 from pytest_flux.broker.boot.boot import Boot, interface_hint, mapping
 from pytest_flux.broker.boot.flux_script import write_flux_script
 from pytest_flux.broker.boot.rundir import Cleanup, create_directory
-from pytest_flux.broker.log import LOG_DEBUG, LOG_ERR, LOG_INFO, BrokerLog
+from pytest_flux.broker.log import BrokerLog
 from pytest_flux.options import Options
 from pytest_flux.protocol.errors import FluxError
+from pytest_flux.protocol.severity import LOG_DEBUG, LOG_ERR, LOG_INFO
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -14,6 +14,7 @@ import lz4.block  # type: ignore[import-untyped]
 from pytest_flux.broker.content.rows import BLOB_MAX, NOT_COMPRESSED, check_schema, decode_checkpoint, decode_object
 from pytest_flux.protocol.blobref import DIGEST_SIZES, hasher
 from pytest_flux.protocol.errors import FluxError
+from pytest_flux.protocol.json_value import compact_ascii
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -156,7 +157,7 @@ class SqliteBacking:
         if durable:
             self._query("PRAGMA synchronous=FULL")
         try:
-            self._insert_checkpoint(json.dumps(value, separators=(",", ":")))
+            self._insert_checkpoint(compact_ascii(value))
         finally:
             if durable:
                 self._query(f"PRAGMA synchronous={self.synchronous}")
@@ -166,7 +167,7 @@ class SqliteBacking:
 
         It takes the place of the one before, if that was such a one: the others would soon be gone otherwise.
         """
-        text = json.dumps(value, separators=(",", ":"))
+        text = compact_ascii(value)
         if self._renewable == self.epoch > 0:
             self._query("UPDATE checkpt_v2 SET value = ? WHERE id = ?", (text, self.epoch))
             return

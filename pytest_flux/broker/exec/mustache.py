@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from pytest_flux.protocol import fluid
 from pytest_flux.protocol.errors import ProtocolError
+from pytest_flux.protocol.json_value import compact_ascii
 
 Tag = Callable[[str], str | None]
 """The text for a tag, or None for one that means nothing here, which then stays as it is."""
@@ -99,7 +99,7 @@ class Tags:
             if not isinstance(value, dict) or part not in value:
                 return None
             value = value[part]
-        return value if isinstance(value, str) else json.dumps(value, separators=(",", ":"))
+        return value if isinstance(value, str) else compact_ascii(value)
 
 
 def job_name(jobspec: dict[str, Any]) -> str:

@@ -7,7 +7,8 @@ from collections import deque
 from typing import TYPE_CHECKING
 
 from pytest_flux.protocol.errors import FluxError
-from pytest_flux.protocol.job_state import FLAG_WAITABLE, RUNNING, exit_code
+from pytest_flux.protocol.job_state import FLAG_WAITABLE, RUNNING
+from pytest_flux.protocol.wait_status import describe_failure, exit_code
 
 if TYPE_CHECKING:
     from pytest_flux.broker.jobs.job import Job
@@ -81,8 +82,8 @@ class Waits:
             text = f"Fatal exception type={job.exception_type} {job.exception_note}"
             request.respond({"id": job.id, "success": False, "errstr": text})
             return
-        code, text = exit_code(job.wait_status)
-        request.respond({"id": job.id, "success": code == 0, "errstr": text})
+        status = job.wait_status
+        request.respond({"id": job.id, "success": exit_code(status) == 0, "errstr": describe_failure(status)})
 
     def forget(self, sender: str) -> None:
         """A client is gone."""

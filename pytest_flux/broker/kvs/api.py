@@ -13,6 +13,7 @@ from pytest_flux.broker.kvs.transaction import Op, Transaction
 from pytest_flux.broker.kvs.watch import Watch
 from pytest_flux.protocol import treeobj
 from pytest_flux.protocol.errors import FluxError
+from pytest_flux.protocol.json_value import compact
 from pytest_flux.protocol.treeobj import TreeObject
 
 if TYPE_CHECKING:
@@ -66,7 +67,7 @@ class Kvs(AppendingStore):
 
     def put_json(self, key: str, value: object, *, namespace: str = PRIMARY) -> None:
         """Set one value, as compact JSON."""
-        self.put(key, json.dumps(value, separators=(",", ":"), ensure_ascii=False), namespace=namespace)
+        self.put(key, compact(value), namespace=namespace)
 
     def unlink(self, key: str, *, namespace: str = PRIMARY) -> None:
         """Remove a key, with all that is below it."""

@@ -17,7 +17,7 @@ from pytest_flux.client.job_follow import INITIAL_SENTINEL, MAIN, JobFollower
 from pytest_flux.protocol.errors import FluxError
 from pytest_flux.protocol.idset import decode_idset, encode_idset
 from pytest_flux.protocol.ioencode import encode_io
-from pytest_flux.protocol.job_state import exit_code
+from pytest_flux.protocol.wait_status import describe_failure, exit_code
 from pytest_flux.reactor.reactor import Reactor
 
 TYPE_CHECKING = False
@@ -108,7 +108,7 @@ class AttachSession:
             self._exception(timestamp, context)
         elif name == "finish":
             self._is_finished = True
-            self._exit_code, text = exit_code(context["status"])
+            self._exit_code, text = exit_code(context["status"]), describe_failure(context["status"])
             if self._exit_code:
                 _log(text)
         if self._options.show_events and name != "exception":

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from pytest_flux.protocol.job_state import exit_code
+from pytest_flux.protocol.wait_status import exit_code
 from tests.broker.exec.conftest import Runner
 
 RECORDED: list[dict[str, Any]] = json.loads(
@@ -59,4 +59,4 @@ def test_a_recorded_job(runner: Runner, recorded: dict[str, Any]) -> None:
     assert ours == theirs
     assert _plain(ended.output)[0] == _plain(recorded["output"])[0]
     assert _streams(ended.output) == _streams(recorded["output"])
-    assert exit_code(ended.status)[0] == recorded["rc"]
+    assert exit_code(ended.status) == recorded["rc"]
