@@ -46,7 +46,7 @@ MAY_IMPORT = {
 
 MAY_IMPORT_LATE = {
     "broker": frozenset({"postmortem"}),
-    "launcher": frozenset({"broker.main", "broker.defaults"}),
+    "launcher": frozenset({"broker.main", "broker.defaults", "broker.parts"}),
     "cli": frozenset({"broker"}),
     "postmortem": frozenset({"broker.content", "broker.jobs", "broker.kvs"}),
     "options": frozenset({"usage"}),

@@ -11,7 +11,9 @@ import errno
 import os
 import re
 
+from pytest_flux.protocol.duration import parse_duration
 from pytest_flux.protocol.errors import FluxError
+from pytest_flux.protocol.hostlist import decode_hostlist
 
 #: Once it has a value it never changes, so clients may cache it. ``attr.get`` tells them, with this very bit.
 IMMUTABLE = 1
@@ -123,6 +125,8 @@ class Attributes:
 
     def __init__(self) -> None:
         self._values: dict[str, str | None] = {}
+        self._hostlist = ""
+        self._hosts: list[str] = []
 
     def __contains__(self, name: object) -> bool:
         """Whether ``name`` is set, be it to None: ``parent-uri`` is listed even where there is no parent."""
@@ -194,6 +198,21 @@ class Attributes:
         if number is None:
             raise FluxError(errno.EINVAL, f"{name}: {os.strerror(errno.EINVAL)}")
         return number
+
+    def duration(self, name: str) -> float:
+        """The time in seconds that ``name`` holds (RFC 23); negative for "none" and if it is not set.
+
+        Raises ProtocolError if it holds no duration.
+        """
+        value = self.get(name)
+        return -1.0 if value is None or value == "none" else parse_duration(value)
+
+    def host_of(self, rank: int) -> str:
+        """The host name of a rank, "?" while the attribute ``hostlist`` is not known."""
+        text = self.get("hostlist") or ""
+        if text != self._hostlist:
+            self._hostlist, self._hosts = text, list(decode_hostlist(text))
+        return self._hosts[rank] if rank < len(self._hosts) else "?"
 
 
 def parse_integer(value: str | None) -> int | None:

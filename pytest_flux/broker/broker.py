@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 
 from pytest_flux.broker import defaults
 from pytest_flux.broker.attributes import Attributes
 from pytest_flux.broker.boot.bizcard import Bizcard
 from pytest_flux.broker.boot.boot import Boot, BootError
 from pytest_flux.broker.boot.recovery import is_recovery
-from pytest_flux.broker.instance_state import InstanceState
 from pytest_flux.broker.local import LocalConnector
 from pytest_flux.broker.log import LOG_ERR, LOG_INFO, BrokerLog
 from pytest_flux.broker.overlay import tbon
@@ -19,6 +18,7 @@ from pytest_flux.broker.overlay.overlay import Overlay
 from pytest_flux.broker.overlay.peers import Child
 from pytest_flux.broker.overlay.topology import Topology
 from pytest_flux.broker.overlay.torpid import TorpidWatch
+from pytest_flux.broker.parts import Parts
 from pytest_flux.broker.process.programs import program_environ
 from pytest_flux.broker.process.runat import Runat
 from pytest_flux.broker.router import Router
@@ -28,15 +28,12 @@ from pytest_flux.broker.services.broker import BrokerService, RunatService, Shut
 from pytest_flux.broker.services.config import ConfigService
 from pytest_flux.broker.services.event import EventService
 from pytest_flux.broker.services.groups import GroupsService
-from pytest_flux.broker.services.lazy import LazyService, existing
 from pytest_flux.broker.services.log import LogService
 from pytest_flux.broker.services.module import ConnectorService, ModuleService
 from pytest_flux.broker.services.overlay import OverlayService
 from pytest_flux.broker.services.rexec import RexecService
 from pytest_flux.broker.services.state_machine import StateMachineService
 from pytest_flux.broker.state.state_machine import StateMachine
-from pytest_flux.protocol.duration import parse_duration
-from pytest_flux.protocol.hostlist import decode_hostlist
 from pytest_flux.protocol.idset import encode_idset
 from pytest_flux.protocol.message import USERID_UNKNOWN, Message
 from pytest_flux.reactor.reactor import Reactor
@@ -45,8 +42,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from pytest_flux.broker.content.store import ContentStore
-    from pytest_flux.broker.kvs import Kvs
+    from pytest_flux.broker.services.lazy import LazyService
 
 
 def random_uuid() -> str:
@@ -56,7 +52,10 @@ def random_uuid() -> str:
 
 
 class Broker:
-    """A broker that knows its rank. It lives from ``start`` until its state machine stops the reactor."""
+    """A broker that knows its rank. It lives from ``start`` until its state machine stops the reactor.
+
+    ``config`` is the configuration, one object for all parts: a new one replaces what is in it.
+    """
 
     def __init__(
         self,
@@ -70,105 +69,80 @@ class Broker:
         self.attributes = attributes
         self.config = config
         self.log = log
-        self.boot = boot
-        self.rank = boot.rank
-        self.size = boot.size
-        self.uuid = random_uuid()
-        self.hostname = attributes.get("hostname") or socket.gethostname()
-        self.exit_code = 0
-        self.greeting = ""
-        self.is_online = False
-        self.is_closing = False
-        self.parts: dict[type[Any], Any] = {}
-        self._hosts: list[str] = []
+        self._boot = boot
         self._local: LocalConnector | None = None
-        self.router = Router(self.uuid, self.rank, self._configured_topology())
-        self.runat = Runat(self)
-        self.overlay = Overlay(self)
-        self._torpid = TorpidWatch(self.overlay)
-        self.groups = GroupsService(self)
-        self._log_service = LogService(self)
-        self._state_service = StateMachineService(self)
-        self._overlay_service = OverlayService(self)
-        self._shutdown = ShutdownService(self)
-        self._config_service = ConfigService(self)
-        self.rexec = RexecService(self)
-        self.services = self._services()
-        for service in self.services:
-            self.router.add_service(service.name, service.receive)
-        self.state_machine = StateMachine(self)
+        attributes.setdefault("hostname", socket.gethostname())
+        self.router = Router(random_uuid(), boot.rank, self._configured_topology())
+        self.runat = Runat(reactor, attributes, log, self._program_environ)
+        self.overlay = Overlay(
+            reactor,
+            self.router,
+            attributes,
+            log,
+            admits_children=lambda: self.state_machine.admits_children,
+            parent_lost=lambda: self.state_machine.lose_parent(),  # noqa: PLW0108 - it does not exist yet
+        )
+        self._torpid = TorpidWatch(self.overlay, reactor, attributes)
+        self.groups = GroupsService(self.router, log)
+        self.state_machine = StateMachine(
+            self, reactor, self.router, attributes, log, self.overlay, self.runat, self.groups
+        )
+        self.parts = Parts(reactor, self.router, attributes, config, log, self.groups)
+        self._add_services()
         self.overlay.on_change.append(self._child_changed)
         log.add_follower(self._logged)
-        self.state = InstanceState(self)
-        self.state.find()
+        self.parts.find_state()
 
-    def _services(self) -> list[Service | LazyService]:
-        return [
+    def _add_services(self) -> None:
+        router, log, attributes, machine = self.router, self.log, self.attributes, self.state_machine
+        self._log_service = LogService(router, log)
+        self._state_service = StateMachineService(router, log, machine, self.reactor.clock)
+        self._overlay_service = OverlayService(router, log, attributes, self.overlay, self.reactor.clock)
+        self._shutdown = ShutdownService(router, log, machine, self._check_goodbye)
+        self._config_service = ConfigService(
+            router, log, attributes, self.config, self._made_services, lambda: machine.is_online
+        )
+        self._rexec = RexecService(
+            router, log, self.reactor, attributes, self.config, self.runat, self._program_environ
+        )
+        self._services: list[Service] = [
             self.groups,
             self._log_service,
             self._state_service,
             self._overlay_service,
             self._shutdown,
-            self.rexec,
-            AttrService(self),
-            BrokerService(self),
+            self._rexec,
+            AttrService(router, log, attributes),
+            BrokerService(router, log),
             self._config_service,
-            ConnectorService(self),
-            EventService(self),
-            ModuleService(self),
-            RunatService(self),
-            *(LazyService(self, name, path) for name, path in defaults.services(self.rank).items()),
+            ConnectorService(router, log),
+            EventService(router, log),
+            ModuleService(router, log, self._all_services),
+            RunatService(router, log, self.runat),
         ]
+        for service in self._all_services():
+            router.add_service(service.name, service.receive)
+
+    def _all_services(self) -> Sequence[Service | LazyService]:
+        return [*self._services, *self.parts.services]
+
+    def _made_services(self) -> Iterable[Service]:
+        return [*self._services, *self.parts.made_services()]
 
     def _configured_topology(self) -> Topology:
         tbon.configure(self.attributes, self.config)
-        topology = tbon.topology(self.attributes, self.boot)
-        self.attributes.set("tbon.descendants", str(topology.descendant_count(self.rank)))
-        self.attributes.set("tbon.level", str(topology.level(self.rank)))
+        topology = tbon.topology(self.attributes, self._boot)
+        rank = self._boot.rank
+        self.attributes.set("tbon.descendants", str(topology.descendant_count(rank)))
+        self.attributes.set("tbon.level", str(topology.level(rank)))
         self.attributes.set("tbon.maxlevel", str(topology.maxlevel))
         return topology
 
-    # -- what the parts ask of the whole
-
-    def duration(self, name: str) -> float:
-        """A time attribute in seconds; negative for "none"."""
-        value = self.attributes.get(name)
-        return -1.0 if value is None or value == "none" else parse_duration(value)
-
-    def host_of(self, rank: int) -> str:
-        """The host name of a rank, "?" while it is not known."""
-        if not self._hosts:
-            self._hosts = list(decode_hostlist(self.attributes.get("hostlist") or ""))
-        return self._hosts[rank] if rank < len(self._hosts) else "?"
-
-    def program_environ(self) -> dict[str, str]:
+    def _program_environ(self) -> dict[str, str]:
         """The environment of everything this broker runs."""
         own = defaults.environ(self.attributes.get("rundir") or "", os.environ.get("PATH", os.defpath))
         uri = self.attributes.get("local-uri") or ""
         return program_environ({**os.environ, **own}, uri, self.attributes.get("jobid"))
-
-    def follow_config(self, post: Callable[[str], None]) -> None:
-        """Take over the parent's configuration, now and whenever it changes; ``post`` is told how the first went."""
-        self._config_service.follow(post)
-
-    @property
-    def content(self) -> ContentStore:
-        """The blobs of the instance, on rank 0."""
-        return self.state.content
-
-    @property
-    def kvs(self) -> Kvs:
-        """The key-value store of the instance, on rank 0."""
-        return self.state.kvs
-
-    def settle(self, done: Callable[[], None]) -> None:
-        """End the jobs that run, as the instance is about to end; then call back."""
-        manager = existing(self, "pytest_flux.broker.jobs.manager:JobManager")
-        # What is looked at stays as it was.
-        if manager is None or is_recovery(self.attributes):
-            done()
-        else:
-            manager.settle(done)
 
     # -- life
 
@@ -176,12 +150,14 @@ class Broker:
         """Enter the first state; everything else follows from the reactor."""
         self.state_machine.start()
 
-    def enter_load_builtins(self) -> None:
+    # -- what the state machine has us do (ports.Life)
+
+    def load_builtins(self) -> None:
         """Open the sockets, meet the peers, and become a member of the tree."""
         try:
             parent_endpoint = self._meet_peers()
             if self.router.parent is not None:
-                self.overlay.connect(parent_endpoint, self.state_machine.parent.follow)
+                self.overlay.connect(parent_endpoint, self.state_machine.follow_parent)
             self._torpid.start()
             self.state_machine.post("builtins-success")
         except BootError as error:
@@ -197,55 +173,68 @@ class Broker:
         attributes, topology = self.attributes, self.router.topology
         rundir, uri = attributes.get("rundir") or "", attributes.get("local-uri") or ""
         # Before the conversation with PMI ends, so that its end tells the launcher that clients may come.
-        self._local = LocalConnector(self, uri.removeprefix("local://"))
+        self._local = LocalConnector(
+            uri.removeprefix("local://"),
+            self.reactor,
+            self.router,
+            self.overlay,
+            self.config,
+            lambda: self.state_machine.is_online,
+        )
         endpoints = []
         # With hosts from a configuration, those of the rest may be there yet, and have nothing to seek here.
-        if self.overlay.children and not (self.boot.hosts and is_recovery(self.attributes)):
-            endpoints.append(tbon.endpoint(self.boot, self.rank, rundir))
+        if self.overlay.children and not (self._boot.hosts and is_recovery(self.attributes)):
+            endpoints.append(tbon.endpoint(self._boot, self.router.rank, rundir))
             self.overlay.bind(endpoints[0])
             attributes.set("tbon.endpoint", endpoints[0])
-        cards = self.boot.exchange(Bizcard(self.hostname, tuple(endpoints)), topology)
+        cards = self._boot.exchange(Bizcard(attributes.get("hostname") or "", tuple(endpoints)), topology)
         if self.router.parent is not None:
             attributes.set("tbon.parent-endpoint", cards.parent_endpoint)
         attributes.setdefault("hostlist", cards.hostlist)
         attributes.setdefault("broker.critical-ranks", encode_idset(topology.internal_ranks()))
         return cards.parent_endpoint
 
+    def follow_config(self, post: Callable[[str], None]) -> None:
+        """Take over the parent's configuration, now and whenever it changes; ``post`` gets the first one's event."""
+        self._config_service.follow(post)
+
+    def settle(self, done: Callable[[], None]) -> None:
+        """End the jobs that run, as the instance is about to end; then call back."""
+        self.parts.settle(done)
+
     def state_changed(self, state: str) -> None:
         """The state machine has entered a state: tell who wants to know."""
         self._state_service.changed()
         if state == "run":
-            self.state.resume_jobs()
-        if state == "init" and self.rank == 0 and self.attributes.get("parent-uri"):
-            from pytest_flux.broker.enclosing import introduce
-
-            introduce(self)
+            self.parts.resume_jobs()
+        if state == "init" and self.router.rank == 0 and self.attributes.get("parent-uri"):
+            enclosing = self.parts.enclosing
+            if enclosing is not None:
+                enclosing.introduce()
         if state == "goodbye":
-            self.goodbye_check()
+            self._check_goodbye()
 
-    def goodbye_check(self) -> None:
+    def _check_goodbye(self) -> None:
         """Rank 0 may leave once the client that asked for shutdown has been told."""
-        if self.rank == 0 and self.state_machine.state == "goodbye" and not self._shutdown.complete():
+        if self.router.rank == 0 and self.state_machine.state == "goodbye" and not self._shutdown.complete():
             self.state_machine.post("goodbye")
 
     def unload_builtins(self, done: Callable[[], None]) -> None:
         """End what clients have running, close what was opened, then call ``done``: the last thing before the end."""
-        self.is_closing = True
 
         def close() -> None:
             self.close()
             done()
 
-        self.rexec.shut_down(close)
+        self._rexec.shut_down(close)
 
     def close(self) -> None:
         """Close everything that was opened, at once."""
-        self.rexec.destroy()
+        self._rexec.destroy()
         self.runat.destroy()
-        for made in list(self.parts.values()):
-            if hasattr(made, "destroy"):
-                made.destroy()
-        self.state.close()
+        machine = self.state_machine
+        if not self.parts.close(dumps=machine.state == "unload-builtins"):
+            machine.exit_code = machine.exit_code or 1
         if self._local is not None:
             self._local.close()
         self.overlay.close()
@@ -260,7 +249,7 @@ class Broker:
     def user_signal(self, signum: int) -> None:
         """USR1 or USR2, which rank 0 hands to the jobs. Others have none: to them it is deadly."""
         self.log.write(LOG_INFO, f"signal {signum}")
-        if self.rank > 0:
+        if self.router.rank > 0:
             self.state_machine.kill(signum)
             return
 

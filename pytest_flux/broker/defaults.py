@@ -25,35 +25,6 @@ ATTRIBUTES = {
 LIBEXEC = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "libexec")
 """Where our `flux-broker` is, for a `flux-start` inside the instance to find."""
 
-# What is imported when it is first asked for: by name, the class.
-_STORES = {
-    "content": "pytest_flux.broker.services.content:ContentService",
-    "content-backing": "pytest_flux.broker.services.content_backing:ContentBackingService",
-    "content-sqlite": "pytest_flux.broker.services.content_backing:ContentSqliteService",
-    "feasibility": "pytest_flux.broker.services.sched:FeasibilityService",
-    "job-exec": "pytest_flux.broker.services.job_exec:JobExecService",
-    "job-info": "pytest_flux.broker.services.job_info:JobInfoService",
-    "job-ingest": "pytest_flux.broker.services.job_ingest:JobIngestService",
-    "job-list": "pytest_flux.broker.services.job_list:JobListService",
-    "job-manager": "pytest_flux.broker.services.job_manager:JobManagerService",
-    "job-shell": "pytest_flux.broker.services.job_exec:JobShellService",
-    "kvs": "pytest_flux.broker.services.kvs:KvsService",
-    "kvs-watch": "pytest_flux.broker.services.kvs_watch:KvsWatchService",
-    "resource": "pytest_flux.broker.services.resource:ResourceService",
-    "sched": "pytest_flux.broker.services.sched:SchedService",
-}
-_RELAYS = {
-    "content": "pytest_flux.broker.services.content:RemoteContentService",
-    "job-shell": "pytest_flux.broker.services.job_exec:JobShellService",
-    "kvs": "pytest_flux.broker.services.kvs_relay:KvsRelayService",
-    "kvs-watch": "pytest_flux.broker.services.kvs_relay:KvsWatchRelayService",
-}
-
-
-def services(rank: int) -> dict[str, str]:
-    """The services of a rank that cost nothing until they are used, by name: ``package.module:Class``."""
-    return _STORES if rank == 0 else _RELAYS
-
 
 def environ(rundir: str, path: str) -> dict[str, str]:
     """What the programs of an embedded instance find in their environment besides the broker's own.

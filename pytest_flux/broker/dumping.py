@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from pytest_flux.broker.boot.recovery import state_directory
@@ -11,38 +12,39 @@ from pytest_flux.broker.log import LOG_ERR, LOG_INFO
 from pytest_flux.protocol.errors import FluxError, ProtocolError
 
 if TYPE_CHECKING:
-    from pytest_flux.broker.broker import Broker
+    from pytest_flux.broker.attributes import Attributes
+    from pytest_flux.broker.kvs import Kvs
+    from pytest_flux.broker.log import BrokerLog
+    from pytest_flux.reactor.clock import Clock
 
 
-def dump(broker: Broker) -> bool:
+def dump(kvs: Callable[[], Kvs], attributes: Attributes, log: BrokerLog, clock: Clock) -> bool:
     """Write the primary namespace as it is. Whether that went well; why not is in the log."""
-    attributes = broker.attributes
     path = attributes.get("content.dump") or ""
     is_auto = path == "auto"
     try:
         if is_auto:
             directory = f"{state_directory(attributes)}/dump"
             os.makedirs(directory, exist_ok=True)
-            path = f"{directory}/{time.strftime('%Y%m%d_%H%M%S')}.tgz"
-        broker.log.write(LOG_INFO, f"dumping content to {path}")
-        _write(broker, path)
+            path = f"{directory}/{time.strftime('%Y%m%d_%H%M%S', time.localtime(clock.time()))}.tgz"
+        log.write(LOG_INFO, f"dumping content to {path}")
+        _write(kvs(), path, log, clock)
         if is_auto:
             _link(path)
     except (OSError, ProtocolError) as error:
         reason = error.text if isinstance(error, FluxError) else getattr(error, "strerror", None)
-        broker.log.write(LOG_ERR, f"content.dump: {path}: {reason or error}")
+        log.write(LOG_ERR, f"content.dump: {path}: {reason or error}")
         return False
     return True
 
 
-def _write(broker: Broker, path: str) -> None:
+def _write(kvs: Kvs, path: str, log: BrokerLog, clock: Clock) -> None:
     from pytest_flux.postmortem.archive import write_archive
 
-    kvs = broker.kvs
     kvs.settle()
     # As flux-core does: what is lost is lost, that is no reason to lose the rest.
-    for line in write_archive(path, kvs.tree.load, kvs.namespace("primary").ref, time.time()):
-        broker.log.write(LOG_ERR, f"content.dump: {line}")
+    for line in write_archive(path, kvs.tree.load, kvs.namespace("primary").ref, clock.time()):
+        log.write(LOG_ERR, f"content.dump: {line}")
 
 
 def _link(path: str) -> None:

@@ -27,7 +27,9 @@ from pytest_flux.protocol.resource_set import ResourceSet
 from pytest_flux.reactor.stream import Stream
 
 if TYPE_CHECKING:
-    from pytest_flux.broker.broker import Broker
+    from pytest_flux.broker.attributes import Attributes
+    from pytest_flux.broker.log import BrokerLog
+    from pytest_flux.reactor.reactor import Reactor
 
 _PATIENCE = 10.0
 """Seconds that an answer may take, where nothing can be done without it."""
@@ -39,16 +41,17 @@ _CHUNK = 1 << 16
 class Enclosing:
     """The connection. OSError or ProtocolError where there is none to be had."""
 
-    def __init__(self, broker: Broker) -> None:
-        self._broker = broker
-        self._jobid = parse_fluid(broker.attributes.get("jobid") or "")
+    def __init__(self, reactor: Reactor, attributes: Attributes, log: BrokerLog) -> None:
+        self._attributes = attributes
+        self._log = log
+        self._jobid = parse_fluid(attributes.get("jobid") or "")
         self._decoder = FrameDecoder()
         self._callbacks: dict[int, Callable[[Message], None]] = {}
         self._matchtags = count(1)
         self._resources: ResourceSet | None = None
         self._answered = False
         self.on_expiration: Callable[[float], None] | None = None
-        uri = broker.attributes.get("parent-uri") or ""
+        uri = attributes.get("parent-uri") or ""
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
             self._socket.connect(uri.removeprefix("local://"))
@@ -57,15 +60,15 @@ class Enclosing:
         except BaseException:
             self._socket.close()
             raise
-        self._stream = Stream(broker.reactor, self._socket, self._receive, self._lost)
+        self._stream = Stream(reactor, self._socket, self._receive, self._lost)
         request = {"id": self._jobid, "key": "R", "flags": 0}
         self._rpc("job-info.update-watch", request, self._told_resources, streaming=True)
 
     def introduce(self) -> None:
         """Say where this instance can be reached, and which of its brokers it cannot lose."""
-        attributes = self._broker.attributes
+        attributes = self._attributes
         path = (attributes.get("local-uri") or "").removeprefix("local://")
-        memo = {"uri": f"ssh://{self._broker.hostname}{path}"}
+        memo = {"uri": f"ssh://{attributes.get('hostname')}{path}"}
         self._rpc("job-manager.memo", {"id": self._jobid, "memo": memo}, _ignore)
         ranks = attributes.get("broker.critical-ranks") or ""
         self._rpc("job-exec.critical-ranks", {"id": self._jobid, "ranks": ranks}, _ignore)
@@ -125,7 +128,7 @@ class Enclosing:
             if not message.errnum:
                 self._resources = ResourceSet.decode(message.json()["R"])
         except (ProtocolError, KeyError) as error:
-            self._broker.log.write(_ERR, f"R of the enclosing instance: {error}", "resource")
+            self._log.write(_ERR, f"R of the enclosing instance: {error}", "resource")
         if self._answered and self._resources is not None and self.on_expiration is not None:
             self.on_expiration(self._resources.expiration)
         self._answered = True
@@ -138,22 +141,12 @@ def _ignore(_: Message) -> None:
     """What it says to that changes nothing."""
 
 
-def introduce(broker: Broker) -> None:
-    """Rank 0 of an instance that is a job says so to the enclosing one. What fails is logged."""
-    enclosing = find(broker)
-    if enclosing is not None:
-        enclosing.introduce()
-
-
-def find(broker: Broker) -> Enclosing | None:
-    """The enclosing instance, if there is one that can be reached."""
-    if broker.rank != 0 or not broker.attributes.get("parent-uri") or not broker.attributes.get("jobid"):
+def find_enclosing(reactor: Reactor, attributes: Attributes, log: BrokerLog) -> Enclosing | None:
+    """The enclosing instance, if there is one that can be reached; why not is logged."""
+    if not attributes.get("parent-uri") or not attributes.get("jobid"):
         return None
-    if Enclosing not in broker.parts:
-        try:
-            broker.parts[Enclosing] = Enclosing(broker)
-        except (OSError, ProtocolError) as error:
-            broker.log.write(_ERR, f"error opening {broker.attributes.get('parent-uri')}: {error}")
-            broker.parts[Enclosing] = None
-    found: Enclosing | None = broker.parts[Enclosing]
-    return found
+    try:
+        return Enclosing(reactor, attributes, log)
+    except (OSError, ProtocolError) as error:
+        log.write(_ERR, f"error opening {attributes.get('parent-uri')}: {error}")
+        return None

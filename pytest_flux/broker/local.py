@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+from collections.abc import Callable
 
 from pytest_flux.broker.flow import Ledger
 from pytest_flux.broker.service import Request
@@ -23,7 +24,11 @@ from pytest_flux.reactor.usock import Connection, UsockServer, owner_only
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from pytest_flux.broker.broker import Broker
+    from typing import Any
+
+    from pytest_flux.broker.overlay.overlay import Overlay
+    from pytest_flux.broker.router import Router
+    from pytest_flux.reactor.reactor import Reactor
 
 _BEFORE_INIT = frozenset(("state-machine.wait", "state-machine.get", "attr.get", "log.dmesg"))
 
@@ -44,8 +49,18 @@ class Client:
 class LocalConnector:
     """Clients of one broker: authentication, subscriptions, their services, and what follows when they leave."""
 
-    def __init__(self, broker: Broker, path: str) -> None:
-        self._broker = broker
+    def __init__(
+        self,
+        path: str,
+        reactor: Reactor,
+        router: Router,
+        overlay: Overlay,
+        config: dict[str, Any],
+        is_online: Callable[[], bool],
+    ) -> None:
+        self._router = router
+        self._config = config
+        self._is_online = is_online
         self._clients: dict[str, Client] = {}
         self._intercepted = {
             "event.subscribe": self._subscribe,
@@ -53,16 +68,16 @@ class LocalConnector:
             "service.add": self._add_service,
             "service.remove": self._remove_service,
         }
-        self._server = UsockServer(broker.reactor, path, self._receive, self._forget, self._authorize)
-        broker.router.on_event.append(self._deliver_event)
-        broker.overlay.on_congestion.append(self._pause)
+        self._server = UsockServer(reactor, path, self._receive, self._forget, self._authorize)
+        router.on_event.append(self._deliver_event)
+        overlay.on_congestion.append(self._pause)
 
     def close(self) -> None:
         """Drop all clients and remove the socket."""
         self._server.close()
 
     def _authorize(self, uid: int) -> int:
-        access = self._broker.config.get("access", {})
+        access = self._config.get("access", {})
         if uid == 0 and access.get("allow-root-owner") is True:
             return ROLE_OWNER
         if (role := owner_only(uid)) != ROLE_NONE:
@@ -72,9 +87,8 @@ class LocalConnector:
     def _client(self, connection: Connection) -> Client:
         client = self._clients.get(connection.uuid)
         if client is None:
-            router = self._broker.router
-            client = self._clients[connection.uuid] = Client(connection, Ledger(router, connection))
-            router.routes[connection.uuid] = client.ledger.deliver
+            client = self._clients[connection.uuid] = Client(connection, Ledger(self._router, connection))
+            self._router.routes[connection.uuid] = client.ledger.deliver
         return client
 
     def _pause(self, paused: bool) -> None:
@@ -88,9 +102,9 @@ class LocalConnector:
         if message.type == REQUEST:
             self._request(client, message)
         elif message.type == RESPONSE:
-            self._broker.router.respond(message)
+            self._router.respond(message)
         elif message.type == EVENT and message.rolemask & ROLE_OWNER:
-            self._broker.router.send_event(message)
+            self._router.send_event(message)
 
     def _request(self, client: Client, message: Message) -> None:
         if message.routes is None:
@@ -99,7 +113,7 @@ class LocalConnector:
         topic = message.topic or ""
         intercepted = self._intercepted.get(topic)
         if intercepted is not None:
-            request = Request(message, self._broker.router.respond)
+            request = Request(message, self._router.respond)
             try:
                 intercepted(client, request)
                 request.respond()
@@ -108,14 +122,14 @@ class LocalConnector:
             except ProtocolError:
                 request.error(errno.EPROTO)
             return
-        if not self._broker.is_online and topic not in _BEFORE_INIT:
-            self._broker.router.refuse(message, errno.EAGAIN, "Upstream Flux broker is offline. Try again later.")
+        if not self._is_online() and topic not in _BEFORE_INIT:
+            self._router.refuse(message, errno.EAGAIN, "Upstream Flux broker is offline. Try again later.")
             return
         if message.wants_response:
             prefix = topic.rpartition(".")[0]
             client.contacted.add((prefix, message.nodeid, message.flags & FLAG_UPSTREAM))
             client.ledger.open(message)
-        self._broker.router.request(message)
+        self._router.request(message)
 
     # -- what the connector answers itself (flux-core's librouter)
 
@@ -138,7 +152,7 @@ class LocalConnector:
             raise FluxError(errno.EPERM)
         if "." in name:
             raise FluxError(errno.EINVAL)
-        self._broker.router.add_service(name, client.connection.send)
+        self._router.add_service(name, client.connection.send)
         client.services.add(name)
 
     def _remove_service(self, client: Client, request: Request) -> None:
@@ -146,7 +160,7 @@ class LocalConnector:
         if name not in client.services:
             raise FluxError(errno.ENOENT)
         client.services.remove(name)
-        del self._broker.router.services[name]
+        del self._router.services[name]
 
     def _deliver_event(self, message: Message) -> None:
         topic = message.topic or ""
@@ -163,7 +177,7 @@ class LocalConnector:
         client = self._clients.pop(connection.uuid, None)
         if client is None:
             return
-        router = self._broker.router
+        router = self._router
         router.routes.pop(connection.uuid, None)
         for name in client.services:
             del router.services[name]

@@ -12,7 +12,6 @@ from __future__ import annotations
 import errno
 import os
 import sys
-import time
 from collections import deque
 from collections.abc import Callable
 
@@ -34,6 +33,7 @@ from pytest_flux.protocol.stdlog import (
     format_timestamp,
     split_text,
 )
+from pytest_flux.reactor.clock import Clock
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -62,8 +62,9 @@ class BrokerLog:
     with the host name in the rank's place. ``stderr`` is the process's standard error unless given.
     """
 
-    def __init__(self, attributes: Attributes, stderr: TextIO | None = None) -> None:
+    def __init__(self, attributes: Attributes, stderr: TextIO | None = None, clock: Clock | None = None) -> None:
         self._attributes = attributes
+        self._clock = Clock() if clock is None else clock
         self._stderr = stderr
         self._rank: int | None = None
         self._forward: Callable[[bytes], None] | None = None
@@ -117,7 +118,7 @@ class BrokerLog:
     def write(self, severity: int, text: str, appname: str = "broker") -> None:
         """Log a message of this broker; each of its lines is an entry."""
         rank = self._attributes.get("hostname") if self._rank is None else str(self._rank)
-        timestamp = format_timestamp(time.time())
+        timestamp = format_timestamp(self._clock.time())
         for line in split_text(text):
             # The broker may have been forked since the last line, so its pid is asked for each time.
             entry = LogEntry(severity, 0, timestamp, rank or "-", appname, str(os.getpid()), line)

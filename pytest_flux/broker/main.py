@@ -6,7 +6,6 @@ import os
 import resource
 import signal
 import sys
-import time
 from collections.abc import Sequence
 
 from pytest_flux.broker import defaults
@@ -31,6 +30,7 @@ from pytest_flux.protocol.errors import FluxError
 from pytest_flux.protocol.hostlist import decode_hostlist, encode_hostlist
 from pytest_flux.protocol.idset import decode_idset
 from pytest_flux.protocol.taskmap import Taskmap, decode_taskmap
+from pytest_flux.reactor.clock import Clock
 from pytest_flux.reactor.descriptors import open_standard_descriptors
 from pytest_flux.reactor.reactor import Reactor
 
@@ -85,12 +85,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     except StartError as error:
         print(f"flux-broker: {error}", file=sys.stderr)
         return 1
-    log = BrokerLog(attributes)
+    clock = Clock()
+    log = BrokerLog(attributes, clock=clock)
     cleanup: Cleanups = []
     try:
         try:
             _die_at_once()
-            broker = _create(attributes, options, log, cleanup)
+            broker = _create(attributes, options, log, clock, cleanup)
         except (StartError, BootError) as error:
             log.write(LOG_CRIT, str(error))
             return 1
@@ -118,11 +119,11 @@ def _die_at_once() -> None:
         signal.signal(signum, die)
 
 
-def _create(attributes: Attributes, options: Options, log: BrokerLog, cleanup: Cleanups) -> Broker:
+def _create(attributes: Attributes, options: Options, log: BrokerLog, clock: Clock, cleanup: Cleanups) -> Broker:
     config = configure(attributes, options)
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    attributes.set("broker.starttime", f"{time.time():.2f}")
+    attributes.set("broker.starttime", f"{clock.time():.2f}")
     boot = bootstrap(
         os.environ, config, attributes.get("hostname") or "", method=attributes.get("broker.boot-method")
     )
@@ -130,7 +131,7 @@ def _create(attributes: Attributes, options: Options, log: BrokerLog, cleanup: C
     log.write(LOG_INFO, f"boot: rank={boot.rank} size={boot.size}")
     describe(attributes, boot)
     inherit(attributes)
-    reactor = Reactor()
+    reactor = Reactor(clock)
     cleanup.append(reactor.close)
     broker: Broker | None = None
 
@@ -162,11 +163,11 @@ def _define_phases(broker: Broker, command: list[str]) -> None:
         path = attributes.get(f"broker.{phase}_path")
         if path:
             broker.runat.push_shell(phase, path, logged=True)
-    if broker.rank == 0 and "broker.rc2_none" not in attributes:
+    if broker.router.rank == 0 and "broker.rc2_none" not in attributes:
         if is_interactive(command) and not os.isatty(0):
             raise StartError("stdin is not a tty - can't run interactive shell")
         if is_interactive(command) and recovery.is_recovery(attributes):
-            broker.greeting = recovery.banner(attributes)
+            broker.state_machine.greeting = recovery.banner(attributes)
         broker.runat.push("rc2", initial_program(command), logged=False)
 
 
@@ -192,7 +193,7 @@ def _run(broker: Broker, verbose: int) -> int:
     if os.getpgrp() == os.getpid():
         # What rc2 left in the background shares the group of a broker that leads one (see Runat).
         os.kill(0, signal.SIGHUP)
-    return broker.exit_code
+    return broker.state_machine.exit_code
 
 
 if __name__ == "__main__":

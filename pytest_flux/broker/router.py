@@ -43,6 +43,7 @@ class Router:
         self.uuid = uuid
         self.rank = rank
         self.topology = topology
+        self.size = topology.size
         self.parent = topology.parent(rank)
         self.services: dict[str, Receiver] = {}
         self.routes: dict[str, Receiver] = {uuid: self._receive_own}

@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator
 
 from pytest_flux.protocol.errors import FluxError, ProtocolError
 from pytest_flux.protocol.message import (
-    REQUEST,
     ROLE_LOCAL,
     ROLE_OWNER,
     ROLE_USER,
@@ -22,7 +21,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, ClassVar, TypeAlias, TypeVar, overload
 
-    from pytest_flux.broker.broker import Broker
+    from pytest_flux.broker.log import BrokerLog
+    from pytest_flux.broker.router import Router
 
     T = TypeVar("T")
     H = TypeVar("H", bound="Handler")
@@ -150,9 +150,14 @@ class Service:
     is_module = True
     _methods: ClassVar[dict[str, tuple[Handler, int]]] = {}
 
-    def __init__(self, broker: Broker) -> None:
-        self.broker = broker
+    def __init__(self, router: Router, log: BrokerLog) -> None:
+        self.router = router
         self.held: list[Request] = []
+        self._log = log
+
+    def log(self, severity: int, text: str) -> None:
+        """Log in the name of this service."""
+        self._log.write(severity, text, self.name)
 
     def __init_subclass__(cls) -> None:
         # Here rather than for each instance: brokers are forked, and share what there is before.
@@ -165,7 +170,7 @@ class Service:
 
     def receive(self, message: Message) -> None:
         """Handle one request for this service."""
-        request = Request(message, self.broker.router.respond)
+        request = Request(message, self.router.respond)
         try:
             handler, roles = self._find(request)
             if not request.message.rolemask & roles:
@@ -182,7 +187,7 @@ class Service:
             import traceback
 
             # A fault of ours in one answer must not take the instance down; whoever asked learns of it.
-            self.broker.log.write(3, f"{request.topic}: {traceback.format_exc()}", self.name)
+            self.log(3, f"{request.topic}: {traceback.format_exc()}")
             request.error(errno.EIO, "internal error, see the broker's log")
 
     def _find(self, request: Request) -> tuple[Handler, int]:
@@ -231,13 +236,13 @@ class Service:
     def ping(self, request: Request) -> Answer:
         """The payload back, with the way it came (as flux-core's libflux/method.c)."""
         message = request.message
-        hops = [route[:8] for route in message.routes or ()] + [self.broker.uuid[:8]]
+        hops = [route[:8] for route in message.routes or ()] + [self.router.uuid[:8]]
         return {
             **request.json(),
             "route": "!".join(hops),
             "userid": message.userid,
             "rolemask": message.rolemask,
-            "rank": self.broker.rank,
+            "rank": self.router.rank,
         }
 
     @method("rusage")
@@ -285,8 +290,3 @@ class Service:
             raise ProtocolError("unknown 'op'", request.topic)
         self._debug_flags = operation(getattr(self, "_debug_flags", 0), request.field("flags", int))
         return {"flags": self._debug_flags}
-
-
-def is_request(message: Message) -> bool:
-    """Whether a message asks something of a service."""
-    return message.type == REQUEST and message.topic is not None

@@ -102,15 +102,15 @@ def _preload() -> None:
     import gc
     from importlib import import_module
 
-    from pytest_flux.broker import defaults
+    from pytest_flux.broker.parts import preload
 
-    services = {path.partition(":")[0] for path in defaults.services(0).values()}
-    for module in (*_MODULES, *sorted(services)):
-        try:
+    try:
+        for module in _MODULES:
             import_module(module)
-        except ImportError:
-            # Whoever needs it will say so where it can be heard.
-            continue
+        preload()
+    except ImportError:
+        # Whoever needs it will say so where it can be heard.
+        pass
     ctypes.CDLL(None)
     gc.collect()
     gc.freeze()

@@ -7,10 +7,11 @@ import math
 import os
 import select
 import signal
-import time
 from collections import deque
 from collections.abc import Callable
 from itertools import count
+
+from pytest_flux.reactor.clock import Clock
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -43,9 +44,13 @@ class Timer:
 
 
 class Reactor:
-    """Callbacks in the order of their causes; an exception in one ends ``run`` and reaches its caller."""
+    """Callbacks in the order of their causes; an exception in one ends ``run`` and reaches its caller.
 
-    def __init__(self) -> None:
+    ``clock`` is the time of everything that runs here.
+    """
+
+    def __init__(self, clock: Clock | None = None) -> None:
+        self.clock = Clock() if clock is None else clock
         self._poll: Any = select.epoll() if _HAS_EPOLL else select.poll()
         self._callbacks: dict[int, list[Callback | None]] = {}
         self._timers: list[tuple[float, int, Timer]] = []
@@ -106,10 +111,10 @@ class Reactor:
             heapq.heappop(self._timers)
         if not self._timers:
             return None
-        return min(max(0.0, self._timers[0][0] - time.monotonic()), _MAX_TIMEOUT)
+        return min(max(0.0, self._timers[0][0] - self.clock.monotonic()), _MAX_TIMEOUT)
 
     def _run_timers(self) -> None:
-        now = time.monotonic()
+        now = self.clock.monotonic()
         while self._timers and self._timers[0][0] <= now:
             timer = heapq.heappop(self._timers)[2]
             callback, timer.callback = timer.callback, None
@@ -122,7 +127,7 @@ class Reactor:
 
     def call_later(self, delay: float, callback: Callback) -> Timer:
         """Call back after ``delay`` seconds, unless the timer is cancelled."""
-        timer = Timer(time.monotonic() + delay, callback)
+        timer = Timer(self.clock.monotonic() + delay, callback)
         heapq.heappush(self._timers, (timer.when, next(self._order), timer))
         return timer
 

@@ -15,8 +15,9 @@ from pytest_flux.protocol.errors import FluxError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from pytest_flux.broker.broker import Broker
+    from pytest_flux.broker.attributes import Attributes
     from pytest_flux.broker.content.backing import SqliteBacking
+    from pytest_flux.broker.log import BrokerLog
     from pytest_flux.reactor.reactor import Reactor, Timer
 
 _FLUSH_DELAY = 1.0
@@ -228,19 +229,18 @@ class ContentStore:
             self._backing = None
 
 
-def open_store(broker: Broker) -> ContentStore:
+def open_store(reactor: Reactor, attributes: Attributes, log: BrokerLog) -> ContentStore:
     """The store of an instance, on its rank 0. FluxError EINVAL for a ``content.hash`` that Flux does not know."""
-    attributes = broker.attributes
     hash_name = attributes.get("content.hash") or "sha1"
     if hash_name not in DIGEST_SIZES:
         raise FluxError(errno.EINVAL, f"unknown hash type {hash_name}")
     directory, volatile = place(attributes)
     return ContentStore(
-        broker.reactor,
+        reactor,
         directory,
         hash_name,
         volatile=volatile,
         # What is only looked at may have come from anywhere.
         blob_max=_SEEN_MAX if is_recovery(attributes) else _MAX_BLOB,
-        complain=lambda text: broker.log.write(LOG_ERR, text, "content"),
+        complain=lambda text: log.write(LOG_ERR, text, "content"),
     )

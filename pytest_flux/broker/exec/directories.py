@@ -4,13 +4,9 @@ from __future__ import annotations
 
 import os
 import shutil
-from typing import TYPE_CHECKING
 
 from pytest_flux.broker.exec.failure import ShellFailure
 from pytest_flux.protocol.fluid import f58
-
-if TYPE_CHECKING:
-    from pytest_flux.broker.broker import Broker
 
 _MAX_SPARE = 64
 
@@ -18,9 +14,9 @@ _MAX_SPARE = 64
 class Directories:
     """Makes and removes them. Those that no task has touched are used again, which costs a third."""
 
-    def __init__(self, broker: Broker) -> None:
-        self._rundir = broker.attributes.get("rundir") or ""
-        self._rank = broker.rank
+    def __init__(self, rundir: str, rank: int) -> None:
+        self._rundir = rundir
+        self._rank = rank
         self._untouched: dict[str, tuple[int, int]] = {}
         self._spare: list[str] = []
         self._made = 0

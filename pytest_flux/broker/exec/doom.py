@@ -13,7 +13,7 @@ from pytest_flux.protocol.duration import format_duration
 from pytest_flux.reactor.reactor import Timer
 
 if TYPE_CHECKING:
-    from pytest_flux.broker.broker import Broker
+    from pytest_flux.reactor.reactor import Reactor
 
 Doomed = Callable[[str, int, "int | None"], None]
 """Takes what to say, the exit code, and the wait status of the task at fault, if it was one."""
@@ -22,8 +22,8 @@ Doomed = Callable[[str, int, "int | None"], None]
 class Doom:
     """Watches one job. ShellFailure for options that make no sense."""
 
-    def __init__(self, broker: Broker, shell_options: dict[str, Any], doomed: Doomed) -> None:
-        self._reactor = broker.reactor
+    def __init__(self, reactor: Reactor, shell_options: dict[str, Any], doomed: Doomed) -> None:
+        self._reactor = reactor
         self._timeout = options.exit_timeout(shell_options)
         self._on_error = shell_options.get("exit-on-error") not in (None, 0, False)
         self._doomed = doomed

@@ -12,7 +12,7 @@ from pytest_flux.broker.exec.options import nested
 from pytest_flux.protocol.fluid import f58, f58plain
 
 if TYPE_CHECKING:
-    from pytest_flux.broker.broker import Broker
+    from pytest_flux.broker.attributes import Attributes
     from pytest_flux.broker.exec.placement import Placement
 
 _ALIASES = {"ofile": "nofile"}
@@ -24,16 +24,16 @@ def job_text(job_id: int, environ: dict[str, str]) -> str:
 
 
 def job_environ(
-    broker: Broker, job_id: int, jobspec: dict[str, Any], placement: Placement, tmpdir: str
+    attributes: Attributes, job_id: int, jobspec: dict[str, Any], placement: Placement, tmpdir: str
 ) -> dict[str, str]:
     """What all tasks of a shell have in common (flux-environment(7)): the jobspec's, with the job's own."""
     given = jobspec["attributes"].get("system", {}).get("environment")
     environ = {str(name): str(value) for name, value in given.items()} if isinstance(given, dict) else {}
     environ.pop("FLUX_PROXY_REMOTE", None)
     text = job_text(job_id, environ)
-    path = broker.attributes.get("jobid-path") or "/"
+    path = attributes.get("jobid-path") or "/"
     environ |= {
-        "FLUX_URI": broker.attributes.get("local-uri") or "",
+        "FLUX_URI": attributes.get("local-uri") or "",
         "FLUX_KVS_NAMESPACE": f"job-{job_id}",
         "FLUX_JOB_ID_PATH": f"{'' if path == '/' else path}/{text}",
         "FLUX_JOB_SIZE": str(placement.ntasks),
@@ -43,7 +43,7 @@ def job_environ(
         "FLUX_TERMINUS_SESSION": "0",
     }
     if "HOSTNAME" in environ:
-        environ["HOSTNAME"] = broker.hostname
+        environ["HOSTNAME"] = attributes.get("hostname") or ""
     if nested(jobspec, "attributes", "system", "shell", "options", "mpi") != "none":
         # Open MPI puts shared memory there, and jobs of one node must not meet in it.
         environ["OMPI_MCA_btl_vader_backing_directory"] = tmpdir

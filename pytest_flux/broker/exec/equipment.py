@@ -16,7 +16,7 @@ from pytest_flux.broker.resource import discovery
 from pytest_flux.protocol.resource_set import text_of
 
 if TYPE_CHECKING:
-    from pytest_flux.broker.broker import Broker
+    from pytest_flux.broker.attributes import Attributes
 
 
 class Equipment:
@@ -24,27 +24,30 @@ class Equipment:
 
     def __init__(
         self,
-        broker: Broker,
+        attributes: Attributes,
+        rank: int,
         job_id: int,
         jobspec: dict[str, Any],
         placement: Placement,
         tmpdir: str,
         send: Send,
     ) -> None:
-        self._broker = broker
+        self._attributes = attributes
+        self._rank = rank
+        self._host = attributes.get("hostname") or ""
         self._job_id = job_id
         self._jobspec = jobspec
         self._options = options.shell_options(jobspec)
         self._placement = placement
         self._tmpdir = tmpdir
-        self._shell = placement.ranks.index(broker.rank)
-        self._node = placement.resources.nodes[broker.rank]
+        self._shell = placement.ranks.index(rank)
+        self._node = placement.resources.nodes[rank]
         self.tasks = [TagsOfTask(task, index) for index, task in enumerate(placement.tasks(self._shell))]
         self._tags = Tags(
             job_id,
             job_name(jobspec),
             placement.ntasks,
-            lambda shell: placement.describe(shell, broker.host_of(placement.ranks[shell])),
+            lambda shell: placement.describe(shell, attributes.host_of(placement.ranks[shell])),
             len(placement.ranks),
             tmpdir,
         )
@@ -61,7 +64,7 @@ class Equipment:
         self._tell_adjusted()
         self._enter_directory()
         self._environ = environment.job_environ(
-            self._broker, self._job_id, self._jobspec, self._placement, self._tmpdir
+            self._attributes, self._job_id, self._jobspec, self._placement, self._tmpdir
         )
         environment.write_files(self._jobspec, self._tmpdir)
         self._limits, complaints = environment.limits(self._options)
@@ -74,10 +77,10 @@ class Equipment:
             self.output.redirect(self._placement.ntasks, len(self._placement.ranks))
 
     def _tell_adjusted(self) -> None:
-        before = self._placement.allocated.nodes[self._broker.rank]
+        before = self._placement.allocated.nodes[self._rank]
         for kind, old, new in (("cores", before.cores, self._node.cores), ("gpus", before.gpus, self._node.gpus)):
             if old != new:
-                host = self._broker.hostname
+                host = self._host
                 self.output.log(WARNING, f"{host}: adjusted {kind} from {text_of(old)} to {text_of(new)}")
 
     def _enter_directory(self) -> None:
@@ -86,7 +89,7 @@ class Equipment:
         number = errno.ENOENT
         if os.path.exists(self._cwd):
             number = errno.EACCES if os.path.isdir(self._cwd) else errno.ENOTDIR
-        host = self._broker.hostname
+        host = self._host
         text = f"host {host}: Could not change dir to {self._cwd}: {os.strerror(number)}. Going to /tmp instead"
         self.output.log(ERROR, text)
         self._cwd = "/tmp"

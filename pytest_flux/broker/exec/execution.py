@@ -23,24 +23,37 @@ from pytest_flux.protocol.idset import encode_idset
 from pytest_flux.protocol.resource_set import ResourceSet
 
 if TYPE_CHECKING:
-    from pytest_flux.broker.exec.job_exec import JobExec
+    from pytest_flux.broker.attributes import Attributes
+    from pytest_flux.broker.exec.shells import Shells
+    from pytest_flux.broker.kvs import Kvs
+    from pytest_flux.broker.router import Router
+    from pytest_flux.reactor.reactor import Reactor
 
 
 class Execution:
     """See the module. ProtocolError where R makes no sense."""
 
-    def __init__(self, executor: JobExec, work: Work) -> None:
-        self._broker = executor.broker
+    def __init__(
+        self,
+        reactor: Reactor,
+        router: Router,
+        attributes: Attributes,
+        config: dict[str, Any],
+        kvs: Kvs,
+        shells: Shells,
+        work: Work,
+    ) -> None:
+        self._reactor = reactor
+        self._router = router
+        self._attributes = attributes
+        self._config = config
         self._work = work
         self.job_id = work.job_id
         self.userid = work.userid
         self.jobspec = work.jobspec
         self._set = ResourceSet.decode(work.resources)
-        self._guest = Guest(self._broker, work.job_id, work.userid)
-        self._links = {
-            rank: Link(self._broker, executor.shells, rank, work.job_id, self._report, self.lose)
-            for rank in self._set
-        }
+        self._guest = Guest(kvs, reactor, work.job_id, work.userid)
+        self._links = {rank: Link(router, shells, rank, work.job_id, self._report, self.lose) for rank in self._set}
         self._leader = next(iter(self._set))
         self._critical = set(self._links)
         self._statuses: dict[int, int] = {}
@@ -48,7 +61,7 @@ class Execution:
         self._exchange: dict[int, dict[str, str]] = {}
         self._streams = Streams(self._guest, self._log)
         self._held_exit: dict[str, Any] | None = None
-        self._ladder = KillLadder(self._broker.reactor, kill_config(self._broker.config), self._kill, self._destroy)
+        self._ladder = KillLadder(self._reactor, kill_config(self._config), self._kill, self._destroy)
         self._doom: Doom | None = None
         self._warning: LimitWarning | None = None
         self._in_exception = False
@@ -77,7 +90,7 @@ class Execution:
         try:
             self._placement = place(self.jobspec, self._set, self._shell_options)
             self._streams.configure(self._shell_options)
-            self._doom = Doom(self._broker, self._shell_options, self._doomed)
+            self._doom = Doom(self._reactor, self._shell_options, self._doomed)
         except ShellFailure as failure:
             # Of most, the shells come to the same conclusion, and say so.
             self._failure = failure
@@ -100,7 +113,7 @@ class Execution:
         try:
             if self._failure is not None:
                 raise self._failure
-            self._warning = LimitWarning(self._broker.reactor, self._shell_options, self._log, self._kill)
+            self._warning = LimitWarning(self._reactor, self._shell_options, self._log, self._kill)
             self._warning.arm(self._set.expiration)
         except ShellFailure as failure:
             self._links[self._leader].command("die", text=failure.text, component=failure.component)
@@ -154,7 +167,7 @@ class Execution:
         elif self._doom is not None and not self._doom.has_begun and self._placement is not None:
             self._guest.log("shell.task-exit", info)
             shell = self._placement.taskmap.node_of(info["rank"])
-            host = self._broker.host_of(self._placement.ranks[shell])
+            host = self._attributes.host_of(self._placement.ranks[shell])
             self._doom.begin(self.jobspec["tasks"][0]["command"][0], "task", info["rank"], host, info["wait_status"])
 
     def _doomed(self, note: str, code: int, status: int | None) -> None:
@@ -189,7 +202,7 @@ class Execution:
         request: dict[str, Any] = {"id": self.job_id, "type": "exec", "severity": 0, "note": note}
         if status is not None:
             request["wait_status"] = status
-        self._broker.router.rpc("job-manager.raise", request, lambda _: None)
+        self._router.rpc("job-manager.raise", request, lambda _: None)
 
     def terminate(self, kind: str) -> None:
         """A fatal exception of that type has been posted."""
@@ -200,7 +213,7 @@ class Execution:
             # No task has begun: there is nothing that a signal could reach.
             self._destroy()
             return
-        self._ladder.start(signal.SIGALRM if kind == "timeout" else kill_config(self._broker.config).term_signal)
+        self._ladder.start(signal.SIGALRM if kind == "timeout" else kill_config(self._config).term_signal)
 
     def expiration(self, expiration: float) -> None:
         """The time limit has changed."""
@@ -219,7 +232,7 @@ class Execution:
         if link is None or rank in self._statuses or self._is_over:
             return
         link.cut()
-        shell, host = list(self._links).index(rank), self._broker.host_of(rank)
+        shell, host = list(self._links).index(rank), self._attributes.host_of(rank)
         text = f"node failure on {host} (shell rank {shell})"
         if rank in self._critical:
             if rank != self._leader:

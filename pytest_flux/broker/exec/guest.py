@@ -12,7 +12,8 @@ from pytest_flux.protocol.errors import FluxError
 from pytest_flux.protocol.fluid import kvs_key
 
 if TYPE_CHECKING:
-    from pytest_flux.broker.broker import Broker
+    from pytest_flux.broker.kvs import Kvs
+    from pytest_flux.reactor.reactor import Reactor
 
 _HEADERS = {
     "output": {"encoding": {"stdout": "UTF-8", "stderr": "UTF-8"}},
@@ -31,15 +32,15 @@ class Guest:
     tests are, go to where they belong in one step.
     """
 
-    def __init__(self, broker: Broker, job_id: int, userid: int) -> None:
-        self._kvs = broker.kvs
-        self._reactor = broker.reactor
+    def __init__(self, kvs: Kvs, reactor: Reactor, job_id: int, userid: int) -> None:
+        self._kvs = kvs
+        self._reactor = reactor
         self._userid = userid
         self._key = kvs_key(job_id, "guest")
         self._namespace = f"job-{job_id}"
         self._pending: dict[str, list[str]] = {}
         self._kvs.expect_namespace(self._namespace, self._make)
-        self._timer = broker.reactor.call_later(_DELAY, self._make)
+        self._timer = reactor.call_later(_DELAY, self._make)
         self._is_made = False
 
     def _make(self) -> None:

@@ -9,25 +9,42 @@ from typing import TYPE_CHECKING, Any
 from pytest_flux.broker.exec.execution import Execution
 from pytest_flux.broker.exec.jobspecs import full_jobspec, signed_environment
 from pytest_flux.broker.exec.mock import MockExecution, is_mock
-from pytest_flux.broker.exec.shells import Shells
 from pytest_flux.broker.exec.work import Work
-from pytest_flux.broker.services.lazy import part
 from pytest_flux.protocol.errors import FluxError, ProtocolError
 from pytest_flux.protocol.fluid import kvs_key
 from pytest_flux.protocol.idset import decode_idset
 
 if TYPE_CHECKING:
-    from pytest_flux.broker.broker import Broker
+    from pytest_flux.broker.attributes import Attributes
+    from pytest_flux.broker.exec.shells import Shells
     from pytest_flux.broker.jobs.job import Job
     from pytest_flux.broker.jobs.start import Callbacks
+    from pytest_flux.broker.kvs import Kvs
+    from pytest_flux.broker.router import Router
+    from pytest_flux.broker.services.groups import GroupsService
+    from pytest_flux.reactor.reactor import Reactor
 
 
 class JobExec:
     """See Executor of the job manager."""
 
-    def __init__(self, broker: Broker) -> None:
-        self.broker = broker
-        self.shells = part(broker, Shells)
+    def __init__(
+        self,
+        reactor: Reactor,
+        router: Router,
+        attributes: Attributes,
+        config: dict[str, Any],
+        kvs: Kvs,
+        groups: GroupsService,
+        shells: Shells,
+    ) -> None:
+        self._reactor = reactor
+        self._router = router
+        self._attributes = attributes
+        self._config = config
+        self._kvs = kvs
+        self._groups = groups
+        self._shells = shells
         self._executions: dict[int, Execution | MockExecution] = {}
         self._doomed: dict[int, str | None] = {}
         self._online: set[int] = set()
@@ -45,9 +62,7 @@ class JobExec:
         # Meanwhile the job may be canceled.
         self._doomed[job.id] = None
         environment, jobspec = job.environment, job.jobspec
-        self.broker.reactor.call_soon(
-            lambda: self._begin(job.id, job.userid, jobspec, environment, resources, callbacks)
-        )
+        self._reactor.call_soon(lambda: self._begin(job.id, job.userid, jobspec, environment, resources, callbacks))
 
     def _begin(
         self,
@@ -59,13 +74,12 @@ class JobExec:
         callbacks: Callbacks,
     ) -> None:
         doom = self._doomed.pop(job_id)
-        kind = MockExecution if is_mock(jobspec) else Execution
         try:
             if environment is None:
-                environment = signed_environment(self.broker.kvs.lookup(kvs_key(job_id, "J")))
+                environment = signed_environment(self._kvs.lookup(kvs_key(job_id, "J")))
             jobspec = full_jobspec(jobspec, environment)
             work = Work(job_id, userid, jobspec, resources, callbacks, lambda: self._ended(job_id))
-            execution = kind(self, work)
+            execution = self._make(work)
         except (ProtocolError, FluxError, ValueError, KeyError, TypeError) as error:
             callbacks.exception("exec", 0, f"job start failure: {error}")
             callbacks.released("all", final=True)
@@ -74,6 +88,11 @@ class JobExec:
         execution.begin()
         if doom is not None:
             execution.terminate(doom)
+
+    def _make(self, work: Work) -> Execution | MockExecution:
+        if is_mock(work.jobspec):
+            return MockExecution(self._reactor, self._kvs, work)
+        return Execution(self._reactor, self._router, self._attributes, self._config, self._kvs, self._shells, work)
 
     def _ended(self, job_id: int) -> None:
         self._executions.pop(job_id, None)
@@ -106,7 +125,7 @@ class JobExec:
     def _watch(self) -> None:
         if not self._watches:
             self._watches = True
-            self.broker.groups.watch("broker.online", self._members_changed)
+            self._groups.watch("broker.online", self._members_changed)
 
     def _members_changed(self, members: str) -> None:
         online = set(decode_idset(members))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -46,7 +45,7 @@ class LimitWarning:
             self._log(NOTICE, text, _COMPONENT)
             self._kill(wanted.signum)
 
-        delay = max(0.0, expiration - wanted.timeleft - time.time())
+        delay = max(0.0, expiration - wanted.timeleft - self._reactor.clock.time())
         self._timer = self._reactor.call_later(delay, warn)
 
     def cancel(self) -> None:

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 from pytest_flux.protocol.message import Message
 
 if TYPE_CHECKING:
-    from pytest_flux.broker.broker import Broker
     from pytest_flux.broker.exec.placement import Placement
     from pytest_flux.broker.exec.shells import Shells
     from pytest_flux.broker.exec.work import Work
+    from pytest_flux.broker.router import Router
     from pytest_flux.protocol.resource_set import ResourceSet
 
 _QUANTUM = 1 << 17
@@ -24,12 +24,12 @@ class Link:
     """Starts a shell at the broker of that rank. ``lost`` is called when there will be no more reports."""
 
     def __init__(
-        self, broker: Broker, shells: Shells, rank: int, job_id: int, report: Report, lost: Callable[[int], None]
+        self, router: Router, shells: Shells, rank: int, job_id: int, report: Report, lost: Callable[[int], None]
     ) -> None:
         self.rank = rank
         self._job_id = job_id
-        self._router = broker.router
-        self._shells = shells if rank == broker.rank else None
+        self._router = router
+        self._shells = shells if rank == router.rank else None
         self._report = report
         self._lost = lost
         self._is_over = False

@@ -12,7 +12,8 @@ from pytest_flux.protocol.errors import ProtocolError
 from pytest_flux.reactor.reactor import Timer
 
 if TYPE_CHECKING:
-    from pytest_flux.broker.exec.job_exec import JobExec
+    from pytest_flux.broker.kvs import Kvs
+    from pytest_flux.reactor.reactor import Reactor
 
 
 def is_mock(jobspec: dict[str, Any]) -> bool:
@@ -23,11 +24,11 @@ def is_mock(jobspec: dict[str, Any]) -> bool:
 class MockExecution:
     """See Execution."""
 
-    def __init__(self, executor: JobExec, work: Work) -> None:
+    def __init__(self, reactor: Reactor, kvs: Kvs, work: Work) -> None:
         self._work = work
         self.userid = work.userid
-        self._reactor = executor.broker.reactor
-        self._guest = Guest(executor.broker, work.job_id, work.userid)
+        self._reactor = reactor
+        self._guest = Guest(kvs, reactor, work.job_id, work.userid)
         system = work.jobspec["attributes"]["system"]
         self._test: dict[str, Any] = system["exec"]["test"]
         self._duration = float(system.get("duration") or 0.0)

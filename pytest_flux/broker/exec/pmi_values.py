@@ -9,7 +9,7 @@ from pytest_flux.protocol import pmi
 from pytest_flux.protocol.fluid import f58
 
 if TYPE_CHECKING:
-    from pytest_flux.broker.broker import Broker
+    from pytest_flux.broker.attributes import Attributes
     from pytest_flux.protocol.taskmap import Taskmap
 
 
@@ -23,11 +23,11 @@ def pmi_name(job_id: int, starttime: float, program: str) -> str:
     return name if program.rpartition("/")[2].startswith("flux") else f"{name}.{starttime:.6f}"
 
 
-def pmi_values(broker: Broker, taskmap: Taskmap, options: dict[str, Any]) -> dict[str, str]:
+def pmi_values(attributes: Attributes, taskmap: Taskmap, options: dict[str, Any]) -> dict[str, str]:
     """Where tasks run, and what an instance needs to know that is a job of this one. What is too long is left out."""
-    level = broker.attributes.get("instance-level") or "0"
+    level = attributes.get("instance-level") or "0"
     values = {"flux.instance-level": str(int(level) + 1) if level.isdigit() else "1"}
-    hint = broker.attributes.get("tbon.interface-hint")
+    hint = attributes.get("tbon.interface-hint")
     if hint is not None:
         values["flux.tbon-interface-hint"] = hint
     if not nested(options, "pmi-simple", "nomap"):

@@ -18,7 +18,6 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from pytest_flux.broker.exec import options
-from pytest_flux.broker.exec.directories import Directories
 from pytest_flux.broker.exec.equipment import Equipment
 from pytest_flux.broker.exec.failure import ShellFailure
 from pytest_flux.broker.exec.output import FATAL, Output, log_line
@@ -27,11 +26,12 @@ from pytest_flux.broker.exec.pmi import ShellPmi
 from pytest_flux.broker.exec.pmi_values import pmi_name, pmi_values
 from pytest_flux.broker.exec.task import Task, exit_code
 from pytest_flux.broker.exec.terminal import Terminal, TerminalOptions, terminal_options
-from pytest_flux.broker.services.lazy import part
 from pytest_flux.protocol.resource_set import ResourceSet
 
 if TYPE_CHECKING:
-    from pytest_flux.broker.broker import Broker
+    from pytest_flux.broker.attributes import Attributes
+    from pytest_flux.broker.exec.directories import Directories
+    from pytest_flux.reactor.reactor import Reactor
 
 _FINAL = (signal.SIGTERM, signal.SIGALRM, signal.SIGKILL)
 """Who sends one of these, waits for nobody to look at the terminal of what has ended."""
@@ -49,15 +49,19 @@ class Shell:
 
     def __init__(
         self,
-        broker: Broker,
+        reactor: Reactor,
+        attributes: Attributes,
+        rank: int,
+        directories: Directories,
         job_id: int,
         jobspec: dict[str, Any],
         resources: ResourceSet,
         report: Report,
         placement: Placement | None = None,
     ) -> None:
-        self.broker = broker
-        self.reactor = broker.reactor
+        self.reactor = reactor
+        self.attributes = attributes
+        self._rank = rank
         self.job_id = job_id
         self.jobspec = jobspec
         self.options = options.shell_options(jobspec)
@@ -67,7 +71,7 @@ class Shell:
         self.is_paused = False
         self._resources = resources
         self._placed = placement
-        self._directories = part(broker, Directories)
+        self._directories = directories
         self._tmpdir = ""
         self._pmi: ShellPmi | None = None
         self._told_exit = False
@@ -76,7 +80,7 @@ class Shell:
 
     @property
     def _number(self) -> int:
-        return list(self._resources).index(self.broker.rank)
+        return list(self._resources).index(self._rank)
 
     # -- beginning
 
@@ -88,7 +92,13 @@ class Shell:
             self._tmpdir = self._directories.make(self.job_id, shell, environ)
             self.placement = self._placed or place(self.jobspec, self._resources, self.options)
             self._equipment = Equipment(
-                self.broker, self.job_id, self.jobspec, self.placement, self._tmpdir, self._send_output
+                self.attributes,
+                self._rank,
+                self.job_id,
+                self.jobspec,
+                self.placement,
+                self._tmpdir,
+                self._send_output,
             )
             self.output = self._equipment.output
             options.check_options(self.options)
@@ -116,7 +126,7 @@ class Shell:
             size=self.placement.ntasks,
             local_size=ntasks,
             name=pmi_name(self.job_id, self._resources.starttime, self.jobspec["tasks"][0]["command"][0]),
-            values=pmi_values(self.broker, self.placement.taskmap, self.options),
+            values=pmi_values(self.attributes, self.placement.taskmap, self.options),
             exchange=None if alone else lambda values: self.report("pmi", {"values": values}),
             abort=lambda note: self.report("raise", {"note": note}),
             failed=self.die,
@@ -147,7 +157,7 @@ class Shell:
         except (OSError, ValueError) as error:
             number = error.errno if isinstance(error, OSError) else errno.EINVAL
             code = {errno.ENOENT: 127, errno.EACCES: 126, errno.EPERM: 126}.get(number or 0, 1)
-            where = f"task {task.tags.rank} (host {self.broker.hostname})"
+            where = f"task {task.tags.rank} (host {self.attributes.get('hostname')})"
             text = f"{where}: start failed: {program.argv[0]}: {os.strerror(number or 0)}"
             raise ShellFailure(text, code) from None
         finally:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from pytest_flux.broker.exec.directories import Directories
 from pytest_flux.broker.exec.failure import ShellFailure
 from pytest_flux.broker.exec.shell import Report, Shell
 from pytest_flux.broker.exec.stdin import StdinService
@@ -13,9 +14,11 @@ from pytest_flux.protocol.ioencode import decode_io
 from pytest_flux.protocol.message import Message
 
 if TYPE_CHECKING:
-    from pytest_flux.broker.broker import Broker
+    from pytest_flux.broker.attributes import Attributes
     from pytest_flux.broker.exec.placement import Placement
+    from pytest_flux.broker.router import Router
     from pytest_flux.protocol.resource_set import ResourceSet
+    from pytest_flux.reactor.reactor import Reactor
 
 
 _WINDOW = 1 << 20
@@ -28,13 +31,16 @@ class Shells:
     much of it, none reads on. (A job shell of flux-core stops at a number of its own commits that are not done.)
     """
 
-    def __init__(self, broker: Broker) -> None:
-        self._broker = broker
+    def __init__(self, reactor: Reactor, router: Router, attributes: Attributes) -> None:
+        self._reactor = reactor
+        self._router = router
+        self._attributes = attributes
+        self._directories = Directories(attributes.get("rundir") or "", router.rank)
         self._shells: dict[int, Shell] = {}
         self._stdins: dict[int, StdinService] = {}
         self._unstored: dict[int, int] = {}
         self._is_paused = False
-        broker.router.subscribe("shell-", self._event)
+        router.subscribe("shell-", self._event)
 
     def start(
         self,
@@ -52,10 +58,20 @@ class Shells:
                 self._forget(job_id)
             report(name, particulars)
 
-        shell = self._shells[job_id] = Shell(self._broker, job_id, jobspec, resources, told, placement)
+        shell = self._shells[job_id] = Shell(
+            self._reactor,
+            self._attributes,
+            self._router.rank,
+            self._directories,
+            job_id,
+            jobspec,
+            resources,
+            told,
+            placement,
+        )
         shell.pause(self._is_paused)
-        if next(iter(resources), None) == self._broker.rank:
-            self._stdins[job_id] = StdinService(self._broker.router, job_id, userid, shell)
+        if next(iter(resources), None) == self._router.rank:
+            self._stdins[job_id] = StdinService(self._router, job_id, userid, shell)
         shell.prepare()
 
     def count(self, job_id: int, size: int) -> None:
@@ -119,3 +135,4 @@ class Shells:
         """The broker ends: so does everything that its shells have running."""
         for shell in list(self._shells.values()):
             shell.destroy()
+        self._directories.destroy()

@@ -26,7 +26,7 @@ class Alloc:
 
     def __init__(self, manager: JobManager) -> None:
         self._manager = manager
-        self.scheduler = Scheduler(self._allocated, self._denied, self._annotate)
+        self.scheduler = Scheduler(manager.clock, self._allocated, self._denied, self._annotate)
         self._is_planned = False
 
     @property

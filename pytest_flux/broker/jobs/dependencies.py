@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import math
 import re
-import time
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pytest_flux.broker.jobs.waits import ANY
@@ -161,7 +160,7 @@ class Dependencies:
             raise _reject(f"Invalid begin-time={value}")
         description = f"begin-time={begin:.3f}"
         self._add(job, description)
-        delay = max(0.0, begin - time.time())
+        delay = max(0.0, begin - self._manager.clock.time())
         timer = self._manager.reactor.call_later(delay, lambda: self._remove(job, description))
         self._timers.setdefault(job.id, []).append(timer)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -61,7 +60,7 @@ class Events:
         """
         if job.is_readonly:
             raise FluxError(errno.EROFS)
-        event = make_event(name, context, timestamp=time.time() if timestamp is None else timestamp)
+        event = make_event(name, context, timestamp=self._manager.clock.time() if timestamp is None else timestamp)
         job.queued_events.append((event, commit))
         if len(job.queued_events) == 1 and not job.is_held:
             self.drain(job)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +19,7 @@ from pytest_flux.broker.jobs.queues import Queue, Queues
 from pytest_flux.broker.jobs.restart import Restart
 from pytest_flux.broker.jobs.start import Start
 from pytest_flux.broker.jobs.stats import Stats
-from pytest_flux.broker.jobs.store import KvsClient, Store, encode_value
+from pytest_flux.broker.jobs.store import Store, encode_value
 from pytest_flux.broker.jobs.update import Update
 from pytest_flux.broker.jobs.waits import Waits
 from pytest_flux.protocol.errors import FluxError
@@ -33,7 +32,9 @@ from pytest_flux.protocol.job_state import (
 )
 
 if TYPE_CHECKING:
-    from pytest_flux.broker.broker import Broker
+    from pytest_flux.broker.log import BrokerLog
+    from pytest_flux.broker.router import Router
+    from pytest_flux.reactor.reactor import Reactor
 
 _ERR = 3
 _CHECKPOINT = "checkpoint.job-manager"
@@ -46,11 +47,24 @@ _SETTLE_TIMEOUT = 30.0
 class JobManager:
     """Jobs by their ids: ``active`` in the order of submission, ``inactive`` in the order in which they ended."""
 
-    def __init__(self, broker: Broker, store: Store | None = None) -> None:
-        self.broker = broker
-        self.reactor = broker.reactor
+    def __init__(
+        self,
+        reactor: Reactor,
+        router: Router,
+        log: BrokerLog,
+        config: dict[str, Any],
+        store: Store,
+        *,
+        is_recovery: bool,
+    ) -> None:
+        self.reactor = reactor
+        self.clock = reactor.clock
+        self.router = router
+        self.log = log
+        self.config = config
+        self.is_recovery = is_recovery
         self.owner = os.getuid()
-        self.store = KvsClient(broker) if store is None else store
+        self.store = store
         self.active: dict[int, Job] = {}
         self.inactive: dict[int, Job] = {}
         self.history: list[int] = []
@@ -58,9 +72,9 @@ class JobManager:
         self.max_jobid = 0
         self.on_retire: list[Callable[[Job], None]] = []
         self.on_forget: list[Callable[[Job], None]] = []
-        self.batch = Batch(broker.reactor, self.store, self._commit_failed, lambda: len(self.active) > _FEW)
+        self.batch = Batch(reactor, self.store, self._commit_failed, lambda: len(self.active) > _FEW)
         self.events = Events(self, self.batch)
-        self.queues = Queues(broker.config, self._queue_changed)
+        self.queues = Queues(config, self._queue_changed)
         self.alloc = Alloc(self)
         self.journal = Journal(self)
         self.dependencies = Dependencies(self)
@@ -68,12 +82,12 @@ class JobManager:
         self.waits = Waits(self)
         self.purge = Purge(self)
         self.update = Update(self)
-        self.purge.configure(broker.config)
+        self.purge.configure(config)
         self.stats = Stats(self)
         Restart(self).run()
 
     def _commit_failed(self, errnum: int) -> None:
-        self.broker.log.write(_ERR, f"eventlog update failed: {os.strerror(errnum)}", "job-manager")
+        self.log.write(_ERR, f"eventlog update failed: {os.strerror(errnum)}", "job-manager")
 
     def find(self, job_id: int) -> Job | None:
         """The job of that id, active or not; None if there is none."""
@@ -101,9 +115,9 @@ class JobManager:
             job.is_held = True
             self.events.post(job, "submit", context)
             job.userid, job.urgency, job.flags = userid, urgency, flags
-            check_limits(self.broker.config, job.jobspec)
+            check_limits(self.config, job.jobspec)
             pool = self.alloc.scheduler.pool
-            check_lifetime(pool.resources.expiration if pool is not None else 0.0, time.time(), job.jobspec)
+            check_lifetime(pool.resources.expiration if pool is not None else 0.0, self.clock.time(), job.jobspec)
             self.dependencies.check(job)
         except FluxError:
             job.queued_events.clear()
@@ -159,7 +173,7 @@ class JobManager:
             context["wait_status"] = published["wait_status"] = wait_status
         self.events.post(job, "exception", context)
         payload = json.dumps(published).encode() + b"\0"
-        self.broker.router.publish("job-exception", payload, private=True)
+        self.router.publish("job-exception", payload, private=True)
 
     def _queue_changed(self, queue: Queue) -> None:
         for job in list(self.active.values()):

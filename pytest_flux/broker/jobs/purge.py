@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import json
-import time
 from typing import TYPE_CHECKING, Any
 
 from pytest_flux.protocol.duration import parse_duration
@@ -55,7 +54,7 @@ class Purge:
         self._arm()
 
     def _eligible(self, age_limit: float, num_limit: int, batch: int) -> list[Job]:
-        now = time.time()
+        now = self._manager.clock.time()
         jobs: list[Job] = []
         left = len(self._manager.inactive)
         for job in self._manager.inactive.values():
@@ -77,7 +76,7 @@ class Purge:
                 manager.save()
         if jobs:
             payload = json.dumps({"jobs": [job.id for job in jobs]}).encode() + b"\0"
-            manager.broker.router.publish("job-purge-inactive", payload)
+            manager.router.publish("job-purge-inactive", payload)
 
     def request(self, request: Request) -> None:
         """``{age_limit, num_limit, batch, force}`` → ``{count}``: of jobs removed, or that would be."""

@@ -6,7 +6,6 @@ import json
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from pytest_flux.broker.boot.recovery import is_recovery
 from pytest_flux.broker.jobs.changes import apply_event
 from pytest_flux.broker.jobs.job import Job
 from pytest_flux.broker.jobs.keys import JobWalk
@@ -76,14 +75,14 @@ class Restart:
             manager.running += bool(job.state & RUNNING)
         if jobs:
             text = f"restart: {len(jobs)} jobs, {manager.running} running"
-            manager.broker.log.write(_INFO, text, "job-manager")
+            manager.log.write(_INFO, text, "job-manager")
         for job in active:
             manager.dependencies.admitted(job)
-            if not is_recovery(manager.broker.attributes):
+            if not manager.is_recovery:
                 self._resume(job)
 
     def _jobs(self) -> Iterator[Job]:
-        store, log = self._manager.store, self._manager.broker.log
+        store, log = self._manager.store, self._manager.log
         walk = JobWalk(store.list, *store.extent())
         try:
             for key in walk.keys():  # noqa: SIM118 - not a dictionary
@@ -126,4 +125,4 @@ class Restart:
             manager.max_jobid = max(manager.max_jobid, int(state["max_jobid"]))
             manager.queues.restore(state.get("queue") or [])
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-            manager.broker.log.write(_ERR, f"restart: {_CHECKPOINT}: {error!r}", "job-manager")
+            manager.log.write(_ERR, f"restart: {_CHECKPOINT}: {error!r}", "job-manager")

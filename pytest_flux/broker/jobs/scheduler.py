@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from bisect import bisect_left, insort
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -17,6 +16,7 @@ from pytest_flux.protocol.resource_set import ResourceSet
 
 if TYPE_CHECKING:
     from pytest_flux.broker.jobs.job import Job
+    from pytest_flux.reactor.clock import Clock
 
 _BACKFILL_DEPTH = 128
 """How many jobs behind a blocked one are tried in one pass: what bounds the cost of a pass."""
@@ -54,7 +54,14 @@ def make_request(jobspec: dict[str, Any]) -> Request:
 class Scheduler:
     """Jobs that wait, in the order of their turn, and when those that run will end."""
 
-    def __init__(self, allocated: Allocated, denied: Denied, annotate: Callable[[Job, dict[str, Any]], None]) -> None:
+    def __init__(
+        self,
+        clock: Clock,
+        allocated: Allocated,
+        denied: Denied,
+        annotate: Callable[[Job, dict[str, Any]], None],
+    ) -> None:
+        self._clock = clock
         self.pool: ResourcePool | None = None
         self._allocated = allocated
         self._denied = denied
@@ -139,7 +146,7 @@ class Scheduler:
             return False
         self.remove(job)
         pool.take(found)
-        now = time.time()
+        now = self._clock.time()
         expiration = now + request.duration if request.duration else pool.resources.expiration
         self._running[job.id] = found, expiration
         annotations = {"resource_summary": found.summary()}
@@ -163,7 +170,7 @@ class Scheduler:
         if self._estimated is None or self._estimated != (head, begin):
             self._estimated = (head, begin)
             self._annotate(head, {"sched": {"t_estimate": begin}})
-        now = time.time()
+        now = self._clock.time()
         blocked: set[str] = set()
         for _, job, wanted in shorter:
             fits = now + wanted.duration <= begin and wanted.key not in blocked
@@ -178,5 +185,5 @@ class Scheduler:
         for end, job_id in ends:
             trial.give_back(self._running[job_id][0])
             if trial.find(request.need, wanted) is not None:
-                return max(end, time.time())
+                return max(end, self._clock.time())
         return None

@@ -5,24 +5,22 @@ from __future__ import annotations
 import errno
 from typing import TYPE_CHECKING
 
-from pytest_flux.broker.exec.connect import Connected
-from pytest_flux.broker.jobs.manager import JobManager
 from pytest_flux.broker.service import Request, Service
-from pytest_flux.broker.services.lazy import part
 from pytest_flux.protocol.errors import FluxError
 
 if TYPE_CHECKING:
-    from pytest_flux.broker.broker import Broker
     from pytest_flux.broker.jobs.job import Job
+    from pytest_flux.broker.jobs.manager import JobManager
+    from pytest_flux.broker.log import BrokerLog
+    from pytest_flux.broker.router import Router
 
 
 class JobService(Service):
     """Base of the services of jobs."""
 
-    def __init__(self, broker: Broker) -> None:
-        super().__init__(broker)
-        self.manager = part(broker, JobManager)
-        part(broker, Connected)
+    def __init__(self, router: Router, log: BrokerLog, manager: JobManager) -> None:
+        super().__init__(router, log)
+        self.manager = manager
 
 
 def authorize(request: Request, job: Job, text: str | None = None) -> None:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import time
 import traceback
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Protocol
 
-from pytest_flux.broker.boot.recovery import is_recovery
 from pytest_flux.protocol.job_state import FLAG_DEBUG
 from pytest_flux.reactor.reactor import Timer
 
@@ -95,7 +93,7 @@ class Start:
         """From now on jobs are executed, those that have waited first."""
         self._executor = executor
         # In recovery, jobs are as they were left, and stay so.
-        if is_recovery(self._manager.broker.attributes):
+        if self._manager.is_recovery:
             return
         for job in list(self._manager.active.values()):
             self._manager.events.act(job)
@@ -114,7 +112,7 @@ class Start:
             self._executor.start(job, resources, running)
         except Exception as error:  # noqa: BLE001
             # One job's fault must not take the instance down.
-            self._manager.broker.log.write(_ERR, f"start: {traceback.format_exc()}", "job-exec")
+            self._manager.log.write(_ERR, f"start: {traceback.format_exc()}", "job-exec")
             running.exception("exec", 0, f"internal error: {error!r}")
             running.released()
         job.environment = None
@@ -122,7 +120,7 @@ class Start:
     def _arm(self, running: _Running, expiration: float) -> None:
         running.cancel_timer()
         if expiration:
-            delay = max(0.0, expiration - time.time())
+            delay = max(0.0, expiration - self._manager.clock.time())
             running.timer = self._manager.reactor.call_later(delay, lambda: self._expired(running.job))
 
     def _expired(self, job: Job) -> None:
@@ -138,7 +136,7 @@ class Start:
 
     def recorded(self, then: Callable[[], None]) -> None:
         """Call back once nothing of what was posted can be forgotten; at once, if nothing is kept anyway."""
-        if self._manager.broker.content.volatile:
+        if self._manager.store.is_volatile:
             then()
         else:
             self._manager.batch.afterwards(lambda _: then(), preserve=True)

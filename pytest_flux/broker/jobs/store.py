@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Protocol
 from pytest_flux.protocol.errors import FluxError
 
 if TYPE_CHECKING:
-    from pytest_flux.broker.broker import Broker
+    from pytest_flux.broker.kvs import Kvs
 
 PUT, APPEND, UNLINK = "put", "append", "unlink"
 Operation = tuple[str, str, bytes]
@@ -36,6 +36,10 @@ class Store(Protocol):
     def list(self, key: str) -> list[str]:
         """The names in a directory, sorted; none if there is no such directory."""
 
+    @property
+    def is_volatile(self) -> bool:
+        """Whether nothing is found again by a broker that is started anew."""
+
     def extent(self) -> tuple[int, int]:
         """The number of blobs that there are, and the size of all, in bytes."""
 
@@ -43,8 +47,8 @@ class Store(Protocol):
 class KvsClient:
     """The instance's own KVS, on rank 0."""
 
-    def __init__(self, broker: Broker) -> None:
-        self._kvs = broker.kvs
+    def __init__(self, kvs: Kvs) -> None:
+        self._kvs = kvs
 
     def commit(self, operations: list[Operation], done: Done, *, preserve: bool = False) -> None:
         """See Store."""
@@ -82,6 +86,11 @@ class KvsClient:
             return sorted(self._kvs.list(key))
         except FluxError:
             return []
+
+    @property
+    def is_volatile(self) -> bool:
+        """See Store."""
+        return self._kvs.content.volatile
 
     def extent(self) -> tuple[int, int]:
         """See Store."""

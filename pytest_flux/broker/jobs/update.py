@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import errno
-import time
 from typing import TYPE_CHECKING, Any
 
 from pytest_flux.broker.jobs.limits import check_lifetime, check_limits
@@ -92,17 +91,18 @@ class Update:
         for path, value in updates.items():
             set_path(jobspec, path, value)
         if limits:
-            check_limits(self._manager.broker.config, jobspec)
+            check_limits(self._manager.config, jobspec)
             pool = self._manager.alloc.scheduler.pool
-            check_lifetime(pool.resources.expiration if pool is not None else 0.0, time.time(), jobspec)
+            check_lifetime(
+                pool.resources.expiration if pool is not None else 0.0, self._manager.clock.time(), jobspec
+            )
         if feasibility:
             try:
                 self._manager.alloc.scheduler.check(jobspec)
             except (Infeasible, ProtocolError) as error:
                 raise FluxError(errno.EOVERFLOW, str(error)) from None
 
-    @staticmethod
-    def _expiration(job: Job, updates: dict[str, Any]) -> float | None:
+    def _expiration(self, job: Job, updates: dict[str, Any]) -> float | None:
         """When a running job now is to end; None if that does not change."""
         if _DURATION not in updates or not job.state & RUNNING:
             return None
@@ -113,6 +113,6 @@ class Update:
         start = resources["execution"].get("starttime", 0.0) if resources is not None else 0.0
         if start <= 0:
             raise _refuse("unable to get job starttime")
-        if start + duration <= time.time():
+        if start + duration <= self._manager.clock.time():
             raise _refuse("requested duration places job expiration in the past")
         return float(start + duration)

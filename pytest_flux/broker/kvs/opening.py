@@ -9,20 +9,25 @@ from pytest_flux.broker.log import LOG_ERR
 from pytest_flux.protocol.duration import parse_duration
 
 if TYPE_CHECKING:
-    from pytest_flux.broker.broker import Broker
+    from typing import Any
+
+    from pytest_flux.broker.content.store import ContentStore
+    from pytest_flux.broker.log import BrokerLog
+    from pytest_flux.broker.router import Router
+    from pytest_flux.reactor.reactor import Reactor
 
 
-def open_kvs(broker: Broker) -> Kvs:
+def open_kvs(reactor: Reactor, content: ContentStore, router: Router, log: BrokerLog, config: dict[str, Any]) -> Kvs:
     """The store, on rank 0. A ``kvs.checkpoint-period`` that is no duration (RFC 23) is logged, and ignored."""
 
     def complain(text: str) -> None:
-        broker.log.write(LOG_ERR, text, "kvs")
+        log.write(LOG_ERR, text, "kvs")
 
     def publish(topic: str, payload: bytes) -> None:
-        broker.router.publish(topic, payload, private=True)
+        router.publish(topic, payload, private=True)
 
-    kvs = Kvs(broker.reactor, broker.content, publish, complain)
-    table = broker.config.get("kvs", {})
+    kvs = Kvs(reactor, content, publish, complain)
+    table = config.get("kvs", {})
     period = table.get("checkpoint-period") if isinstance(table, dict) else None
     if period is not None:
         try:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import errno
 import os
-import time
 from collections.abc import Callable
 
 from pytest_flux.broker.overlay.parent_link import IPC, ParentLink
@@ -43,7 +42,10 @@ from pytest_flux.reactor.usock import Connection, UsockServer
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from pytest_flux.broker.broker import Broker
+    from pytest_flux.broker.attributes import Attributes
+    from pytest_flux.broker.log import BrokerLog
+    from pytest_flux.broker.router import Router
+    from pytest_flux.reactor.reactor import Reactor
 
 _ERR, _DEBUG = 3, 7
 
@@ -56,12 +58,28 @@ class Overlay:
     Downwards nobody waits: a child that is stopped must not keep its siblings from hearing.
     """
 
-    def __init__(self, broker: Broker) -> None:
-        self.broker = broker
-        self.children = {rank: Child(rank) for rank in broker.router.topology.children(broker.rank)}
+    def __init__(
+        self,
+        reactor: Reactor,
+        router: Router,
+        attributes: Attributes,
+        log: BrokerLog,
+        *,
+        admits_children: Callable[[], bool],
+        parent_lost: Callable[[], None],
+    ) -> None:
+        self._reactor = reactor
+        self._clock = reactor.clock
+        self._router = router
+        self._attributes = attributes
+        self._log = log
+        self._admits_children = admits_children
+        self._parent_lost = parent_lost
+        now = self._clock.monotonic()
+        self.children = {rank: Child(rank, now) for rank in router.topology.children(router.rank)}
         self.parent: ParentLink | None = None
         self.status = PARTIAL if self.children else FULL
-        self.since = time.monotonic()
+        self.since = now
         self.on_change: list[Callable[[Child], None]] = []
         self.on_congestion: list[Callable[[bool], None]] = []
         self.tracers: Tracers = []
@@ -71,14 +89,14 @@ class Overlay:
 
     def bind(self, uri: str) -> None:
         """Listen for children at an ``ipc://`` URI. OSError where the socket cannot be bound."""
-        self._server = UsockServer(self.broker.reactor, uri.removeprefix(IPC), self._receive, self._disconnected)
+        self._server = UsockServer(self._reactor, uri.removeprefix(IPC), self._receive, self._disconnected)
         self.log(_DEBUG, f"listening on {uri}")
 
     # -- the parent
 
     def connect(self, endpoint: str, connected: Callable[[], None]) -> None:
         """Connect to the parent, then call ``connected``. Tries until tbon.connect_timeout has passed."""
-        rank = self.broker.router.parent
+        rank = self._router.parent
         assert rank is not None
 
         def accepted() -> None:
@@ -87,7 +105,9 @@ class Overlay:
             self._link(self.parent.peer)
             connected()
 
-        self.parent = ParentLink(self, rank, endpoint, accepted, self.lose_parent)
+        self.parent = ParentLink(
+            self, self._reactor, self._router, self._attributes, rank, endpoint, accepted, self.lose_parent
+        )
 
     def lose_parent(self) -> None:
         """The parent is gone, or cannot be reached: this broker cannot stay."""
@@ -100,12 +120,12 @@ class Overlay:
         if self._parted is not None:
             self._parted()
         else:
-            self.broker.state_machine.lose_parent()
+            self._parent_lost()
 
     def part(self, parted: Callable[[], None]) -> None:
         """Take leave of the parent, then call ``parted``."""
         if self.parent is None or self.parent.peer is None:
-            self.broker.reactor.call_soon(parted)
+            self._reactor.call_soon(parted)
         else:
             self._parted = parted
             self.parent.part()
@@ -126,9 +146,9 @@ class Overlay:
         if rank is None:
             self._admit(connection, message)
             return
-        child, router = self.children[rank], self.broker.router
+        child, router = self.children[rank], self._router
         assert child.peer is not None
-        child.heard_at = time.monotonic()
+        child.heard_at = self._clock.monotonic()
         for trace in self.tracers:
             trace("rx", rank, message)
         if message.type == REQUEST and message.routes is not None:
@@ -153,11 +173,11 @@ class Overlay:
         self.drop(child, OFFLINE, "administrative shutdown")
 
     def _admit(self, connection: Connection, message: Message) -> None:
-        if message.topic != "overlay.hello" or not self.broker.state_machine.admits_children:
+        if message.topic != "overlay.hello" or not self._admits_children():
             self._send_away(connection)
             return
         try:
-            child, uuid, status = check_hello(message.json(), self.children, self.broker.rank, self._version)
+            child, uuid, status = check_hello(message.json(), self.children, self._router.rank, self._version)
         except (ProtocolError, KeyError, TypeError, ValueError):
             connection.send(message.response(None, errno.EPROTO))
             return
@@ -166,25 +186,25 @@ class Overlay:
             self.log(_ERR, f"rejecting connection: {text}")
             connection.send(message.response(encode_text(text), error.errnum))
             return
-        host = f"{self.broker.host_of(child.rank)} (rank {child.rank})"
+        host = f"{self._attributes.host_of(child.rank)} (rank {child.rank})"
         severity = _DEBUG
         if child.is_online:
             self.log(_ERR, f"{host} reconnected after crash, dropping old connection state")
             self.drop(child, LOST)
             severity = _ERR
         self._ranks[connection.uuid] = child.rank
-        child.connection, child.peer = connection, Peer(child.rank, uuid, connection.send, self.tracers)
-        child.heard_at = time.monotonic()
+        child.connection, child.peer = connection, Peer(child.rank, uuid, connection.send, self.tracers, self._clock)
+        child.heard_at = self._clock.monotonic()
         self._link(child.peer)
         self.set_status(child, status)
         self.log(severity, f"accepting connection from {host} status {STATUS[status]}")
-        response = message.response(encode_json({"uuid": self.broker.uuid}))
+        response = message.response(encode_json({"uuid": self._router.uuid}))
         response.rolemask = ROLE_OWNER
         connection.send(response)
 
     @property
     def _version(self) -> str:
-        return self.broker.attributes.get("version") or ""
+        return self._attributes.get("version") or ""
 
     def _send_away(self, connection: Connection) -> None:
         connection.send(Message(CONTROL, aux1=DISCONNECT, userid=os.getuid(), rolemask=ROLE_OWNER))
@@ -198,9 +218,9 @@ class Overlay:
 
     def log_lost(self, child: Child, why: str) -> None:
         """Say that a child and its subtree are gone."""
-        count = self.broker.router.topology.descendant_count(child.rank)
+        count = self._router.topology.descendant_count(child.rank)
         also = f" and severed contact with {count} other nodes" if count else ""
-        self.log(_ERR, f"{self.broker.host_of(child.rank)} (rank {child.rank}) {why}{also}")
+        self.log(_ERR, f"{self._attributes.host_of(child.rank)} (rank {child.rank}) {why}{also}")
 
     def disconnect(self, child: Child) -> None:
         """Cut a child off, by request."""
@@ -223,11 +243,11 @@ class Overlay:
     # -- routes
 
     def _link(self, peer: Peer) -> None:
-        self.broker.router.peers[peer.rank] = peer.send
-        self.broker.router.routes[peer.uuid] = peer.send
+        self._router.peers[peer.rank] = peer.send
+        self._router.routes[peer.uuid] = peer.send
 
     def _unlink(self, peer: Peer, reason: str | None = None) -> None:
-        router = self.broker.router
+        router = self._router
         router.peers.pop(peer.rank, None)
         router.routes.pop(peer.uuid, None)
         for request in peer.abandon():
@@ -239,10 +259,10 @@ class Overlay:
         """Take over a child's status; tell the parent when that changes ours."""
         if child.status == status:
             return
-        child.status, child.since = status, time.monotonic()
+        child.status, child.since = status, self._clock.monotonic()
         mine = subtree_status(list(self.children.values()))
         if mine != self.status:
-            self.status, self.since = mine, time.monotonic()
+            self.status, self.since = mine, self._clock.monotonic()
             if self.parent is not None:
                 self.parent.tell_status(mine)
         for changed in list(self.on_change):
@@ -268,4 +288,4 @@ class Overlay:
 
     def log(self, severity: int, text: str) -> None:
         """Log in the name of the overlay."""
-        self.broker.log.write(severity, text, "overlay")
+        self._log.write(severity, text, "overlay")

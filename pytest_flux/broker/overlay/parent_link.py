@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import os
 import socket
-import time
 from collections.abc import Callable
 
 from pytest_flux.broker.flow import HIGH, LOW
@@ -28,7 +27,10 @@ from pytest_flux.reactor.usock import peer_credentials
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from pytest_flux.broker.overlay.overlay import Overlay
+    from pytest_flux.broker.attributes import Attributes
+    from pytest_flux.broker.ports import Tree
+    from pytest_flux.broker.router import Router
+    from pytest_flux.reactor.reactor import Reactor
 
 IPC = "ipc://"
 _RETRY = 0.05
@@ -43,7 +45,15 @@ class ParentLink:
     """
 
     def __init__(
-        self, overlay: Overlay, rank: int, endpoint: str, connected: Callable[[], None], lost: Callable[[], None]
+        self,
+        tree: Tree,
+        reactor: Reactor,
+        router: Router,
+        attributes: Attributes,
+        rank: int,
+        endpoint: str,
+        connected: Callable[[], None],
+        lost: Callable[[], None],
     ) -> None:
         if not endpoint.startswith(IPC):
             raise FluxError(
@@ -54,18 +64,21 @@ class ParentLink:
         self.peer: Peer | None = None
         self.rank = rank
         self._is_parting = self._is_closed = self._is_congested = False
-        self._overlay = overlay
-        self._broker = overlay.broker
+        self._tree = tree
+        self._reactor = reactor
+        self._clock = reactor.clock
+        self._router = router
+        self._attributes = attributes
         self._connected = connected
         self._lost = lost
         self._path = endpoint.removeprefix(IPC)
         self._stream: Stream | None = None
         self._decoder = FrameDecoder()
         self._greeted = False
-        self._told = overlay.status
-        self._deadline = time.monotonic() + self._broker.duration("tbon.connect_timeout")
-        overlay.log(_DEBUG, f"connecting to {endpoint}")
-        self._broker.reactor.call_soon(self._connect)
+        self._told = tree.status
+        self._deadline = self._clock.monotonic() + attributes.duration("tbon.connect_timeout")
+        tree.log(_DEBUG, f"connecting to {endpoint}")
+        self._reactor.call_soon(self._connect)
 
     def _connect(self) -> None:
         if self._is_closed:
@@ -76,8 +89,8 @@ class ParentLink:
             uid, _ = peer_credentials(sock)
         except OSError as error:
             sock.close()
-            if time.monotonic() < self._deadline:
-                self._broker.reactor.call_later(_RETRY, self._connect)
+            if self._clock.monotonic() < self._deadline:
+                self._reactor.call_later(_RETRY, self._connect)
             else:
                 self._fail(f"{self._path}: {error.strerror}")
             return
@@ -85,18 +98,17 @@ class ParentLink:
             sock.close()
             self._fail(f"{self._path}: belongs to user {uid}")
             return
-        self._stream = Stream(self._broker.reactor, sock, self._receive, self._drop)
+        self._stream = Stream(self._reactor, sock, self._receive, self._drop)
         self._hello()
 
     def _hello(self) -> None:
-        broker = self._broker
-        self._told = self._overlay.status
+        self._told = self._tree.status
         payload = {
-            "rank": broker.rank,
-            "version": broker.attributes.get("version"),
-            "uuid": broker.uuid,
+            "rank": self._router.rank,
+            "version": self._attributes.get("version"),
+            "uuid": self._router.uuid,
             "status": self._told,
-            "hostname": broker.hostname,
+            "hostname": self._attributes.get("hostname"),
         }
         self._transmit(self._request("overlay.hello", encode_json(payload)))
 
@@ -108,7 +120,7 @@ class ParentLink:
             aux1=NODEID_ANY,
             userid=os.getuid(),
             rolemask=ROLE_OWNER,
-            routes=[self._broker.uuid],
+            routes=[self._router.uuid],
         )
 
     def _transmit(self, message: Message) -> None:
@@ -117,11 +129,11 @@ class ParentLink:
             if self._stream.unsent > HIGH and not self._is_congested:
                 self._is_congested = True
                 self._stream.when_below(LOW, self._drained)
-                self._overlay.congest(True)
+                self._tree.congest(True)
 
     def _drained(self) -> None:
         self._is_congested = False
-        self._overlay.congest(False)
+        self._tree.congest(False)
 
     # -- what the parent sends
 
@@ -139,14 +151,14 @@ class ParentLink:
             self._fail(str(error))
 
     def _dispatch(self, message: Message) -> None:
-        router = self._broker.router
+        router = self._router
         message.rolemask &= ~ROLE_LOCAL
-        for trace in self._overlay.tracers:
+        for trace in self._tree.tracers:
             trace("rx", self.rank, message)
         if message.type == CONTROL:
             if message.aux1 == DISCONNECT:
-                host = self._broker.host_of(self.rank)
-                self._overlay.log(_CRIT, f"{host} (rank {self.rank}) sent disconnect control message")
+                host = self._attributes.host_of(self.rank)
+                self._tree.log(_CRIT, f"{host} (rank {self.rank}) sent disconnect control message")
                 self._drop()
         elif self.peer is None:
             self._welcome(message)
@@ -167,11 +179,11 @@ class ParentLink:
             self._fail(message.text() or os.strerror(message.errnum))
             return
         uuid = str(message.json().get("uuid"))
-        self.peer = Peer(self.rank, uuid, self._transmit, self._overlay.tracers)
-        self._overlay.log(_DEBUG, f"hello parent {self.rank} {uuid}")
-        if self._told != self._overlay.status:
+        self.peer = Peer(self.rank, uuid, self._transmit, self._tree.tracers, self._clock)
+        self._tree.log(_DEBUG, f"hello parent {self.rank} {uuid}")
+        if self._told != self._tree.status:
             # Children have come while the answer was on its way.
-            self.tell_status(self._overlay.status)
+            self.tell_status(self._tree.status)
         self._connected()
 
     # -- what it is told
@@ -187,7 +199,7 @@ class ParentLink:
 
     def beat(self, torpid_min: float) -> None:
         """Say that we are alive if nothing else was said for ``torpid_min`` seconds."""
-        if self.peer is not None and time.monotonic() - self.peer.sent_at > torpid_min:
+        if self.peer is not None and self._clock.monotonic() - self.peer.sent_at > torpid_min:
             self.control(HEARTBEAT)
 
     def part(self) -> None:
@@ -198,7 +210,7 @@ class ParentLink:
     # -- its end
 
     def _fail(self, reason: str) -> None:
-        self._overlay.log(_ERR, f"overlay.hello: {reason}" if self.peer is None else f"parent: {reason}")
+        self._tree.log(_ERR, f"overlay.hello: {reason}" if self.peer is None else f"parent: {reason}")
         self._drop()
 
     def _drop(self) -> None:

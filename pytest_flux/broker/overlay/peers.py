@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import errno
-import time
 from collections.abc import Callable
 
 from pytest_flux.protocol.errors import FluxError
 from pytest_flux.protocol.message import MATCHTAG_NONE, REQUEST, Message
+from pytest_flux.reactor.clock import Clock
 from pytest_flux.reactor.usock import Connection
 
 TYPE_CHECKING = False
@@ -31,19 +31,22 @@ _Key = tuple[tuple[str, ...], int]
 class Peer:
     """A connected neighbour. Requests sent to it are remembered, to be refused if it goes before it answers."""
 
-    __slots__ = ("_pending", "_transmit", "rank", "sent_at", "tracers", "uuid")
+    __slots__ = ("_clock", "_pending", "_transmit", "rank", "sent_at", "tracers", "uuid")
 
-    def __init__(self, rank: int, uuid: str, transmit: Callable[[Message], None], tracers: Tracers) -> None:
+    def __init__(
+        self, rank: int, uuid: str, transmit: Callable[[Message], None], tracers: Tracers, clock: Clock
+    ) -> None:
         self.rank = rank
         self.uuid = uuid
-        self.sent_at = time.monotonic()
+        self._clock = clock
+        self.sent_at = clock.monotonic()
         self.tracers = tracers
         self._transmit = transmit
         self._pending: dict[_Key, Message] = {}
 
     def send(self, message: Message) -> None:
         """Send any message."""
-        self.sent_at = time.monotonic()
+        self.sent_at = self._clock.monotonic()
         if message.type == REQUEST:
             self._remember(message)
         self._transmit(message)
@@ -85,10 +88,10 @@ class Child:
 
     __slots__ = ("connection", "error", "heard_at", "is_torpid", "peer", "rank", "since", "status")
 
-    def __init__(self, rank: int) -> None:
+    def __init__(self, rank: int, now: float) -> None:
         self.rank = rank
         self.status = OFFLINE
-        self.since = time.monotonic()
+        self.since = now
         self.error = ""
         self.heard_at = 0.0
         self.is_torpid = False

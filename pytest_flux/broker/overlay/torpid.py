@@ -5,14 +5,14 @@ flux-core has the heartbeat event as its clock, where that module is loaded, and
 
 from __future__ import annotations
 
-import time
-
 from pytest_flux.protocol.duration import format_duration
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from pytest_flux.broker.attributes import Attributes
     from pytest_flux.broker.overlay.overlay import Overlay
     from pytest_flux.broker.overlay.peers import Child
+    from pytest_flux.reactor.reactor import Reactor
 
 _LONGEST, _SHORTEST = 5.0, 0.1
 _ERR = 3
@@ -21,26 +21,27 @@ _ERR = 3
 class TorpidWatch:
     """Beats towards the parent, and looks after the children, until the reactor ends."""
 
-    def __init__(self, overlay: Overlay) -> None:
+    def __init__(self, overlay: Overlay, reactor: Reactor, attributes: Attributes) -> None:
         self._overlay = overlay
-        self._broker = overlay.broker
+        self._reactor = reactor
+        self._attributes = attributes
 
     def start(self) -> None:
         """Begin; a broker without neighbours has nothing to do."""
-        if self._broker.size > 1:
+        if self._overlay.children or self._overlay.parent is not None:
             self._arm()
 
     def _arm(self) -> None:
-        period = min(_LONGEST, max(_SHORTEST, self._broker.duration("tbon.torpid_min")))
-        self._broker.reactor.call_later(period, self._look)
+        period = min(_LONGEST, max(_SHORTEST, self._attributes.duration("tbon.torpid_min")))
+        self._reactor.call_later(period, self._look)
 
     def _look(self) -> None:
         if self._overlay.parent is not None:
-            self._overlay.parent.beat(self._broker.duration("tbon.torpid_min"))
-        limit = self._broker.duration("tbon.torpid_max")
+            self._overlay.parent.beat(self._attributes.duration("tbon.torpid_min"))
+        limit = self._attributes.duration("tbon.torpid_max")
         for child in self._overlay.children.values():
             if child.is_online:
-                silence = time.monotonic() - child.heard_at
+                silence = self._reactor.clock.monotonic() - child.heard_at
                 self._judge(child, silence, is_torpid=0 < limit <= silence)
         self._arm()
 
@@ -48,7 +49,7 @@ class TorpidWatch:
         if child.is_torpid == is_torpid:
             return
         child.is_torpid = is_torpid
-        host = f"broker on {self._broker.host_of(child.rank)} (rank {child.rank})"
+        host = f"broker on {self._attributes.host_of(child.rank)} (rank {child.rank})"
         text = f"has been unresponsive for {format_duration(silence)}" if is_torpid else "is responsive now"
         self._overlay.log(_ERR, f"{host} {text}")
         for changed in list(self._overlay.on_change):

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import time
-
 from pytest_flux.broker.overlay.peers import DISCONNECT, HEARTBEAT, STATUS_CHANGE
 from pytest_flux.broker.service import Request
 from pytest_flux.protocol.errors import ProtocolError
 from pytest_flux.protocol.message import CONTROL, RESPONSE, Message
+from pytest_flux.reactor.clock import Clock
 
 _CONTROLS = {HEARTBEAT: "heartbeat", STATUS_CHANGE: "status", DISCONNECT: "disconnect"}
 
@@ -15,8 +14,9 @@ _CONTROLS = {HEARTBEAT: "heartbeat", STATUS_CHANGE: "status", DISCONNECT: "disco
 class Tracer:
     """Answers a request, ``{typemask, topic_glob, nodeid, full?}``, for each message that fits. See ``Tracers``."""
 
-    def __init__(self, request: Request) -> None:
+    def __init__(self, request: Request, clock: Clock) -> None:
         self._request = request
+        self._clock = clock
         self._types = request.field("typemask", int)
         self._glob = request.field("topic_glob", str)
         self._rank = request.field("nodeid", int)
@@ -30,7 +30,7 @@ class Tracer:
         errnum = message.errnum if message.type == RESPONSE else 0
         self._request.respond(
             {
-                "timestamp": time.time(),
+                "timestamp": self._clock.time(),
                 "prefix": prefix,
                 "rank": rank,
                 "name": None,

@@ -19,7 +19,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from pytest_flux.broker.services.rexec import RexecService
+    from pytest_flux.broker.ports import ProcessOwner
+    from pytest_flux.reactor.reactor import Reactor
 
 STDOUT, STDERR, CHANNEL, WRITE_CREDIT, WAITABLE = 1, 2, 4, 8, 16
 PASS_THROUGH, SAME_GROUP = 1, 2
@@ -38,9 +39,16 @@ class RemoteProcess:
     """
 
     def __init__(
-        self, service: RexecService, request: Request, command: Command, flags: int, local_flags: int = 0
+        self,
+        owner: ProcessOwner,
+        reactor: Reactor,
+        request: Request,
+        command: Command,
+        environ: dict[str, str],
+        flags: int,
+        local_flags: int = 0,
     ) -> None:
-        self.service = service
+        self._owner = owner
         self.command = command
         self.flags = flags
         self.background = not request.message.is_streaming
@@ -63,12 +71,12 @@ class RemoteProcess:
         lost = cwd is not None and _cannot_enter(cwd)
         own = not local_flags & PASS_THROUGH
         self._process = Process(
-            service.broker.reactor,
+            reactor,
             command.cmdline,
             ended=self._ended,
             exited=self._exited,
             stopped=lambda _: self._tell({"type": "stopped"}),
-            environ=service.environ(command),
+            environ=environ,
             cwd="/tmp" if lost else cwd,
             on_stdin=self._credit if own else None,
             on_stdout=self._reader("stdout", STDOUT) if own else None,
@@ -118,7 +126,7 @@ class RemoteProcess:
         cmd |= {"cmdline": command.cmdline, "env": command.env, "opts": command.opts, "channels": [], "msgchan": []}
         self._tell({"type": "attached", "pid": self.pid, "cmd": cmd})
         for stream in self._closed:
-            self._forward(stream, encode_io(stream, str(self.service.broker.rank), eof=True))
+            self._forward(stream, encode_io(stream, str(self._owner.router.rank), eof=True))
         if self.status is not None:
             self._tell({"type": "finished", "status": self.status})
         if self.is_complete:
@@ -160,7 +168,7 @@ class RemoteProcess:
                 self._emit(stream, piece)
             else:
                 self._closed.append(stream)
-                self._forward(stream, encode_io(stream, str(self.service.broker.rank), eof=True))
+                self._forward(stream, encode_io(stream, str(self._owner.router.rank), eof=True))
         self._process.pause(bool(self._waiting))
 
     def _resume(self) -> None:
@@ -184,12 +192,12 @@ class RemoteProcess:
             self._tell({"type": "output", "pid": self.pid, "io": io})
 
     def _emit(self, stream: str, piece: bytes) -> None:
-        io = encode_io(stream, str(self.service.broker.rank), piece)
+        io = encode_io(stream, str(self._owner.router.rank), piece)
         self._forward(stream, io)
         if self.background:
             name = self.command.label or os.path.basename(self.command.cmdline[0])
             severity = _ERR if stream == "stderr" else _INFO
-            self.service.log(severity, f"{name}[{self.pid}]: {piece.decode(errors='replace')}")
+            self._owner.log(severity, f"{name}[{self.pid}]: {piece.decode(errors='replace')}")
             if self.waitable:
                 self._retain(io, len(piece))
 
@@ -220,13 +228,13 @@ class RemoteProcess:
                 how = f"{name}[{self.pid}]: Killed by signal {os.WTERMSIG(status)}"
             else:
                 how = f"{os.path.basename(name)}[{self.pid}]: Exit {os.WEXITSTATUS(status)}"
-            self.service.log(_INFO, label + how)
+            self._owner.log(_INFO, label + how)
         self._finish()
 
     def _finish(self) -> None:
         if self.listener is not None:
             self.listener.finish()
-        self.service.settle(self)
+        self._owner.settle(self)
 
 
 def _cannot_enter(directory: str) -> int:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import os
 import signal
-import time
 from collections.abc import Callable
 
 from pytest_flux.broker.process.programs import shell
@@ -15,7 +14,9 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from pytest_flux.broker.broker import Broker
+    from pytest_flux.broker.attributes import Attributes
+    from pytest_flux.broker.log import BrokerLog
+    from pytest_flux.reactor.reactor import Reactor
 
 ABORT_SIGNAL = signal.SIGHUP
 
@@ -40,8 +41,13 @@ class _Phase:
 class Runat:
     """Runs the phases' commands one after another; all of them run even if one fails, the first failure counts."""
 
-    def __init__(self, broker: Broker) -> None:
-        self._broker = broker
+    def __init__(
+        self, reactor: Reactor, attributes: Attributes, log: BrokerLog, environ: Callable[[], dict[str, str]]
+    ) -> None:
+        self._reactor = reactor
+        self._attributes = attributes
+        self._broker_log = log
+        self._environ = environ
         self._phases: dict[str, _Phase] = {}
         self._terminal: list[Any] | None = None
 
@@ -106,16 +112,16 @@ class Runat:
         if phase.aborted:
             phase.commands.clear()
         if not phase.commands:
-            self._broker.reactor.call_soon(lambda: phase.done(phase.code))
+            self._reactor.call_soon(lambda: phase.done(phase.code))
             return
         argv = phase.commands[0]
         index = phase.count - len(phase.commands)
-        started = time.monotonic()
+        started = self._reactor.clock.monotonic()
 
         def ended(status: int) -> None:
             phase.process = None
             code, how = self._outcome(phase, status)
-            self._log(name, index, argv, code, how, time.monotonic() - started)
+            self._log(name, index, argv, code, how, self._reactor.clock.monotonic() - started)
             self._restore_foreground()
             self._settle(name, phase, code)
 
@@ -134,13 +140,13 @@ class Runat:
         self._next(name, phase)
 
     def _spawn(self, name: str, phase: _Phase, index: int, argv: list[str], ended: Callable[[int], None]) -> Process:
-        leads_group = os.getpgrp() == os.getpid() and "broker.rc2_pgrp" not in self._broker.attributes
+        leads_group = os.getpgrp() == os.getpid() and "broker.rc2_pgrp" not in self._attributes
         return Process(
-            self._broker.reactor,
+            self._reactor,
             argv,
             ended=ended,
             stopped=lambda _: self._to_foreground(phase),
-            environ=self._broker.program_environ(),
+            environ=self._environ(),
             on_stdout=self._logger(name, index, _INFO) if phase.logged else None,
             on_stderr=self._logger(name, index, _ERR) if phase.logged else None,
             # A broker that leads its group signals the group when it exits, to end what rc2 left in the background.
@@ -156,7 +162,7 @@ class Runat:
             if not data and unfinished:
                 lines, unfinished = [*lines, unfinished], b""
             for line in lines:
-                self._broker.log.write(severity, f"{name}.{index}: {line.decode(errors='replace')}")
+                self._broker_log.write(severity, f"{name}.{index}: {line.decode(errors='replace')}")
 
         return log
 
@@ -173,7 +179,7 @@ class Runat:
     def _log(self, name: str, index: int, argv: list[str], code: int, how: str, spent: float) -> None:
         shown = argv[2:] if len(argv) > 2 and argv[:2] == [shell(), "-c"] else argv
         text = f"{name}.{index}: {' '.join(shown)} {how} (rc={code}) {spent:.1f}s"
-        self._broker.log.write(_ERR if code else _INFO, text)
+        self._broker_log.write(_ERR if code else _INFO, text)
 
     # A program in a group of its own is stopped when it reads from the terminal; it then gets the terminal, if the
     # broker has it to give, and the broker takes it back when the program ends.
@@ -198,7 +204,7 @@ class Runat:
             os.tcsetpgrp(0, os.getpgrp())
             termios.tcsetattr(0, termios.TCSAFLUSH, self._terminal)
         except OSError as error:
-            self._broker.log.write(_ERR, f"failed to reset foreground process group: {error.strerror}")
+            self._broker_log.write(_ERR, f"failed to reset foreground process group: {error.strerror}")
         finally:
             signal.signal(signal.SIGTTOU, previous)
             self._terminal = None

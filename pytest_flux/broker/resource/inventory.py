@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import errno
-import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from pytest_flux.broker.boot.recovery import is_recovery
-from pytest_flux.broker.enclosing import find
 from pytest_flux.broker.resource.config import decode_config
 from pytest_flux.broker.resource.discovery import core_count, gpu_count
 from pytest_flux.broker.resource.drain import MODES, Drains
@@ -21,7 +19,12 @@ from pytest_flux.protocol.idset import decode_idset, encode_idset
 from pytest_flux.protocol.resource_set import Node, ResourceSet
 
 if TYPE_CHECKING:
-    from pytest_flux.broker.broker import Broker
+    from pytest_flux.broker.attributes import Attributes
+    from pytest_flux.broker.enclosing import Enclosing
+    from pytest_flux.broker.kvs import Kvs
+    from pytest_flux.broker.log import BrokerLog
+    from pytest_flux.broker.services.groups import GroupsService
+    from pytest_flux.reactor.clock import Clock
 
 KEY = "resource.R"
 _CHECKPOINT = "checkpoint.resource"
@@ -31,8 +34,24 @@ _ERR, _INFO = 3, 6
 class Inventory:
     """``on_change`` is called whenever what jobs may use has changed. ``allocated`` tells what they have."""
 
-    def __init__(self, broker: Broker) -> None:
-        self.broker = broker
+    def __init__(
+        self,
+        size: int,
+        attributes: Attributes,
+        config: dict[str, Any],
+        log: BrokerLog,
+        clock: Clock,
+        groups: GroupsService,
+        kvs: Kvs,
+        enclosing: Enclosing | None,
+    ) -> None:
+        self._size = size
+        self._attributes = attributes
+        self._log = log
+        self._clock = clock
+        self._groups = groups
+        self._kvs = kvs
+        self._enclosing = enclosing
         self.on_change: list[Callable[[], None]] = []
         self.allocated: Callable[[], ResourceSet] = ResourceSet
         self.resources = ResourceSet()
@@ -42,29 +61,29 @@ class Inventory:
         self.torpid: set[int] = set()
         self.excluded: set[int] = set()
         self.lost: set[int] = set()
-        self.journal = Journal(broker)
+        self.journal = Journal(kvs, clock)
         self._config = decode_config({})
         self._watching = False
         try:
-            self._config = decode_config(broker.config)
+            self._config = decode_config(config)
         except ProtocolError as error:
-            broker.log.write(_ERR, str(error), "resource")
+            log.write(_ERR, str(error), "resource")
         self.journal.limit = self._config.journal_max
         self._recall()
-        self._is_recovery = is_recovery(broker.attributes)
+        self._is_recovery = is_recovery(attributes)
         self._begin()
         self._verify()
 
     # -- beginning
 
     def _begin(self) -> None:
-        everybody = encode_idset(range(self.broker.size))
-        nodelist = self.broker.attributes.get("hostlist") or ""
+        everybody = encode_idset(range(self._size))
+        nodelist = self._attributes.get("hostlist") or ""
         self.journal.post("restart", {"ranks": everybody, "online": "", "nodelist": nodelist}, commit=False)
         if not self._is_recovery:
             # There, all that was stays offline, however many brokers there are.
-            self.broker.groups.watch("broker.online", self._online_changed)
-            self.broker.groups.watch("broker.torpid", self._torpid_changed)
+            self._groups.watch("broker.online", self._online_changed)
+            self._groups.watch("broker.torpid", self._torpid_changed)
         resources, method = self._find()
         self.define(resources, method)
         self._watching = True
@@ -73,7 +92,7 @@ class Inventory:
                 self.excluded = self.targets(self._config.exclude)
             except FluxError as error:
                 text = f"error decoding exclude set {self._config.exclude}: {error.text}"
-                self.broker.log.write(_ERR, text, "resource")
+                self._log.write(_ERR, text, "resource")
         # Excluded ranks cannot be drained, whatever was before.
         self.drains.undrain(self.excluded)
 
@@ -87,15 +106,15 @@ class Inventory:
         if inherited is not None:
             return inherited, "job-info"
         try:
-            return ResourceSet.decode(self.broker.kvs.lookup_json(KEY)), "kvs"
+            return ResourceSet.decode(self._kvs.lookup_json(KEY)), "kvs"
         except (FluxError, ProtocolError, ValueError):
             return self._discover(), "dynamic-discovery"
 
     def _inherited(self) -> ResourceSet | None:
         """What the enclosing instance has given us, with ranks from 0 on; None unless each broker has a part."""
-        enclosing = find(self.broker)
+        enclosing = self._enclosing
         given = enclosing.resources() if enclosing is not None else None
-        if enclosing is None or given is None or len(given) != self.broker.size:
+        if enclosing is None or given is None or len(given) != self._size:
             return None
         enclosing.on_expiration = self.set_expiration
         nodes = dict(enumerate(given.nodes.values()))
@@ -108,7 +127,7 @@ class Inventory:
     def _discover(self) -> ResourceSet:
         """Every broker is on this host, and offers all of it, as flux-core's do."""
         cores, gpus = (1 << core_count()) - 1, (1 << gpu_count()) - 1
-        return ResourceSet({rank: Node(self.broker.host_of(rank), cores, gpus) for rank in range(self.broker.size)})
+        return ResourceSet({rank: Node(self._attributes.host_of(rank), cores, gpus) for rank in range(self._size)})
 
     def _verify(self) -> None:
         """Drain the ranks that do not have what the configuration says of them."""
@@ -118,14 +137,14 @@ class Inventory:
         for rank in self.resources:
             complaint = verify(rank, self.resources.nodes[rank], actual.nodes.get(rank))
             if complaint and rank not in self.drains and rank not in self.excluded:
-                self.broker.log.write(_ERR, complaint, "resource")
+                self._log.write(_ERR, complaint, "resource")
                 self._drain({rank}, complaint, 0, named=False)
 
     def define(self, resources: ResourceSet, method: str) -> None:
         """This is what there is from now on."""
         self.resources, self.method = resources, method
         if not self._is_recovery:
-            self.broker.kvs.put_json(KEY, resources.encode())
+            self._kvs.put_json(KEY, resources.encode())
         commit = not self._is_recovery
         self.journal.post("resource-define", {"method": method}, resources=resources, commit=commit)
         self._changed()
@@ -134,7 +153,7 @@ class Inventory:
         """What was drained before the instance was started again."""
         since = 0.0
         try:
-            checkpoint = self.broker.kvs.lookup_json(_CHECKPOINT)
+            checkpoint = self._kvs.lookup_json(_CHECKPOINT)
             since = float(checkpoint["timestamp"])
             for ranks, entry in checkpoint["drain_state"].items():
                 self.drains.drain(decode_idset(ranks), float(entry["timestamp"]), entry["reason"] or None, 0)
@@ -147,7 +166,7 @@ class Inventory:
             try:
                 ranks = set(decode_idset(context["idset"]))
             except (ProtocolError, KeyError, TypeError, AttributeError) as error:
-                self.broker.log.write(_ERR, f"{event['name']}: {error!r}", "resource")
+                self._log.write(_ERR, f"{event['name']}: {error!r}", "resource")
                 continue
             if event["name"] == "drain":
                 overwrite = context.get("overwrite", 1)
@@ -163,7 +182,7 @@ class Inventory:
             ranks: {**entry, "nodelist": self._hosts(decode_idset(ranks))}
             for ranks, entry in self.drains.encode().items()
         }
-        self.broker.kvs.put_json(_CHECKPOINT, {"timestamp": time.time(), "drain_state": state})
+        self._kvs.put_json(_CHECKPOINT, {"timestamp": self._clock.time(), "drain_state": state})
 
     # -- who is there
 
@@ -195,7 +214,7 @@ class Inventory:
     @property
     def offline(self) -> set[int]:
         """Ranks whose broker is not there."""
-        return set(range(max(self.broker.size, len(self.resources)))) - self.online
+        return set(range(max(self._size, len(self.resources)))) - self.online
 
     def usable(self) -> ResourceSet:
         """What is neither excluded nor lost. What configuration says is there, will come back."""
@@ -210,11 +229,13 @@ class Inventory:
 
     def targets(self, text: str) -> set[int]:
         """Ranks that an idset or hostlist stands for. FluxError EINVAL, in flux-core's words."""
-        return decode_targets(text, self.resources, self.broker.size)
+        return decode_targets(text, self.resources, self._size)
 
     def _hosts(self, ranks: list[int]) -> str:
         nodes = self.resources.nodes
-        return encode_hostlist(nodes[rank].hostname if rank in nodes else self.broker.host_of(rank) for rank in ranks)
+        return encode_hostlist(
+            nodes[rank].hostname if rank in nodes else self._attributes.host_of(rank) for rank in ranks
+        )
 
     def drain(self, targets: str, reason: str | None, mode: str | None) -> None:
         """Drain ranks. FluxError where targets, mode or the state of a rank do not allow it."""
@@ -226,7 +247,7 @@ class Inventory:
         self._drain(ranks, reason, MODES[mode])
 
     def _drain(self, ranks: set[int], reason: str | None, overwrite: int, *, named: bool = True) -> None:
-        timestamp = time.time()
+        timestamp = self._clock.time()
         self.drains.drain(ranks, timestamp, reason, overwrite)
         context: dict[str, Any] = {"idset": encode_idset(ranks), "nodelist": self._hosts(sorted(ranks))}
         if reason is not None:
@@ -255,11 +276,11 @@ class Inventory:
 
     def _tell(self, name: str, context: dict[str, Any], overwrite: int, reason: str | None) -> None:
         where = f"idset={context['idset']} nodelist={context['nodelist']}"
-        self.broker.log.write(_INFO, f"{name} {where} overwrite={overwrite} reason={reason or ''}", "resource")
+        self._log.write(_INFO, f"{name} {where} overwrite={overwrite} reason={reason or ''}", "resource")
 
     def set_expiration(self, expiration: float) -> None:
         """The enclosing instance gives us more, or less, time."""
         self.resources.expiration = expiration
-        self.broker.kvs.put_json(KEY, self.resources.encode())
+        self._kvs.put_json(KEY, self.resources.encode())
         self.journal.post("resource-update", {"expiration": expiration})
         self._changed()

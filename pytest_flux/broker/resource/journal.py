@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
@@ -11,8 +10,9 @@ from pytest_flux.protocol.eventlog import Event, decode_eventlog, encode_event, 
 from pytest_flux.protocol.resource_set import ResourceSet
 
 if TYPE_CHECKING:
-    from pytest_flux.broker.broker import Broker
+    from pytest_flux.broker.kvs import Kvs
     from pytest_flux.broker.service import Request
+    from pytest_flux.reactor.clock import Clock
 
 EVENTLOG = "resource.eventlog"
 _BATCH = 100
@@ -21,8 +21,9 @@ _BATCH = 100
 class Journal:
     """``limit`` is how many events it holds."""
 
-    def __init__(self, broker: Broker) -> None:
-        self._broker = broker
+    def __init__(self, kvs: Kvs, clock: Clock) -> None:
+        self._kvs = kvs
+        self._clock = clock
         self.limit = 100000
         self._events: deque[tuple[Event, ResourceSet | None]] = deque()
         self._followers: list[Request] = []
@@ -30,7 +31,7 @@ class Journal:
     def recall(self) -> list[Event]:
         """The events of the instance before it was started again."""
         try:
-            events = decode_eventlog(self._broker.kvs.lookup(EVENTLOG).decode())
+            events = decode_eventlog(self._kvs.lookup(EVENTLOG).decode())
         except (FluxError, ProtocolError, UnicodeDecodeError):
             events = []
         self._events.extend((event, None) for event in events)
@@ -46,12 +47,12 @@ class Journal:
         resources: ResourceSet | None = None,
     ) -> None:
         """Add an event; ``resources`` are what a ``resource-define`` has defined."""
-        event = make_event(name, context, timestamp=time.time() if timestamp is None else timestamp)
+        event = make_event(name, context, timestamp=self._clock.time() if timestamp is None else timestamp)
         self._events.append((event, resources))
         while len(self._events) > max(self.limit, 1):
             self._events.popleft()
         if commit:
-            self._broker.kvs.append(EVENTLOG, encode_event(event))
+            self._kvs.append(EVENTLOG, encode_event(event))
         for follower in self._followers:
             self._send(follower, [event], resources)
 

@@ -9,6 +9,15 @@ from pytest_flux.broker.service import Answer, Request, Service, _Later, method
 from pytest_flux.protocol.errors import FluxError, ProtocolError
 from pytest_flux.protocol.stdlog import SEVERITY_NAMES, decode_entry
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from pytest_flux.broker.log import BrokerLog
+    from pytest_flux.broker.process.runat import Runat
+    from pytest_flux.broker.router import Router
+    from pytest_flux.broker.state.state_machine import StateMachine
+
 
 class BrokerService(Service):
     """The environment of the broker process."""
@@ -46,6 +55,10 @@ class RunatService(Service):
     name = "runat"
     is_module = False
 
+    def __init__(self, router: Router, log: BrokerLog, runat: Runat) -> None:
+        super().__init__(router, log)
+        self._runat = runat
+
     @method("push")
     def push(self, request: Request) -> Answer:
         """``{name, commands}`` → empty; each command runs before those pushed earlier."""
@@ -56,15 +69,22 @@ class RunatService(Service):
         for command in commands:
             if not isinstance(command, str) or not command:
                 raise FluxError(errno.EPROTO, "cannot push an empty command line")
-            self.broker.runat.push_shell(name, command, logged=True)
+            self._runat.push_shell(name, command, logged=True)
         return None
 
 
 class ShutdownService(Service):
-    """An orderly end of the instance, on rank 0."""
+    """An orderly end of the instance, on rank 0. ``check_goodbye`` is called when the client that waits has gone."""
 
     name = "shutdown"
     is_module = False
+
+    def __init__(
+        self, router: Router, log: BrokerLog, state_machine: StateMachine, check_goodbye: Callable[[], None]
+    ) -> None:
+        super().__init__(router, log)
+        self._state_machine = state_machine
+        self._check_goodbye = check_goodbye
 
     @method("start")
     def start(self, request: Request) -> Answer | _Later:
@@ -72,7 +92,7 @@ class ShutdownService(Service):
         if self.held:
             raise FluxError(errno.EINVAL, "shutdown is already in progress")
         try:
-            self.broker.state_machine.shut_down()
+            self._state_machine.shut_down()
         except ValueError as error:
             raise FluxError(errno.EINVAL, str(error)) from None
         return self.hold(request) if request.message.is_streaming else None
@@ -93,4 +113,4 @@ class ShutdownService(Service):
 
     def abandoned(self, request: Request) -> None:
         """The client has gone: the instance need not wait for it any more."""
-        self.broker.goodbye_check()
+        self._check_goodbye()

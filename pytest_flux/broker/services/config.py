@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from pytest_flux.broker.service import ALL, Answer, Request, Service, _Later, method
 from pytest_flux.protocol.errors import FluxError
@@ -12,15 +12,33 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
+    from pytest_flux.broker.attributes import Attributes
+    from pytest_flux.broker.log import BrokerLog
+    from pytest_flux.broker.router import Router
     from pytest_flux.protocol.message import Message
 
 _CRIT, _ERR, _DEBUG = 2, 3, 7
 
 
 class ConfigService(Service):
-    """Reads and replaces the configuration object."""
+    """Reads and replaces ``config``, the one object that every part has, once all ``services`` agree."""
 
     name = "config"
+
+    def __init__(
+        self,
+        router: Router,
+        log: BrokerLog,
+        attributes: Attributes,
+        config: dict[str, Any],
+        services: Callable[[], Iterable[Service]],
+        is_online: Callable[[], bool],
+    ) -> None:
+        super().__init__(router, log)
+        self._attributes = attributes
+        self._config = config
+        self._services = services
+        self._is_online = is_online
 
     def follow(self, post: Callable[[str], None]) -> None:
         """Take over the parent's configuration, now and whenever it changes; ``post`` gets the first one's event."""
@@ -31,35 +49,36 @@ class ConfigService(Service):
             while waiting:
                 waiting.pop()(event)
 
-        self.broker.router.rpc("config.get", None, changed, upstream=True, streaming=True)
+        self.router.rpc("config.get", None, changed, upstream=True, streaming=True)
 
     def _take_from_parent(self, message: Message) -> str:
         if message.errnum:
             error = FluxError(message.errnum, message.text())
-            if not self.broker.is_online:
-                self._log(_CRIT, f"parent update: {error.text or error.strerror}")
+            if not self._is_online():
+                self.log(_CRIT, f"parent update: {error.text or error.strerror}")
             return "sync-fail"
         config = message.json()
-        if config == self.broker.config:
-            self._log(_DEBUG, "parent update ignored: no change")
+        if config == self._config:
+            self.log(_DEBUG, "parent update ignored: no change")
             return "sync-success"
         try:
             self._take(config)
         except FluxError as error:
-            self._log(_ERR, f"parent update: {error.text}")
+            self.log(_ERR, f"parent update: {error.text}")
             return "sync-fail"
-        self._log(_DEBUG, "parent update applied")
+        self.log(_DEBUG, "parent update applied")
         return "sync-success"
 
     def _take(self, config: dict[str, Any]) -> None:
         """Have every service agree, then replace the configuration, and tell who follows it."""
-        for service in [*self.broker.services, *self.broker.parts.values()]:
-            if isinstance(service, Service):
-                try:
-                    service.configure(config)
-                except FluxError as error:
-                    raise FluxError(error.errnum, f"error updating {service.name}: {error.text}") from None
-        self.broker.config = config
+        for service in self._services():
+            try:
+                service.configure(config)
+            except FluxError as error:
+                raise FluxError(error.errnum, f"error updating {service.name}: {error.text}") from None
+        # In place: every part was given this one dictionary.
+        self._config.clear()
+        self._config.update(config)
         for request in list(self.held):
             request.respond(config)
 
@@ -67,12 +86,12 @@ class ConfigService(Service):
     def get(self, request: Request) -> Answer | _Later:
         """→ the whole object, ``{}`` where nothing is configured; streaming: again at each change."""
         if not request.message.is_streaming:
-            return self.broker.config
-        request.respond(self.broker.config)
+            return self._config
+        request.respond(self._config)
         return self.hold(request)
 
     def _require_rank_0(self) -> None:
-        if self.broker.rank > 0:
+        if self.router.rank > 0:
             raise FluxError(errno.EINVAL, "configuration can only be changed on rank 0")
 
     @method("load")
@@ -80,7 +99,7 @@ class ConfigService(Service):
         """``{...}``: a new object. EINVAL where a service refuses it."""
         config = request.json()
         self._require_rank_0()
-        if config != self.broker.config:
+        if config != self._config:
             self._take(config)
         return None
 
@@ -88,7 +107,7 @@ class ConfigService(Service):
     def reload(self, request: Request) -> Answer:
         """Read the files again, if there are any."""
         self._require_rank_0()
-        path = self.broker.attributes.get("config.path")
+        path = self._attributes.get("config.path")
         if path is not None:
             from pytest_flux.broker.config import ConfigError, load_config
 
@@ -96,9 +115,6 @@ class ConfigService(Service):
                 config = load_config(path)
             except ConfigError as error:
                 raise FluxError(errno.EINVAL, f"Config file error: {error}") from None
-            if config != self.broker.config:
+            if config != self._config:
                 self._take(config)
         return None
-
-    def _log(self, severity: int, text: str) -> None:
-        self.broker.log.write(severity, text, self.name)

@@ -14,7 +14,10 @@ from pytest_flux.protocol.message import NODEID_ANY, Message
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from pytest_flux.broker.broker import Broker
+    from pytest_flux.broker.attributes import Attributes
+    from pytest_flux.broker.content.store import ContentStore
+    from pytest_flux.broker.log import BrokerLog
+    from pytest_flux.broker.router import Router
 
 
 class ContentService(Service):
@@ -22,9 +25,9 @@ class ContentService(Service):
 
     name = "content"
 
-    def __init__(self, broker: Broker) -> None:
-        super().__init__(broker)
-        self._store = broker.content
+    def __init__(self, router: Router, log: BrokerLog, store: ContentStore) -> None:
+        super().__init__(router, log)
+        self._store = store
 
     @method("load")
     def load(self, request: Request) -> bytes | None:
@@ -87,9 +90,9 @@ class RemoteContentService(Service):
 
     name = "content"
 
-    def __init__(self, broker: Broker) -> None:
-        super().__init__(broker)
-        self._digest_size = DIGEST_SIZES[broker.attributes.get("content.hash") or "sha1"]
+    def __init__(self, router: Router, log: BrokerLog, attributes: Attributes) -> None:
+        super().__init__(router, log)
+        self._digest_size = DIGEST_SIZES[attributes.get("content.hash") or "sha1"]
         self._cache = BlobCache()
 
     @method("load")
@@ -146,7 +149,7 @@ class RemoteContentService(Service):
         return _stats(len(self._cache), 0, self._cache.size)
 
     def _ask(self, request: Request, callback: Callable[[Message], None]) -> _Later:
-        self.broker.router.rpc(request.topic, request.message.payload, callback, nodeid=NODEID_ANY, upstream=True)
+        self.router.rpc(request.topic, request.message.payload, callback, nodeid=NODEID_ANY, upstream=True)
         return LATER
 
 

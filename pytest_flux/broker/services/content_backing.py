@@ -10,7 +10,9 @@ from pytest_flux.protocol.blobref import decode_blobref
 from pytest_flux.protocol.errors import FluxError, ProtocolError
 
 if TYPE_CHECKING:
-    from pytest_flux.broker.broker import Broker
+    from pytest_flux.broker.content.store import ContentStore
+    from pytest_flux.broker.log import BrokerLog
+    from pytest_flux.broker.router import Router
 
 # One request must not keep the broker from everything else for long (as flux-core: about 100 ms).
 _MARK_LIMIT = 16384
@@ -23,9 +25,9 @@ class ContentBackingService(Service):
 
     name = "content-backing"
 
-    def __init__(self, broker: Broker) -> None:
-        super().__init__(broker)
-        self._store = broker.content
+    def __init__(self, router: Router, log: BrokerLog, store: ContentStore) -> None:
+        super().__init__(router, log)
+        self._store = store
 
     @method("load")
     def load(self, request: Request) -> bytes | None:
@@ -112,9 +114,9 @@ class ContentSqliteService(Service):
 
     name = "content-sqlite"
 
-    def __init__(self, broker: Broker) -> None:
-        super().__init__(broker)
-        self._store = broker.content
+    def __init__(self, router: Router, log: BrokerLog, store: ContentStore) -> None:
+        super().__init__(router, log)
+        self._store = store
 
     @method("stats-get")
     def stats_get(self, request: Request) -> Answer:

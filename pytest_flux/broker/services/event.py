@@ -20,7 +20,7 @@ class EventService(Service):
         """``{topic, flags, payload?: base64}`` → ``{seq}``."""
         topic, flags = request.field("topic", str), request.field("flags", int)
         encoded = request.field("payload", str, None)
-        if self.broker.rank > 0:
+        if self.router.rank > 0:
             raise FluxError(errno.EPROTO, "this service is only available on rank 0")
         if flags & ~FLAG_PRIVATE:
             raise FluxError(errno.EPROTO)
@@ -38,4 +38,4 @@ class EventService(Service):
             userid=request.message.userid,
             rolemask=request.message.rolemask,
         )
-        return {"seq": self.broker.router.send_event(event)}
+        return {"seq": self.router.send_event(event)}

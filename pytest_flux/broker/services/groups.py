@@ -12,7 +12,8 @@ from pytest_flux.protocol.message import ROLE_LOCAL, Message
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from pytest_flux.broker.broker import Broker
+    from pytest_flux.broker.log import BrokerLog
+    from pytest_flux.broker.router import Router
 
 
 class GroupsService(Service):
@@ -20,8 +21,8 @@ class GroupsService(Service):
 
     name = "groups"
 
-    def __init__(self, broker: Broker) -> None:
-        super().__init__(broker)
+    def __init__(self, router: Router, log: BrokerLog) -> None:
+        super().__init__(router, log)
         self._joined: dict[str, str] = {}
         self._torpid: set[int] = set()
         self._members: dict[str, set[int]] = {}
@@ -31,7 +32,7 @@ class GroupsService(Service):
 
     def join(self, name: str, done: Callable[[Message], None]) -> None:
         """Put this broker into a group."""
-        self.broker.router.rpc("groups.join", {"name": name}, done)
+        self.router.rpc("groups.join", {"name": name}, done)
 
     def watch(self, name: str, changed: Callable[[str], None]) -> None:
         """Call ``changed`` with the members (an idset) now and whenever they change. Rank 0 only."""
@@ -44,14 +45,14 @@ class GroupsService(Service):
 
     def lose(self, ranks: str) -> None:
         """Brokers are gone: they leave every group."""
-        self.broker.router.rpc("groups.update", {"leave": ranks}, nodeid=0)
+        self.router.rpc("groups.update", {"leave": ranks}, nodeid=0)
 
     def set_torpid(self, rank: int, *, is_torpid: bool) -> None:
         """A child is unresponsive, or it is not any more."""
         if is_torpid != (rank in self._torpid):
             self._torpid ^= {rank}
             change = {"join" if is_torpid else "leave": str(rank), "name": "broker.torpid"}
-            self.broker.router.rpc("groups.update", change, nodeid=0)
+            self.router.rpc("groups.update", change, nodeid=0)
 
     # -- requests
 
@@ -66,18 +67,18 @@ class GroupsService(Service):
         """``{name}`` → empty, once rank 0 knows. The membership ends with the client's connection."""
         name = self._require_local(request)
         if name in self._joined:
-            raise FluxError(errno.EEXIST, f"rank {self.broker.rank} is already a member of {name}")
+            raise FluxError(errno.EEXIST, f"rank {self.router.rank} is already a member of {name}")
         self._joined[name] = request.sender
-        return self._update(request, {"join": str(self.broker.rank), "name": name})
+        return self._update(request, {"join": str(self.router.rank), "name": name})
 
     @method("leave")
     def request_leave(self, request: Request) -> Answer | _Later:
         """``{name}`` → empty, once rank 0 knows."""
         name = self._require_local(request)
         if name not in self._joined:
-            raise FluxError(errno.ENOENT, f"rank {self.broker.rank} is not a member of {name}")
+            raise FluxError(errno.ENOENT, f"rank {self.router.rank} is not a member of {name}")
         del self._joined[name]
-        return self._update(request, {"leave": str(self.broker.rank), "name": name})
+        return self._update(request, {"leave": str(self.router.rank), "name": name})
 
     def _update(self, request: Request, change: dict[str, object]) -> _Later:
         def answered(message: Message) -> None:
@@ -86,7 +87,7 @@ class GroupsService(Service):
             else:
                 request.respond()
 
-        self.broker.router.rpc("groups.update", change, answered, nodeid=0)
+        self.router.rpc("groups.update", change, answered, nodeid=0)
         return LATER
 
     @method("update")
@@ -116,7 +117,7 @@ class GroupsService(Service):
     def get(self, request: Request) -> Answer | _Later:
         """``{name}`` → ``{members}``; streaming: again at each change. Rank 0 only."""
         name = request.field("name", str)
-        if self.broker.rank != 0:
+        if self.router.rank != 0:
             raise FluxError(errno.EPROTO, "this RPC is only available on rank 0")
         answer = {"members": self.members(name)}
         if not request.message.is_streaming:
@@ -134,6 +135,6 @@ class GroupsService(Service):
         """A client is gone: it watches no more, and this broker leaves what it has joined for the client."""
         for name in [name for name, sender in self._joined.items() if sender == request.sender]:
             del self._joined[name]
-            change = {"leave": str(self.broker.rank), "name": name}
-            self.broker.router.rpc("groups.update", change, nodeid=0)
+            change = {"leave": str(self.router.rank), "name": name}
+            self.router.rpc("groups.update", change, nodeid=0)
         return super().disconnect(request)

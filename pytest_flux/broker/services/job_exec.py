@@ -5,17 +5,17 @@ from __future__ import annotations
 import errno
 from typing import TYPE_CHECKING, Any
 
-from pytest_flux.broker.exec.job_exec import JobExec
 from pytest_flux.broker.exec.kill_ladder import kill_config
-from pytest_flux.broker.exec.shells import Shells
 from pytest_flux.broker.service import ALL, Answer, Request, Service, _Later, method
-from pytest_flux.broker.services.lazy import part
 from pytest_flux.protocol.errors import FluxError
 from pytest_flux.protocol.idset import decode_idset
 from pytest_flux.protocol.resource_set import ResourceSet
 
 if TYPE_CHECKING:
-    from pytest_flux.broker.broker import Broker
+    from pytest_flux.broker.exec.job_exec import JobExec
+    from pytest_flux.broker.exec.shells import Shells
+    from pytest_flux.broker.log import BrokerLog
+    from pytest_flux.broker.router import Router
 
 
 class JobShellService(Service):
@@ -23,9 +23,9 @@ class JobShellService(Service):
 
     name = "job-shell"
 
-    def __init__(self, broker: Broker) -> None:
-        super().__init__(broker)
-        self._shells = part(broker, Shells)
+    def __init__(self, router: Router, log: BrokerLog, shells: Shells) -> None:
+        super().__init__(router, log)
+        self._shells = shells
 
     @method("start")
     def start(self, request: Request) -> _Later:
@@ -65,9 +65,10 @@ class JobExecService(Service):
 
     name = "job-exec"
 
-    def __init__(self, broker: Broker) -> None:
-        super().__init__(broker)
-        self._exec = part(broker, JobExec)
+    def __init__(self, router: Router, log: BrokerLog, executor: JobExec, config: dict[str, Any]) -> None:
+        super().__init__(router, log)
+        self._exec = executor
+        self._config = config
 
     @method("critical-ranks", roles=ALL)
     def critical_ranks(self, request: Request) -> Answer:
@@ -80,7 +81,7 @@ class JobExecService(Service):
     @method("stats-get", roles=ALL)
     def stats_get(self, request: Request) -> Answer:
         """→ how jobs are killed."""
-        config = kill_config(self.broker.config)
+        config = kill_config(self._config)
         return {
             "kill-timeout": config.timeout,
             "term-signal": int(config.term_signal),

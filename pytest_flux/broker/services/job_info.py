@@ -15,8 +15,11 @@ from pytest_flux.protocol.job_state import INACTIVE
 from pytest_flux.protocol.jobspec import set_path
 
 if TYPE_CHECKING:
-    from pytest_flux.broker.broker import Broker
     from pytest_flux.broker.jobs.job import Job
+    from pytest_flux.broker.jobs.manager import JobManager
+    from pytest_flux.broker.kvs import Kvs
+    from pytest_flux.broker.log import BrokerLog
+    from pytest_flux.broker.router import Router
     from pytest_flux.protocol.eventlog import Event
     from pytest_flux.protocol.message import Message
 
@@ -29,8 +32,9 @@ class JobInfoService(JobService):
 
     name = "job-info"
 
-    def __init__(self, broker: Broker) -> None:
-        super().__init__(broker)
+    def __init__(self, router: Router, log: BrokerLog, manager: JobManager, kvs: Kvs) -> None:
+        super().__init__(router, log, manager)
+        self._kvs = kvs
         self._followers: dict[int, list[Follower]] = {}
         self.manager.events.listen(self._event)
 
@@ -67,7 +71,7 @@ class JobInfoService(JobService):
 
     def _value(self, job: Job, key: str, flags: int) -> Any:  # noqa: ANN401
         try:
-            text = self.broker.kvs.lookup(kvs_key(job.id, key)).decode("utf-8", "surrogateescape")
+            text = self._kvs.lookup(kvs_key(job.id, key)).decode("utf-8", "surrogateescape")
         except FluxError as error:
             reason = "key not found" if error.errnum == errno.ENOENT else error.strerror
             raise FluxError(error.errnum, f"{key}: {reason}") from None
@@ -106,7 +110,7 @@ class JobInfoService(JobService):
             raise FluxError(errno.EPROTO, "eventlog-watch request rejected without streaming RPC flag")
         job = self._job(request)
         kind = GuestFollower if path.startswith("guest.") else Follower
-        follower = kind(self.broker.kvs, request, job, path, self._over)
+        follower = kind(self._kvs, request, job, path, self._over)
         self._followers.setdefault(job.id, []).append(follower)
         self.hold(request)
         follower.begin()

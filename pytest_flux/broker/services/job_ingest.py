@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import time
 from typing import TYPE_CHECKING, Any
 
 from pytest_flux.broker.jobs.job import Job
@@ -26,13 +25,12 @@ from pytest_flux.protocol.jobspec import decode_jobspec, system_attributes, vali
 from pytest_flux.protocol.signed_jobspec import unwrap_none
 
 if TYPE_CHECKING:
-    from pytest_flux.broker.broker import Broker
+    from pytest_flux.broker.attributes import Attributes
+    from pytest_flux.broker.jobs.manager import JobManager
+    from pytest_flux.broker.log import BrokerLog
+    from pytest_flux.broker.router import Router
 
 _FLAGS = FLAG_DEBUG | FLAG_WAITABLE | FLAG_NOVALIDATE
-
-
-def _now() -> int:
-    return time.monotonic_ns() // 1_000_000
 
 
 class JobIngestService(JobService):
@@ -40,18 +38,22 @@ class JobIngestService(JobService):
 
     name = "job-ingest"
 
-    def __init__(self, broker: Broker) -> None:
-        super().__init__(broker)
+    def __init__(self, router: Router, log: BrokerLog, manager: JobManager, attributes: Attributes) -> None:
+        super().__init__(router, log, manager)
+        self._attributes = attributes
         self._generator: FluidGenerator | None = None
         self._hosts: frozenset[str] | None = None
         self._is_shut_down = False
         self._counts = {"requests": 0, "errors": 0}
 
+    def _now(self) -> int:
+        return int(self.manager.clock.monotonic() * 1000)
+
     @property
     def _fluids(self) -> FluidGenerator:
         if self._generator is None:
             begin = fluid_timestamp(self.manager.max_jobid) + 1
-            self._generator = FluidGenerator(self.broker.rank, begin, _now())
+            self._generator = FluidGenerator(self.router.rank, begin, self._now())
         return self._generator
 
     @method("submit", roles=ALL)
@@ -80,7 +82,7 @@ class JobIngestService(JobService):
         jobspec = self._unwrap(request, signed)
         try:
             if not flags & FLAG_NOVALIDATE:
-                apply_defaults(self.broker.config, _with_system(jobspec))
+                apply_defaults(self.manager.config, _with_system(jobspec))
                 validate_jobspec(jobspec, self._known_hosts())
         except ProtocolError as error:
             # flux-core's validator answers 1 to whatever it refuses.
@@ -104,7 +106,7 @@ class JobIngestService(JobService):
 
     def _known_hosts(self) -> frozenset[str]:
         if self._hosts is None:
-            hostlist = self.broker.attributes.get("hostlist") or ""
+            hostlist = self._attributes.get("hostlist") or ""
             self._hosts = frozenset(decode_hostlist(hostlist))
         return self._hosts
 
@@ -112,7 +114,7 @@ class JobIngestService(JobService):
         environment = system_attributes(jobspec).pop("environment", None)
         # As flux-core stores it: the order of members is kept.
         encoded = encode_value(jobspec)
-        job = Job(self._fluids.generate(_now()), jobspec, encoded)
+        job = Job(self._fluids.generate(self._now()), jobspec, encoded)
         job.environment = environment if isinstance(environment, dict) else None
         manager = self.manager
         manager.submit(job, request.message.userid, urgency, flags)
@@ -130,7 +132,7 @@ class JobIngestService(JobService):
     @method("getinfo")
     def getinfo(self, request: Request) -> Answer:
         """→ ``{timestamp}``: the clock of job ids."""
-        return {"timestamp": self._fluids.timestamp(_now())}
+        return {"timestamp": self._fluids.timestamp(self._now())}
 
     @method("shutdown")
     def shutdown(self, request: Request) -> Answer:

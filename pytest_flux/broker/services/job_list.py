@@ -8,7 +8,6 @@ from functools import partial
 from itertools import islice, pairwise
 from typing import TYPE_CHECKING, Any
 
-from pytest_flux.broker.boot.recovery import is_recovery
 from pytest_flux.broker.jobs.listing import ATTRIBUTES, describe, readers
 from pytest_flux.broker.jobs.match import Matcher, compile_match
 from pytest_flux.broker.jobs.service import JobService
@@ -18,8 +17,10 @@ from pytest_flux.protocol.job_state import ACTIVE, INACTIVE, NEW, PENDING, RUNNI
 from pytest_flux.protocol.message import USERID_UNKNOWN
 
 if TYPE_CHECKING:
-    from pytest_flux.broker.broker import Broker
     from pytest_flux.broker.jobs.job import Job
+    from pytest_flux.broker.jobs.manager import JobManager
+    from pytest_flux.broker.log import BrokerLog
+    from pytest_flux.broker.router import Router
     from pytest_flux.protocol.eventlog import Event
 
 _STATS_DELAY = 0.2
@@ -30,13 +31,13 @@ class JobListService(JobService):
 
     name = "job-list"
 
-    def __init__(self, broker: Broker) -> None:
-        super().__init__(broker)
+    def __init__(self, router: Router, log: BrokerLog, manager: JobManager) -> None:
+        super().__init__(router, log, manager)
         self._waiting: dict[int, list[Request]] = {}
         self._is_armed = False
         # Whoever looks at what an instance has left behind, on a laptop say, is seldom a user that it knew; and the
         # tools ask for one's own jobs unless told otherwise.
-        self._everybody = self.manager.owner if is_recovery(broker.attributes) else USERID_UNKNOWN
+        self._everybody = self.manager.owner if manager.is_recovery else USERID_UNKNOWN
         self.manager.events.listen(self._event)
 
     # -- lists
@@ -143,7 +144,7 @@ class JobListService(JobService):
     def _arm_stats(self) -> None:
         if not self._is_armed:
             self._is_armed = True
-            self.broker.reactor.call_later(_STATS_DELAY, self._send_stats)
+            self.manager.reactor.call_later(_STATS_DELAY, self._send_stats)
 
     def _send_stats(self) -> None:
         self._is_armed = False

@@ -83,7 +83,7 @@ class JobManagerService(JobQuestions):
 
     def _publish_kill(self, job_id: int, signum: int) -> None:
         payload = json.dumps({"signum": signum}).encode() + b"\0"
-        self.broker.router.publish(f"shell-{job_id}.kill", payload)
+        self.router.publish(f"shell-{job_id}.kill", payload)
 
     # -- changes
 
@@ -218,7 +218,7 @@ class JobManagerService(JobQuestions):
     @method("config-reload")
     def config_reload(self, request: Request) -> Answer:
         """Take over ``[queues]`` and ``[job-manager]``."""
-        config = request.json() if request.message.payload else self.broker.config
+        config = request.json() if request.message.payload else self.manager.config
         self.manager.queues.configure(config)
         self.manager.purge.configure(config)
         return None

@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Any
 from pytest_flux.broker.kvs.lookup import Lookup
 from pytest_flux.broker.kvs.namespace import Credentials, Waiter
 from pytest_flux.broker.kvs.transaction import SYNC, Op, Transaction, decode_op
-from pytest_flux.broker.resource.inventory import Inventory
 from pytest_flux.broker.service import ALL, LATER, Answer, Request, Service, _Later, method
-from pytest_flux.broker.services.lazy import part
 from pytest_flux.protocol.errors import FluxError, ProtocolError
 from pytest_flux.protocol.treeobj import DIR, DIRREF, VAL, TreeObject, decode_treeobj
 
 if TYPE_CHECKING:
-    from pytest_flux.broker.broker import Broker
+    from pytest_flux.broker.kvs import Kvs
+    from pytest_flux.broker.log import BrokerLog
+    from pytest_flux.broker.router import Router
 
 _USERID_UNKNOWN = 0xFFFFFFFF
 
@@ -36,11 +36,9 @@ class KvsService(Service):
 
     name = "kvs"
 
-    def __init__(self, broker: Broker) -> None:
-        super().__init__(broker)
-        self._kvs = broker.kvs
-        # It writes resource.R, which clients may look for first of all.
-        part(broker, Inventory)
+    def __init__(self, router: Router, log: BrokerLog, kvs: Kvs) -> None:
+        super().__init__(router, log)
+        self._kvs = kvs
         self._names = count()
         self._waiters: dict[Request, tuple[str, Waiter]] = {}
 
@@ -148,7 +146,7 @@ class KvsService(Service):
             else:
                 request.respond(b'{"rootref":"%b","rootseq":%d}\0' % (ref.encode(), sequence))
 
-        transaction = Transaction(f"transaction_req.{self.broker.rank}.{next(self._names)}", ops, flags, done)
+        transaction = Transaction(f"transaction_req.{self.router.rank}.{next(self._names)}", ops, flags, done)
         self._kvs.submit(name, transaction)
         return LATER
 

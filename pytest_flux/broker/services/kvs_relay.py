@@ -21,9 +21,9 @@ class RelayService(Service):
         if (message.topic or "").partition(".")[2] in _OWN:
             super().receive(message)
             return
-        message.aux1 = self.broker.rank
+        message.aux1 = self.router.rank
         message.flags |= FLAG_UPSTREAM
-        self.broker.router.request(message)
+        self.router.request(message)
 
 
 class KvsRelayService(RelayService):

@@ -11,7 +11,9 @@ from pytest_flux.broker.services.kvs import credentials_of, encode_value
 from pytest_flux.protocol.errors import FluxError
 
 if TYPE_CHECKING:
-    from pytest_flux.broker.broker import Broker
+    from pytest_flux.broker.kvs import Kvs
+    from pytest_flux.broker.log import BrokerLog
+    from pytest_flux.broker.router import Router
     from pytest_flux.protocol.treeobj import TreeObject
 
 
@@ -20,9 +22,9 @@ class KvsWatchService(Service):
 
     name = "kvs-watch"
 
-    def __init__(self, broker: Broker) -> None:
-        super().__init__(broker)
-        self._kvs = broker.kvs
+    def __init__(self, router: Router, log: BrokerLog, kvs: Kvs) -> None:
+        super().__init__(router, log)
+        self._kvs = kvs
         self._watches: dict[Request, tuple[str, Watch]] = {}
         self._flows: dict[Request, Flow] = {}
 

@@ -18,7 +18,7 @@ class LogService(Service):
     def append(self, request: Request) -> Answer:
         """One raw line (RFC 5424 in Flux's dialect); never answered."""
         if request.message.payload:
-            self.broker.log.append(request.message.payload)
+            self._log.append(request.message.payload)
         return None
 
     @method("dmesg")
@@ -28,7 +28,7 @@ class LogService(Service):
         if not request.message.is_streaming:
             raise FluxError(errno.EPROTO)
         if not request.field("nobacklog", bool, False):
-            for line in self.broker.log.lines():
+            for line in self._log.lines():
                 request.respond(line + b"\0")
         if follow:
             return self.hold(request)
@@ -38,18 +38,18 @@ class LogService(Service):
     @method("clear")
     def clear(self, request: Request) -> Answer:
         """Empty the ring."""
-        self.broker.log.clear()
+        self._log.clear()
         return None
 
     @method("stats-get")
     def stats_get(self, request: Request) -> Answer:
         """→ ``{ring-used, count, local, remote}``."""
-        return self.broker.log.stats()
+        return self._log.stats()
 
     @method("setattr")
     def setattr(self, request: Request) -> Answer:
         """``{name, value}``: a change of log-stderr-level."""
-        self.broker.log.set_attribute(request.field("name", str), request.field("value", str))
+        self._log.set_attribute(request.field("name", str), request.field("value", str))
         return None
 
     def appended(self, line: bytes) -> None:

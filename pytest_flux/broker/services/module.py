@@ -7,6 +7,14 @@ import errno
 from pytest_flux.broker.service import ALL, Answer, Request, Service, method
 from pytest_flux.protocol.errors import FluxError
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from pytest_flux.broker.log import BrokerLog
+    from pytest_flux.broker.router import Router
+    from pytest_flux.broker.services.lazy import LazyService
+
 _RUNNING = 1
 
 _SERVED_BY = {"content-backing": "content-sqlite", "feasibility": "sched-simple", "sched": "sched-simple"}
@@ -21,10 +29,16 @@ class ModuleService(Service):
     name = "module"
     is_module = False
 
+    def __init__(
+        self, router: Router, log: BrokerLog, services: Callable[[], Sequence[Service | LazyService]]
+    ) -> None:
+        super().__init__(router, log)
+        self._services = services
+
     def _names(self) -> dict[str, list[str]]:
         """Modules, and what each serves."""
         modules: dict[str, list[str]] = {}
-        for service in self.broker.services:
+        for service in self._services():
             if getattr(service, "is_module", True) and service.name not in _NO_MODULES:
                 name = _SERVED_BY.get(service.name, service.name)
                 modules.setdefault(name, [name]).extend([service.name] if name != service.name else [])
@@ -33,7 +47,7 @@ class ModuleService(Service):
     @method("list", roles=ALL)
     def list_modules(self, request: Request) -> Answer:
         """→ ``{mods: [{name, path, idle, status, services, sendqueue, recvqueue}]}``."""
-        clients = sorted(self.broker.router.services.keys() - {service.name for service in self.broker.services})
+        clients = sorted(self.router.services.keys() - {service.name for service in self._services()})
         return {
             "mods": [
                 {

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import time
 
 from pytest_flux.broker.overlay import tbon
 from pytest_flux.broker.overlay.peers import OFFLINE, STATUS, Child
@@ -15,7 +14,11 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from pytest_flux.broker.broker import Broker
+    from pytest_flux.broker.attributes import Attributes
+    from pytest_flux.broker.log import BrokerLog
+    from pytest_flux.broker.overlay.overlay import Overlay
+    from pytest_flux.broker.router import Router
+    from pytest_flux.reactor.clock import Clock
 
 _CRIT = 2
 
@@ -25,19 +28,24 @@ class OverlayService(Service):
 
     name = "overlay"
 
-    def __init__(self, broker: Broker) -> None:
-        super().__init__(broker)
+    def __init__(
+        self, router: Router, log: BrokerLog, attributes: Attributes, overlay: Overlay, clock: Clock
+    ) -> None:
+        super().__init__(router, log)
+        self._attributes = attributes
+        self._overlay = overlay
+        self._clock = clock
         self._tracers: dict[Request, Tracer] = {}
 
     def configure(self, config: dict[str, Any]) -> None:
         """How long a silent broker is believed to be alive can be changed at any time."""
-        for name, value in tbon.check_torpid(self.broker.attributes, config).items():
-            self.broker.attributes.set(name, value)
+        for name, value in tbon.check_torpid(self._attributes, config).items():
+            self._attributes.set(name, value)
 
     def _health(self) -> dict[str, Any]:
-        overlay, now = self.broker.overlay, time.monotonic()
+        overlay, now = self._overlay, self._clock.monotonic()
         return {
-            "rank": self.broker.rank,
+            "rank": self.router.rank,
             "status": STATUS[overlay.status],
             "duration": now - overlay.since,
             "children": [
@@ -63,16 +71,16 @@ class OverlayService(Service):
     def topology(self, request: Request) -> Answer:
         """``{rank}`` → ``{rank, size, children}``, recursively; ENOENT unless it is this rank or a child of it."""
         rank = request.field("rank", int)
-        if rank != self.broker.rank and rank not in self.broker.overlay.children:
+        if rank != self.router.rank and rank not in self._overlay.children:
             raise FluxError(errno.ENOENT, "requested rank is not this broker or its direct child")
-        return self.broker.router.topology.subtree_json(rank)
+        return self.router.topology.subtree_json(rank)
 
     @method("monitor", roles=ALL)
     def monitor(self, request: Request) -> Answer | _Later:
         """→ ``{rank, status, torpid}`` for each child that is not offline, and at each change."""
         if not request.message.is_streaming:
             raise FluxError(errno.EPROTO)
-        for child in self.broker.overlay.children.values():
+        for child in self._overlay.children.values():
             if child.status != OFFLINE or child.is_torpid:
                 self._tell(request, child)
         return self.hold(request)
@@ -82,46 +90,46 @@ class OverlayService(Service):
         """``{typemask, topic_glob, nodeid, full?}`` → each message from or to a neighbour that fits."""
         if not request.message.is_streaming:
             raise FluxError(errno.EPROTO)
-        tracer = Tracer(request)
+        tracer = Tracer(request, self._clock)
         self._tracers[request] = tracer
-        self.broker.overlay.tracers.append(tracer)
+        self._overlay.tracers.append(tracer)
         return self.hold(request)
 
     def abandoned(self, request: Request) -> None:
         """Who watched messages does no more."""
         tracer = self._tracers.pop(request, None)
         if tracer is not None:
-            self.broker.overlay.tracers.remove(tracer)
+            self._overlay.tracers.remove(tracer)
 
     @method("disconnect-subtree")
     def disconnect_subtree(self, request: Request) -> Answer:
         """``{rank}``: cut a child off."""
         rank = request.field("rank", int)
-        child = self.broker.overlay.children.get(rank)
+        child = self._overlay.children.get(rank)
         if child is None:
             raise FluxError(errno.ENOENT, "requested rank is not this broker's direct child")
         if not child.is_online:
             raise FluxError(errno.EINVAL, f"rank {rank} is already {STATUS[child.status]}")
-        self.broker.overlay.disconnect(child)
+        self._overlay.disconnect(child)
         return None
 
     @method("disconnect-parent")
     def disconnect_parent(self, request: Request) -> Answer:
         """``{reason}``: cut ourselves off."""
-        self.broker.overlay.log(_CRIT, f"disconnecting: {request.field('reason', str)}")
-        self.broker.overlay.lose_parent()
+        self._overlay.log(_CRIT, f"disconnecting: {request.field('reason', str)}")
+        self._overlay.lose_parent()
         return None
 
     @method("stats-get", roles=ALL)
     def stats_get(self, request: Request) -> Answer:
         """→ counts of neighbours, and of the requests that wait for their answers."""
-        overlay = self.broker.overlay
+        overlay = self._overlay
         children, link = overlay.children.values(), overlay.parent
         parent = link.peer if link is not None else None
         return {
             "child-count": len(children),
             "child-connected": len(overlay.online),
-            "parent-count": int(self.broker.rank > 0),
+            "parent-count": int(self.router.rank > 0),
             "parent-rpc": 0 if parent is None else parent.pending,
             "child-rpc": sum(child.peer.pending for child in children if child.peer is not None),
             "interthread": {"sendq": 0, "recvq": 0},

@@ -6,15 +6,15 @@ import errno
 from typing import TYPE_CHECKING, Any
 
 from pytest_flux.broker.resource.config import decode_config, load_resources
-from pytest_flux.broker.resource.inventory import Inventory
 from pytest_flux.broker.service import ALL, Answer, Request, Service, _Later, method
-from pytest_flux.broker.services.lazy import part
 from pytest_flux.protocol.errors import FluxError, ProtocolError
 from pytest_flux.protocol.idset import encode_idset
 from pytest_flux.protocol.resource_set import ResourceSet
 
 if TYPE_CHECKING:
-    from pytest_flux.broker.broker import Broker
+    from pytest_flux.broker.log import BrokerLog
+    from pytest_flux.broker.resource.inventory import Inventory
+    from pytest_flux.broker.router import Router
 
 
 class ResourceService(Service):
@@ -22,9 +22,9 @@ class ResourceService(Service):
 
     name = "resource"
 
-    def __init__(self, broker: Broker) -> None:
-        super().__init__(broker)
-        self._inventory = part(broker, Inventory)
+    def __init__(self, router: Router, log: BrokerLog, inventory: Inventory) -> None:
+        super().__init__(router, log)
+        self._inventory = inventory
 
     @method("status", roles=ALL)
     def status(self, request: Request) -> Answer:
@@ -80,7 +80,7 @@ class ResourceService(Service):
             resources = load_resources(path)
         except ProtocolError as error:
             raise FluxError(errno.EINVAL, str(error)) from None
-        size = self.broker.size
+        size = self.router.size
         if max(resources, default=-1) >= size and not force:
             text = f"resource object contains ranks execeeding size={size} (override with -f))"
             raise FluxError(errno.EINVAL, text)

@@ -18,7 +18,11 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from pytest_flux.broker.broker import Broker
+    from pytest_flux.broker.attributes import Attributes
+    from pytest_flux.broker.log import BrokerLog
+    from pytest_flux.broker.process.runat import Runat
+    from pytest_flux.broker.router import Router
+    from pytest_flux.reactor.reactor import Reactor
 
 _SHUTDOWN_TIMEOUT = 5.0
 _ERR = 3
@@ -30,31 +34,42 @@ class RexecService(Service):
 
     name = "rexec"
 
-    def __init__(self, broker: Broker) -> None:
-        super().__init__(broker)
+    def __init__(
+        self,
+        router: Router,
+        log: BrokerLog,
+        reactor: Reactor,
+        attributes: Attributes,
+        config: dict[str, Any],
+        runat: Runat,
+        environ: Callable[[], dict[str, str]],
+    ) -> None:
+        super().__init__(router, log)
+        self._reactor = reactor
+        self._attributes = attributes
+        self._config = config
+        self._runat = runat
+        self._program_environ = environ
+        self._is_closing = False
         self._processes: list[RemoteProcess] = []
         self._done: Callable[[], None] | None = None
 
     def receive(self, message: Any) -> None:  # noqa: ANN401
         """Handle one request, unless it comes to rank 0 from another rank of an instance that has guests."""
-        guests = self.broker.config.get("access", {}).get("allow-guest-user") is True
-        if self.broker.rank == 0 and guests and not message.rolemask & ROLE_LOCAL:
+        guests = self._config.get("access", {}).get("allow-guest-user") is True
+        if self.router.rank == 0 and guests and not message.rolemask & ROLE_LOCAL:
             text = "Remote rexec requests are not allowed on rank 0"
-            self.broker.router.refuse(message, errno.EPERM, text)
+            self.router.refuse(message, errno.EPERM, text)
         else:
             super().receive(message)
 
     def environ(self, command: Command) -> dict[str, str]:
         """What a command runs with: its own environment, or ours; FLUX_URI is always this broker's."""
-        environ = dict(command.env) or self.broker.program_environ()
-        environ["FLUX_URI"] = self.broker.attributes.get("local-uri") or ""
+        environ = dict(command.env) or self._program_environ()
+        environ["FLUX_URI"] = self._attributes.get("local-uri") or ""
         for name in _NEVER_PASSED_ON:
             environ.pop(name, None)
         return environ
-
-    def log(self, severity: int, text: str) -> None:
-        """Log in the name of this service."""
-        self.broker.log.write(severity, text, self.name)
 
     @method("exec")
     def exec(self, request: Request) -> Answer | _Later:
@@ -62,7 +77,7 @@ class RexecService(Service):
         value, flags = request.field("cmd", dict), request.field("flags", int)
         local_flags = request.field("local_flags", int, 0)
         background = not request.message.is_streaming
-        if self.broker.is_closing:
+        if self._is_closing:
             raise FluxError(errno.ENOSYS, "subprocess server is shutting down")
         if background and flags & WRITE_CREDIT:
             raise FluxError(errno.EINVAL, "write-credit flag is not allowed in background mode")
@@ -81,7 +96,8 @@ class RexecService(Service):
         if not background and flags & WAITABLE:
             raise FluxError(errno.EINVAL, "waitable flag only supported in background mode")
         try:
-            self._processes.append(RemoteProcess(self, request, command, flags, local_flags))
+            environ = self.environ(command)
+            self._processes.append(RemoteProcess(self, self._reactor, request, command, environ, flags, local_flags))
         except (OSError, ValueError) as error:
             errnum = getattr(error, "errno", None) or errno.EINVAL
             raise FluxError(errnum, f"error launching process: {os.strerror(errnum)}") from None
@@ -125,7 +141,7 @@ class RexecService(Service):
         """``{pid, label?, signum}`` → empty; ESRCH where there is no such process."""
         pid, signum = request.field("pid", int), request.field("signum", int)
         label = request.field("label", str, None)
-        if not self.broker.runat.kill(pid if label is None else label, signum):
+        if not self._runat.kill(pid if label is None else label, signum):
             self._process(request).kill(signum)
         return None
 
@@ -166,8 +182,7 @@ class RexecService(Service):
     def list_processes(self, request: Request) -> Answer:
         """→ ``{rank, procs: [{pid, cmd, label, state}]}``; what the broker runs in its own phases is among them."""
         procs = [
-            {"pid": pid, "cmd": argv[0], "label": label, "state": "R"}
-            for label, argv, pid in self.broker.runat.running()
+            {"pid": pid, "cmd": argv[0], "label": label, "state": "R"} for label, argv, pid in self._runat.running()
         ]
         procs += [
             {
@@ -178,7 +193,7 @@ class RexecService(Service):
             }
             for process in self._processes
         ]
-        return {"rank": self.broker.rank, "procs": procs}
+        return {"rank": self.router.rank, "procs": procs}
 
     @method("disconnect")
     def disconnect(self, request: Request) -> Answer:
@@ -211,6 +226,7 @@ class RexecService(Service):
 
     def shut_down(self, done: Callable[[], None]) -> None:
         """Terminate what runs, then call ``done``; what has not ended after five seconds is left to ``destroy``."""
+        self._is_closing = True
         for process in list(self._processes):
             process.waitable = False
             if process.is_complete:
@@ -221,7 +237,7 @@ class RexecService(Service):
             done()
             return
         self._done = done
-        self.broker.reactor.call_later(_SHUTDOWN_TIMEOUT, self._lose_patience)
+        self._reactor.call_later(_SHUTDOWN_TIMEOUT, self._lose_patience)
 
     def _lose_patience(self) -> None:
         if self._done is not None:

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import errno
-import time
 
 from pytest_flux.broker.service import ALL, LATER, Answer, Request, Service, _Later, method
 from pytest_flux.broker.state.states import NUMBER
 from pytest_flux.protocol.errors import FluxError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from pytest_flux.broker.log import BrokerLog
+    from pytest_flux.broker.router import Router
+    from pytest_flux.broker.state.state_machine import StateMachine
+    from pytest_flux.reactor.clock import Clock
 
 
 class StateMachineService(Service):
@@ -16,11 +22,16 @@ class StateMachineService(Service):
     name = "state-machine"
     is_module = False
 
+    def __init__(self, router: Router, log: BrokerLog, machine: StateMachine, clock: Clock) -> None:
+        super().__init__(router, log)
+        self._machine = machine
+        self._clock = clock
+
     @method("get", roles=ALL)
     def get(self, request: Request) -> Answer:
         """→ ``{state, duration}``."""
-        machine = self.broker.state_machine
-        return {"state": machine.state, "duration": time.monotonic() - machine.since}
+        machine = self._machine
+        return {"state": machine.state, "duration": self._clock.monotonic() - machine.since}
 
     @method("wait", roles=ALL)
     def wait(self, request: Request) -> Answer | _Later:
@@ -28,7 +39,7 @@ class StateMachineService(Service):
         return LATER if self._answer_wait(request) else self.hold(request)
 
     def _answer_wait(self, request: Request) -> bool:
-        number = NUMBER[self.broker.state_machine.state]
+        number = NUMBER[self._machine.state]
         if number == NUMBER["run"]:
             request.respond()
         elif number > NUMBER["run"]:
@@ -41,7 +52,7 @@ class StateMachineService(Service):
         return LATER if self._answer_monitor(request) else self.hold(request)
 
     def _answer_monitor(self, request: Request) -> bool:
-        number = NUMBER[self.broker.state_machine.state]
+        number = NUMBER[self._machine.state]
         # flux-core takes no notice of what it cannot read here.
         payload = request.json() if request.message.payload else {}
         final = payload.get("final")
@@ -63,9 +74,9 @@ class StateMachineService(Service):
             raise FluxError(errno.EPROTO)
         event = request.field("event", str)
         if request.field("error", bool, False):
-            self.broker.state_machine.fail(event)
+            self._machine.fail(event)
         else:
-            self.broker.state_machine.post(event)
+            self._machine.post(event)
         return None
 
     @method("sd-notify")

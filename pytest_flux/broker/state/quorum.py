@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import re
-import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from pytest_flux.protocol.hostlist import encode_hostlist
 from pytest_flux.protocol.idset import decode_idset, encode_idset
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from pytest_flux.broker.broker import Broker
+    from pytest_flux.broker.attributes import Attributes
+    from pytest_flux.broker.log import BrokerLog
+    from pytest_flux.broker.router import Router
+    from pytest_flux.broker.services.groups import GroupsService
+    from pytest_flux.reactor.reactor import Reactor
 
 
 _ERR, _INFO = 3, 6
@@ -23,73 +26,90 @@ _QUIET = 5.0
 _NUMBER = re.compile(r"\s*\+?(\d+)")
 
 
-def hosts(broker: Broker, ranks: Iterable[int]) -> str:
+def hosts(attributes: Attributes, ranks: Iterable[int]) -> str:
     """The host names of ranks, as a host list."""
-    return encode_hostlist(broker.host_of(rank) for rank in sorted(ranks))
+    return encode_hostlist(attributes.host_of(rank) for rank in sorted(ranks))
 
 
 class Quorum:
     """Watches who is online. ValueError if ``broker.quorum`` is no number from 1 to the size."""
 
-    def __init__(self, broker: Broker) -> None:
-        self._broker = broker
+    def __init__(
+        self,
+        reactor: Reactor,
+        router: Router,
+        attributes: Attributes,
+        log: BrokerLog,
+        groups: GroupsService,
+        state: Callable[[], str],
+        post: Callable[[str], None],
+    ) -> None:
+        self._reactor = reactor
+        self._router = router
+        self._attributes = attributes
+        self._broker_log = log
+        self._groups = groups
+        self._state = state
+        self._post = post
         self._online: set[int] = set()
         self._warned = False
         self._told = -_QUIET
         self.size = self._configured()
 
     def _configured(self) -> int:
-        broker = self._broker
-        value = broker.attributes.setdefault("broker.quorum", str(broker.size)) or ""
+        size = self._router.size
+        value = self._attributes.setdefault("broker.quorum", str(size)) or ""
         # Older versions took a set of ranks; flux-core still translates the two that were in use.
-        if value in ("0", f"0-{broker.size - 1}"):
-            quorum = 1 if value == "0" else broker.size
-            if broker.rank == 0:
-                broker.log.write(_ERR, f"warning: broker.quorum is now a size - assuming {quorum}")
+        if value in ("0", f"0-{size - 1}"):
+            quorum = 1 if value == "0" else size
+            if self._router.rank == 0:
+                self._log(_ERR, f"warning: broker.quorum is now a size - assuming {quorum}")
             return quorum
         number = _NUMBER.match(value)
-        if number is None or not 1 <= int(number[1]) <= broker.size:
+        if number is None or not 1 <= int(number[1]) <= size:
             raise ValueError("Error parsing broker.quorum attribute")
         return int(number[1])
 
     def gather(self) -> None:
         """The state is quorum: wait for the brokers, and from time to time say who is missing."""
-        self._broker.groups.watch(_GROUP, self._changed)
+        self._groups.watch(_GROUP, self._changed)
         self._arm()
 
     def _changed(self, members: str) -> None:
-        machine = self._broker.state_machine
+        state = self._state()
         before, self._online = self._online, set(decode_idset(members))
         reached = len(self._online) >= self.size
-        if machine.state == "quorum":
-            now = time.monotonic()
+        if state == "quorum":
+            now = self._reactor.clock.monotonic()
             if members and (reached or now - self._told > _QUIET):
                 self._told = now
-                self._log(_INFO, f"online: {hosts(self._broker, self._online)} (ranks {members})")
+                self._log(_INFO, f"online: {hosts(self._attributes, self._online)} (ranks {members})")
             if reached:
                 self._reached()
         lost = before - self._online
-        if lost and machine.state in ("run", "cleanup"):
-            self._log(_ERR, f"dead to Flux: {hosts(self._broker, lost)} (rank {encode_idset(lost)})")
+        if lost and state in ("run", "cleanup"):
+            self._log(_ERR, f"dead to Flux: {hosts(self._attributes, lost)} (rank {encode_idset(lost)})")
 
     def _reached(self) -> None:
-        self._broker.state_machine.post("quorum-full")
+        self._post("quorum-full")
         if self._warned:
             self._log(_ERR, "quorum reached")
             self._warned = False
 
     def _warn(self) -> None:
-        if self._broker.state_machine.state != "quorum":
+        if self._state() != "quorum":
             return
-        missing = set(range(self._broker.size)) - self._online
-        self._log(_ERR, f"quorum delayed: waiting for {hosts(self._broker, missing)} (rank {encode_idset(missing)})")
+        missing = set(range(self._router.size)) - self._online
+        self._log(
+            _ERR, f"quorum delayed: waiting for {hosts(self._attributes, missing)} (rank {encode_idset(missing)})"
+        )
         self._warned = True
         self._arm()
 
     def _arm(self) -> None:
-        period = self._broker.duration("broker.quorum-warn")
+        period = self._attributes.duration("broker.quorum-warn")
         if period > 0:
-            self._broker.reactor.call_later(period, self._warn)
+            self._reactor.call_later(period, self._warn)
 
     def _log(self, severity: int, text: str) -> None:
-        self._broker.log.write(severity, text)
+        self._broker_log.write(severity, text)

@@ -13,12 +13,9 @@ from pytest_flux.broker import defaults
 from pytest_flux.broker.attributes import Attributes
 from pytest_flux.broker.boot.boot import bootstrap
 from pytest_flux.broker.broker import Broker
-from pytest_flux.broker.exec.connect import Connected
 from pytest_flux.broker.jobs.job import Job
-from pytest_flux.broker.jobs.manager import JobManager
 from pytest_flux.broker.jobs.start import Callbacks
 from pytest_flux.broker.log import BrokerLog
-from pytest_flux.broker.services.lazy import part
 from pytest_flux.protocol.errors import FluxError
 from pytest_flux.protocol.message import Message
 from pytest_flux.protocol.resource_pool import ResourcePool
@@ -97,9 +94,7 @@ class Instance:
 
     def __init__(self, broker: Broker, ranks: int = 2) -> None:
         self.broker = broker
-        # What is connected here is played, in place of what really runs jobs.
-        broker.parts[Connected] = None
-        self.manager = part(broker, JobManager)
+        self.manager = broker.parts.play_jobs()
         self.executor = Executor()
         self.manager.events.listen(lambda *_: broker.reactor.stop())
         resources = {
@@ -208,7 +203,7 @@ def instance(directory: Path, config: dict[str, Any] | None = None, *, ranks: in
     try:
         yield Instance(broker, ranks)
     finally:
-        broker.kvs.close()
-        broker.content.close()
+        broker.parts.kvs.close()
+        broker.parts.content.close()
         reactor.close()
         boot.close()

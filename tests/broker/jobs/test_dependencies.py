@@ -113,7 +113,7 @@ def test_what_is_refused(tmp_path: Path, dependency: dict[str, str], text: str) 
             flux.submit(jobspec(dependencies=[dependency]))
         assert text in (caught.value.text or "")
         assert not flux.manager.active
-        assert not flux.broker.kvs.list("job")
+        assert not flux.broker.parts.kvs.list("job")
 
 
 def test_begin_time(tmp_path: Path) -> None:

@@ -114,7 +114,7 @@ def test_cancelling(tmp_path: Path) -> None:
 
 def _write(flux: Instance, key: str, number: int, namespace: str = "primary") -> None:
     op = Op(key, treeobj.val((LINE % number).encode()), APPEND)
-    flux.broker.kvs.commit([op], namespace=namespace)
+    flux.broker.parts.kvs.commit([op], namespace=namespace)
 
 
 @pytest.mark.parametrize("own_namespace", [True, False])
@@ -122,7 +122,7 @@ def _write(flux: Instance, key: str, number: int, namespace: str = "primary") ->
 def test_guest_logs(tmp_path: Path, *, own_namespace: bool, early: bool) -> None:
     """Wherever they are while the job runs, and whenever one begins to look; nothing comes twice."""
     with instance(tmp_path) as flux:
-        kvs = flux.broker.kvs
+        kvs = flux.broker.parts.kvs
         job_id = flux.submit(jobspec("sleep"), urgency=0)
         calls = [_watch(flux, job_id, "guest.output", 1)] if early else []
         namespace, key = "primary", kvs_key(job_id, "guest.output")

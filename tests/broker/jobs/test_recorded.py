@@ -47,7 +47,7 @@ def test_a_recorded_job(tmp_path: Path, recorded: dict[str, Any]) -> None:
     """Events with their contexts, R, and what job-list says, times and hosts aside."""
     with instance(tmp_path) as flux:
         job_id = _play(flux, recorded)
-        log = flux.broker.kvs.lookup(kvs_key(job_id, "eventlog")).decode()
+        log = flux.broker.parts.kvs.lookup(kvs_key(job_id, "eventlog")).decode()
         events = [json.loads(line) for line in log.splitlines()]
         expected = [_timeless(event) for event in recorded["events"]]
         for event in expected:
@@ -58,7 +58,7 @@ def test_a_recorded_job(tmp_path: Path, recorded: dict[str, Any]) -> None:
         assert [list(event.get("context", {})) for event in events] == [
             list(event.get("context", {})) for event in recorded["events"]
         ]
-        resources = json.loads(flux.broker.kvs.lookup(kvs_key(job_id, "R")))
+        resources = json.loads(flux.broker.parts.kvs.lookup(kvs_key(job_id, "R")))
         assert resources["execution"]["R_lite"] == recorded["R"]["execution"]["R_lite"]
         assert list(resources["execution"]) == list(recorded["R"]["execution"])
         listed = flux.rpc("job-list.list-id", {"id": job_id, "attrs": ["all"]})["job"]
@@ -90,8 +90,8 @@ def test_what_is_in_the_kvs(tmp_path: Path) -> None:
         spec["attributes"]["system"] = {"environment": {"SECRET": "1"}, **spec["attributes"]["system"]}
         job_id = flux.submit(spec)
         flux.wait_end(job_id)
-        names = sorted(flux.broker.kvs.list(kvs_key(job_id)))
+        names = sorted(flux.broker.parts.kvs.list(kvs_key(job_id)))
         assert names == ["J", "R", "eventlog", "jobspec"]
-        stored = flux.broker.kvs.lookup(kvs_key(job_id, "jobspec")).decode()
+        stored = flux.broker.parts.kvs.lookup(kvs_key(job_id, "jobspec")).decode()
         assert stored == json.dumps(RECORDED[0]["jobspec"], separators=(",", ":"))
-        assert flux.broker.kvs.lookup(kvs_key(job_id, "J")).decode().endswith(".none")
+        assert flux.broker.parts.kvs.lookup(kvs_key(job_id, "J")).decode().endswith(".none")

@@ -47,7 +47,7 @@ def test_a_log_that_makes_no_sense(tmp_path: Path) -> None:
         flux.wait_end(good, bad)
         from pytest_flux.protocol.fluid import kvs_key
 
-        flux.broker.kvs.put(kvs_key(bad, "eventlog"), "nonsense\n")
-        flux.broker.kvs.settle()
+        flux.broker.parts.kvs.put(kvs_key(bad, "eventlog"), "nonsense\n")
+        flux.broker.parts.kvs.settle()
     with instance(tmp_path) as flux:
         assert list(flux.manager.inactive) == [good]

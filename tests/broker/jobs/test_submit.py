@@ -40,7 +40,7 @@ def test_what_is_refused(tmp_path: Path, change: dict[str, Any], errnum: int, te
             flux.rpc("job-ingest.submit", {key: value for key, value in request.items() if value is not None})
         assert caught.value.errnum == errnum
         assert text in (caught.value.text or "")
-        assert not flux.broker.kvs.list("job")
+        assert not flux.broker.parts.kvs.list("job")
 
 
 def test_ids_grow(tmp_path: Path) -> None:

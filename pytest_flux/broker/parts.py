@@ -1,0 +1,364 @@
+"""The parts of a broker that are made when they are first asked for, and who is given what.
+
+Most instances of a test suite live for a few milliseconds and run one job or none. So what serves the KVS and jobs is
+neither imported nor made until a request needs it. This module is the one place that says how: a property for each
+part, which makes it from the parts that it uses, and a method for each service. What is not here is made by the
+broker itself, at once.
+
+Rank 0 has the content store, the KVS, the job manager with scheduler, executor and resources. Every rank has job
+shells, and relays that pass requests on to rank 0.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Callable, Iterator
+
+from pytest_flux.broker.boot.recovery import is_recovery, place
+from pytest_flux.broker.services.lazy import LazyService
+from pytest_flux.protocol.blobref import DIGEST_SIZES
+from pytest_flux.protocol.errors import FluxError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from pytest_flux.broker.attributes import Attributes
+    from pytest_flux.broker.content.store import ContentStore
+    from pytest_flux.broker.enclosing import Enclosing
+    from pytest_flux.broker.exec.job_exec import JobExec
+    from pytest_flux.broker.exec.shells import Shells
+    from pytest_flux.broker.jobs.manager import JobManager
+    from pytest_flux.broker.kvs import Kvs
+    from pytest_flux.broker.log import BrokerLog
+    from pytest_flux.broker.resource.inventory import Inventory
+    from pytest_flux.broker.router import Router
+    from pytest_flux.broker.service import Service
+    from pytest_flux.broker.services.groups import GroupsService
+    from pytest_flux.reactor.reactor import Reactor
+
+
+class Parts:
+    """See the module. ``services`` stand in the router for those that are made when they are asked."""
+
+    def __init__(
+        self,
+        reactor: Reactor,
+        router: Router,
+        attributes: Attributes,
+        config: dict[str, Any],
+        log: BrokerLog,
+        groups: GroupsService,
+    ) -> None:
+        self._reactor = reactor
+        self._router = router
+        self._attributes = attributes
+        self._config = config
+        self._log = log
+        self._groups = groups
+        self._content: ContentStore | None = None
+        self._kvs: Kvs | None = None
+        self._enclosing: Enclosing | None = None
+        self._inventory: Inventory | None = None
+        self._shells: Shells | None = None
+        self._executor: JobExec | None = None
+        self._manager: JobManager | None = None
+        self._runs_jobs = False
+        makers = self._makers_of_rank_0() if router.rank == 0 else self._makers_of_others()
+        self.services = [LazyService(name, router, make) for name, make in makers.items()]
+
+    def made_services(self) -> Iterator[Service]:
+        """The services that somebody has asked."""
+        return (lazy.service for lazy in self.services if lazy.service is not None)
+
+    # -- what rank 0 has
+
+    @property
+    def content(self) -> ContentStore:
+        """The blobs of the instance."""
+        if self._content is None:
+            from pytest_flux.broker.content.store import open_store
+
+            self._content = open_store(self._reactor, self._attributes, self._log)
+        return self._content
+
+    @property
+    def kvs(self) -> Kvs:
+        """The key-value store of the instance."""
+        if self._kvs is None:
+            from pytest_flux.broker.kvs import open_kvs
+
+            self._kvs = open_kvs(self._reactor, self.content, self._router, self._log, self._config)
+        return self._kvs
+
+    @property
+    def enclosing(self) -> Enclosing | None:
+        """The instance that this one is a job of, if it can be reached."""
+        if self._enclosing is None:
+            from pytest_flux.broker.enclosing import find_enclosing
+
+            self._enclosing = find_enclosing(self._reactor, self._attributes, self._log)
+        return self._enclosing
+
+    @property
+    def inventory(self) -> Inventory:
+        """The resources of the instance."""
+        if self._inventory is None:
+            from pytest_flux.broker.resource.inventory import Inventory
+
+            self._inventory = Inventory(
+                self._router.size,
+                self._attributes,
+                self._config,
+                self._log,
+                self._reactor.clock,
+                self._groups,
+                self.kvs,
+                self.enclosing,
+            )
+        return self._inventory
+
+    @property
+    def manager(self) -> JobManager:
+        """The job manager, which does not run jobs yet."""
+        if self._manager is None:
+            from pytest_flux.broker.jobs.manager import JobManager
+            from pytest_flux.broker.jobs.store import KvsClient
+
+            self._manager = JobManager(
+                self._reactor,
+                self._router,
+                self._log,
+                self._config,
+                KvsClient(self.kvs),
+                is_recovery=is_recovery(self._attributes),
+            )
+        return self._manager
+
+    @property
+    def executor(self) -> JobExec:
+        """What runs the job manager's jobs."""
+        if self._executor is None:
+            from pytest_flux.broker.exec.job_exec import JobExec
+
+            self._executor = JobExec(
+                self._reactor, self._router, self._attributes, self._config, self.kvs, self._groups, self.shells
+            )
+        return self._executor
+
+    def run_jobs(self) -> JobManager:
+        """The job manager, with an executor and with resources to schedule on."""
+        manager = self.manager
+        if not self._runs_jobs:
+            self._runs_jobs = True
+            from pytest_flux.broker.resource.supply import Supply
+
+            manager.start.use(self.executor)
+            Supply(self.inventory, manager.alloc)
+        return manager
+
+    def play_jobs(self) -> JobManager:
+        """The job manager for a caller that provides executor and resources in place of ours."""
+        self._runs_jobs = True
+        return self.manager
+
+    # -- what every rank has
+
+    @property
+    def shells(self) -> Shells:
+        """The job shells of this rank."""
+        if self._shells is None:
+            from pytest_flux.broker.exec.shells import Shells
+
+            self._shells = Shells(self._reactor, self._router, self._attributes)
+        return self._shells
+
+    # -- life
+
+    def find_state(self) -> None:
+        """Open at once what there is of an earlier instance, on rank 0.
+
+        FluxError where it cannot be read: whoever restarts an instance wants to know before anything else.
+        """
+        attributes = self._attributes
+        if attributes.get("content.hash") not in DIGEST_SIZES:
+            raise FluxError(errno.EINVAL, f"unknown content.hash: {attributes.get('content.hash')}")
+        if self._router.rank > 0:
+            return
+        if "content.restore" in attributes:
+            from pytest_flux.broker.boot.recovery import restore
+
+            restore(attributes, self._log)
+        if os.path.exists(f"{place(attributes)[0]}/content.sqlite"):
+            self.kvs.namespaces()
+
+    def resume_jobs(self) -> None:
+        """An instance that comes again goes on with its jobs, whether or not anybody asks for them."""
+        if self._kvs is not None and self._has_jobs(self._kvs):
+            self._router.rpc("job-manager.getinfo", None, lambda _: None)
+
+    @staticmethod
+    def _has_jobs(kvs: Kvs) -> bool:
+        try:
+            return bool(kvs.list("job"))
+        except FluxError:
+            # Whoever asks for jobs hears what is lost.
+            return False
+
+    def settle(self, done: Callable[[], None]) -> None:
+        """End the jobs that run, as the instance is about to end; then call back."""
+        if self._manager is None or self._manager.is_recovery:
+            done()
+        else:
+            self._manager.settle(done)
+
+    def close(self, *, dumps: bool) -> bool:
+        """Close everything, if ``dumps`` after the dump that the attributes ask for. Whether nothing was lost."""
+        if self._shells is not None:
+            self._shells.destroy()
+        if self._inventory is not None:
+            self._inventory.destroy()
+        is_whole = True
+        if self._router.rank == 0 and "content.dump" in self._attributes and dumps:
+            from pytest_flux.broker.dumping import dump
+
+            is_whole = dump(lambda: self.kvs, self._attributes, self._log, self._reactor.clock)
+        if self._kvs is not None:
+            is_whole = self._kvs.close() and is_whole
+        if self._content is not None:
+            self._content.close()
+        return is_whole
+
+    # -- services
+
+    def _makers_of_rank_0(self) -> dict[str, Callable[[], Service]]:
+        return {
+            "content": self._make_content,
+            "content-backing": self._make_content_backing,
+            "content-sqlite": self._make_content_sqlite,
+            "feasibility": self._make_feasibility,
+            "job-exec": self._make_job_exec,
+            "job-info": self._make_job_info,
+            "job-ingest": self._make_job_ingest,
+            "job-list": self._make_job_list,
+            "job-manager": self._make_job_manager,
+            "job-shell": self._make_job_shell,
+            "kvs": self._make_kvs,
+            "kvs-watch": self._make_kvs_watch,
+            "resource": self._make_resource,
+            "sched": self._make_sched,
+        }
+
+    def _makers_of_others(self) -> dict[str, Callable[[], Service]]:
+        return {
+            "content": self._make_remote_content,
+            "job-shell": self._make_job_shell,
+            "kvs": self._make_kvs_relay,
+            "kvs-watch": self._make_kvs_watch_relay,
+        }
+
+    def _make_content(self) -> Service:
+        from pytest_flux.broker.services.content import ContentService
+
+        return ContentService(self._router, self._log, self.content)
+
+    def _make_content_backing(self) -> Service:
+        from pytest_flux.broker.services.content_backing import ContentBackingService
+
+        return ContentBackingService(self._router, self._log, self.content)
+
+    def _make_content_sqlite(self) -> Service:
+        from pytest_flux.broker.services.content_backing import ContentSqliteService
+
+        return ContentSqliteService(self._router, self._log, self.content)
+
+    def _make_remote_content(self) -> Service:
+        from pytest_flux.broker.services.content import RemoteContentService
+
+        return RemoteContentService(self._router, self._log, self._attributes)
+
+    def _make_kvs(self) -> Service:
+        from pytest_flux.broker.services.kvs import KvsService
+
+        # The inventory writes resource.R, which clients may look for first of all.
+        _ = self.inventory
+        return KvsService(self._router, self._log, self.kvs)
+
+    def _make_kvs_watch(self) -> Service:
+        from pytest_flux.broker.services.kvs_watch import KvsWatchService
+
+        return KvsWatchService(self._router, self._log, self.kvs)
+
+    def _make_kvs_relay(self) -> Service:
+        from pytest_flux.broker.services.kvs_relay import KvsRelayService
+
+        return KvsRelayService(self._router, self._log)
+
+    def _make_kvs_watch_relay(self) -> Service:
+        from pytest_flux.broker.services.kvs_relay import KvsWatchRelayService
+
+        return KvsWatchRelayService(self._router, self._log)
+
+    def _make_resource(self) -> Service:
+        from pytest_flux.broker.services.resource import ResourceService
+
+        return ResourceService(self._router, self._log, self.inventory)
+
+    def _make_job_shell(self) -> Service:
+        from pytest_flux.broker.services.job_exec import JobShellService
+
+        return JobShellService(self._router, self._log, self.shells)
+
+    def _make_job_exec(self) -> Service:
+        from pytest_flux.broker.services.job_exec import JobExecService
+
+        return JobExecService(self._router, self._log, self.executor, self._config)
+
+    def _make_job_manager(self) -> Service:
+        from pytest_flux.broker.services.job_manager import JobManagerService
+
+        return JobManagerService(self._router, self._log, self.run_jobs())
+
+    def _make_job_ingest(self) -> Service:
+        from pytest_flux.broker.services.job_ingest import JobIngestService
+
+        return JobIngestService(self._router, self._log, self.run_jobs(), self._attributes)
+
+    def _make_job_list(self) -> Service:
+        from pytest_flux.broker.services.job_list import JobListService
+
+        return JobListService(self._router, self._log, self.run_jobs())
+
+    def _make_job_info(self) -> Service:
+        from pytest_flux.broker.services.job_info import JobInfoService
+
+        return JobInfoService(self._router, self._log, self.run_jobs(), self.kvs)
+
+    def _make_sched(self) -> Service:
+        from pytest_flux.broker.services.sched import SchedService
+
+        return SchedService(self._router, self._log, self.run_jobs())
+
+    def _make_feasibility(self) -> Service:
+        from pytest_flux.broker.services.sched import FeasibilityService
+
+        return FeasibilityService(self._router, self._log, self.run_jobs())
+
+
+def preload() -> None:
+    """Import everything that the parts of rank 0 need, in a process from which brokers are forked. ImportError."""
+    import pytest_flux.broker.exec.job_exec
+    import pytest_flux.broker.jobs.manager
+    import pytest_flux.broker.resource.supply
+    import pytest_flux.broker.services.content
+    import pytest_flux.broker.services.content_backing
+    import pytest_flux.broker.services.job_exec
+    import pytest_flux.broker.services.job_info
+    import pytest_flux.broker.services.job_ingest
+    import pytest_flux.broker.services.job_list
+    import pytest_flux.broker.services.job_manager
+    import pytest_flux.broker.services.kvs
+    import pytest_flux.broker.services.kvs_watch
+    import pytest_flux.broker.services.resource
+    import pytest_flux.broker.services.sched  # noqa: F401

@@ -1,0 +1,59 @@
+"""What a part asks of the rest of the broker, where it cannot be given the object itself.
+
+Most parts are given what they use: the router, the log, the reactor, attributes. These protocols are for the few that
+call back to what has made them; they keep the imports between modules in one direction. For type checkers only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from pytest_flux.broker.overlay.peers import Tracers
+    from pytest_flux.broker.process.remote_process import RemoteProcess
+    from pytest_flux.broker.router import Router
+
+
+class Life(Protocol):
+    """What the state machine has the broker do on entering a state."""
+
+    def load_builtins(self) -> None:
+        """Open the sockets and connect to the parent."""
+
+    def follow_config(self, post: Callable[[str], None]) -> None:
+        """Follow the parent's configuration; ``post`` gets the event that says how that began."""
+
+    def settle(self, done: Callable[[], None]) -> None:
+        """End the jobs that run, then call ``done``."""
+
+    def unload_builtins(self, done: Callable[[], None]) -> None:
+        """Close everything, then call ``done``."""
+
+    def state_changed(self, state: str) -> None:
+        """The state machine has entered ``state``."""
+
+
+class Tree(Protocol):
+    """What the link to the parent asks of the overlay."""
+
+    status: int
+    tracers: Tracers
+
+    def congest(self, congested: bool) -> None:
+        """The parent takes no more, or does again."""
+
+    def log(self, severity: int, text: str) -> None:
+        """Log in the name of the overlay."""
+
+
+class ProcessOwner(Protocol):
+    """What a remote process asks of the service that started it."""
+
+    router: Router
+
+    def log(self, severity: int, text: str) -> None:
+        """Log in the name of the service."""
+
+    def settle(self, process: RemoteProcess) -> None:
+        """The process has ended; forget it if nobody waits for it."""
