@@ -144,7 +144,7 @@ def test_imports_go_one_way() -> None:
         ("protocol.idset", "from ..reactor import stream", False),
         ("protocol.idset", "from .errors import ProtocolError", True),
         ("protocol.idset", "from pytest_flux import __version__", False),
-        ("reactor.stream", "def late():\n    import pytest_flux.client.rpc", False),
+        ("reactor.stream", "def late():\n    import pytest_flux.client.connection", False),
         ("reactor.stream", "if TYPE_CHECKING:\n    from pytest_flux.launcher.spec import LaunchSpec", False),
         ("launcher.engine", "from pytest_flux.broker.main import main", False),
         ("launcher.engine", "def late():\n    from pytest_flux.broker.main import main", True),

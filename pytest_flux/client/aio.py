@@ -15,9 +15,10 @@ from pytest_flux.client.connector import connect, default_uri
 from pytest_flux.client.core import Call, ClientCore
 from pytest_flux.client.job_follow import CANCEL_TOPIC, MAIN, OUTPUT, WAIT_FOR_CREATION, events_of
 from pytest_flux.client.job_result import JobOutput, JobResult
-from pytest_flux.client.jobs import URGENCY_DEFAULT, signed_request
+from pytest_flux.client.jobs import signed_request
 from pytest_flux.protocol.errors import FluxError
 from pytest_flux.protocol.ioencode import decode_io
+from pytest_flux.protocol.job_state import URGENCY_DEFAULT
 from pytest_flux.protocol.message import NODEID_ANY, Message
 
 TYPE_CHECKING = False

@@ -12,16 +12,16 @@ from contextlib import suppress
 from pytest_flux.client.handle import Flux
 from pytest_flux.client.job_follow import JobFollower
 from pytest_flux.client.job_result import JobResult
-from pytest_flux.client.jobs import URGENCY_DEFAULT
 from pytest_flux.protocol.errors import FluxError
+from pytest_flux.protocol.job_state import URGENCY_DEFAULT
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
+    from pytest_flux.client.connection import Rpc
     from pytest_flux.client.jobs import Jobspec
-    from pytest_flux.client.rpc import Rpc
     from pytest_flux.protocol.eventlog import Event
 
     EventCallback = Callable[["JobFuture", Event], object]

@@ -11,8 +11,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from pytest_flux.client.connection import Connection
-    from pytest_flux.client.rpc import Rpc
+    from pytest_flux.client.connection import Connection, Rpc
     from pytest_flux.protocol.eventlog import Event
 
     EventCallback = Callable[[Event], None]

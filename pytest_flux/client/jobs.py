@@ -13,6 +13,7 @@ import os
 from pytest_flux.client.job_follow import CANCEL_TOPIC, MAIN, WAIT_FOR_CREATION, JobFollower, events_of, watch_log
 from pytest_flux.client.job_result import JobOutput, JobResult
 from pytest_flux.protocol.errors import FluxError
+from pytest_flux.protocol.job_state import URGENCY_DEFAULT
 from pytest_flux.protocol.message import encode_json
 from pytest_flux.protocol.signed_jobspec import sign_none
 
@@ -21,16 +22,11 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
     from typing import Any
 
-    from pytest_flux.client.connection import Connection
-    from pytest_flux.client.rpc import Rpc
+    from pytest_flux.client.connection import Connection, Rpc
     from pytest_flux.protocol.eventlog import Event
 
     Jobspec = Mapping[str, Any] | str | bytes
 
-DEBUG, WAITABLE, NOVALIDATE = 2, 4, 8
-"""Flags of a submission."""
-
-URGENCY_DEFAULT = 16
 ANY_USER = 0xFFFFFFFF
 ANY_JOB = -1
 

@@ -11,19 +11,20 @@ import errno
 import json
 import os
 
-from pytest_flux.client.kvs_transaction import Root, Transaction
 from pytest_flux.protocol import treeobj
 from pytest_flux.protocol.blobref import blobref_of
 from pytest_flux.protocol.errors import FluxError, ProtocolError
+from pytest_flux.protocol.json_value import compact
+from pytest_flux.protocol.kvs_key import join_key
 from pytest_flux.protocol.treeobj import DIR, SYMLINK, TreeObject, decode_treeobj
+from pytest_flux.record import NamedTuple
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from typing import Any
 
-    from pytest_flux.client.connection import Connection
-    from pytest_flux.client.rpc import Rpc
+    from pytest_flux.client.connection import Connection, Rpc
 
     Json = Any
 
@@ -39,7 +40,15 @@ NAMESPACE_VARIABLE = "FLUX_KVS_NAMESPACE"
 
 PRIMARY = "primary"
 
+_APPEND = 32
 _UNKNOWN = 0xFFFFFFFF
+
+
+class Root(NamedTuple):
+    """A root: its blobref, and its place in the sequence of roots of its namespace."""
+
+    ref: str
+    sequence: int
 
 
 class Kvs:
@@ -107,8 +116,6 @@ class Kvs:
 
     def walk(self, key: str = ".") -> Iterator[tuple[str, TreeObject]]:
         """Keys and entries of everything in and below a directory, depth first."""
-        from pytest_flux.protocol.kvs_key import join_key
-
         for name, entry in self.ls(key).items():
             below = join_key(key, name)
             yield below, entry
@@ -218,6 +225,65 @@ class Kvs:
         return found
 
 
+class Transaction:
+    """Changes that are made together, or not at all. Each method adds one, and returns the transaction."""
+
+    def __init__(self, flux: Connection, namespace: str) -> None:
+        self._flux = flux
+        self._namespace = namespace
+        self._ops: list[dict[str, Any]] = []
+
+    def __len__(self) -> int:
+        return len(self._ops)
+
+    def put(self, key: str, value: bytes | str) -> Transaction:
+        """Set a value."""
+        return self.put_entry(key, treeobj.val(_encode(value)))
+
+    def put_json(self, key: str, value: object) -> Transaction:
+        """Set a value to JSON, compact."""
+        return self.put(key, compact(value))
+
+    def put_entry(self, key: str, entry: TreeObject) -> Transaction:
+        """Put a tree object as it is."""
+        return self._add(key, entry.json())
+
+    def append(self, key: str, value: bytes | str) -> Transaction:
+        """Add to a value."""
+        return self._add(key, treeobj.val(_encode(value)).json(), _APPEND)
+
+    def mkdir(self, key: str) -> Transaction:
+        """Make an empty directory, whatever was there."""
+        return self.put_entry(key, treeobj.directory())
+
+    def symlink(self, key: str, target: str, namespace: str | None = None) -> Transaction:
+        """Make a key another name for a target."""
+        return self.put_entry(key, treeobj.symlink(target, namespace))
+
+    def unlink(self, key: str) -> Transaction:
+        """Remove a key, with all that is below it."""
+        return self._add(key, None)
+
+    def _add(self, key: str, dirent: dict[str, Any] | None, flags: int = 0) -> Transaction:
+        if not key:
+            raise FluxError(errno.EINVAL)
+        self._ops.append({"key": key, "flags": flags, "dirent": dirent})
+        return self
+
+    def begin(self, flags: int = 0) -> Rpc:
+        """Send the changes without waiting; the answer is ``{rootref, rootseq}``."""
+        return self._flux.rpc("kvs.commit", {"namespace": self._namespace, "flags": flags, "ops": self._ops})
+
+    def commit(self, flags: int = 0) -> Root:
+        """Make the changes; the root that contains them."""
+        answer = self.begin(flags).get()
+        return Root(answer["rootref"], answer["rootseq"])
+
+
 def value_of(answer: dict[str, Any]) -> TreeObject:
     """The tree object in the answer to a lookup. Raises ProtocolError."""
     return decode_treeobj(answer.get("val"))
+
+
+def _encode(value: bytes | str) -> bytes:
+    return value.encode("utf-8", "surrogateescape") if isinstance(value, str) else value

@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from typing import Any
 
+    from pytest_flux.client.connection import Rpc
     from pytest_flux.client.handle import Flux
-    from pytest_flux.client.rpc import Rpc
 
 FLAG_STDOUT = 1
 FLAG_STDERR = 2

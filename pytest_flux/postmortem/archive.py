@@ -6,17 +6,16 @@ import os
 from typing import IO, TYPE_CHECKING, NamedTuple
 
 from pytest_flux.postmortem.compression import PIECE, Pieces
-from pytest_flux.protocol.archive import FILE, SYMLINK, Member, TarDecoder
-from pytest_flux.protocol.archive_header import END, encode_member, padding
+from pytest_flux.protocol.archive import END, FILE, SYMLINK, Member, TarDecoder, encode_member, padding
 from pytest_flux.protocol.errors import FluxError, ProtocolError
-from pytest_flux.protocol.kvs_build import TreeBuilder
+from pytest_flux.protocol.kvs_tree import TreeBuilder
 from pytest_flux.protocol.treeobj import SYMLINK as LINK
 from pytest_flux.protocol.treeobj import VAL, VALREF
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from pytest_flux.protocol.kvs_walk import Found
+    from pytest_flux.protocol.kvs_tree import Found
 
     Store = Callable[[bytes], str]
 
@@ -177,7 +176,7 @@ def write_archive(path: str, load: Callable[[str], bytes], root: str, timestamp:
     Raises FluxError, ProtocolError where the root itself is, OSError.
     """
     from pytest_flux.postmortem.compression import create
-    from pytest_flux.protocol.kvs_walk import walk
+    from pytest_flux.protocol.kvs_tree import walk
 
     lost: list[str] = []
     with create(path) as file:

@@ -78,7 +78,7 @@ class DumpKvs:
 
     def keys(self) -> Iterator[str]:
         """All keys that have a value or are links, in the order in which they would be dumped."""
-        from pytest_flux.protocol.kvs_walk import walk
+        from pytest_flux.protocol.kvs_tree import walk
 
         for found in walk(self.load, self.root, load_values=lambda _: b""):
             if found.entry.type not in (DIR, DIRREF):

@@ -8,11 +8,11 @@ result is then negated.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
-from typing import NamedTuple
 
 from pytest_flux.protocol.errors import ProtocolError
 from pytest_flux.protocol.hostlist import decode_hostlist
 from pytest_flux.protocol.idset import decode_ranges
+from pytest_flux.record import NamedTuple
 
 MAX_DEPTH = 32
 _UNFIT = frozenset("&'\"`|()")

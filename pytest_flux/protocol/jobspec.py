@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection
-from typing import Any, NamedTuple
 
 from pytest_flux.protocol.constraint import validate_constraint
 from pytest_flux.protocol.errors import ProtocolError
 from pytest_flux.protocol.json_value import decode_json
+from pytest_flux.record import NamedTuple
 
-Jobspec = dict[str, Any]
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+Jobspec = dict[str, "Any"]
 
 MAX_DEPTH = 16
 """How deep resources may be nested. flux-core's scheduler has a limit of this kind, its validator has none."""

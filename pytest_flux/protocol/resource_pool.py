@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from bisect import bisect_left, insort
 from collections.abc import Callable, Iterable, Iterator
-from typing import NamedTuple
 
 from pytest_flux.protocol.resource_set import Node, ResourceSet, lowest
+from pytest_flux.record import NamedTuple
 
 Wanted = Callable[[int], bool]
 """Whether a rank fulfils a job's constraints."""

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from pytest_flux.client import Flux
-    from pytest_flux.client.rpc import Rpc
+    from pytest_flux.client.connection import Rpc
 
 _IMMUTABLE = 1
 # Keys that services write, which are looked at through the services.

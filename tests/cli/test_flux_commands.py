@@ -21,14 +21,14 @@ from pytest_flux.client.core import NODEID_UPSTREAM
 from pytest_flux.client.hosts import HostMap
 from pytest_flux.protocol.message import EVENT, FLAG_PRIVATE, NODEID_ANY, Message
 from pytest_flux.reactor.usock import Connection
-from tests.client.bed import Bed, open_bed
+from tests.client.scripted_broker import ScriptedBroker, open_broker
 
 Capture = pytest.CaptureFixture[str]
 
 
 @pytest.fixture
-def bed(monkeypatch: pytest.MonkeyPatch) -> Iterator[Bed]:
-    with open_bed() as bed:
+def bed(monkeypatch: pytest.MonkeyPatch) -> Iterator[ScriptedBroker]:
+    with open_broker() as bed:
         monkeypatch.setenv("FLUX_URI", bed.uri)
         yield bed
 
@@ -36,7 +36,7 @@ def bed(monkeypatch: pytest.MonkeyPatch) -> Iterator[Bed]:
 # Attributes
 
 
-def test_getattr(bed: Bed, capsys: Capture) -> None:
+def test_getattr(bed: ScriptedBroker, capsys: Capture) -> None:
     assert main(["getattr", "size"]) == 0
     assert capsys.readouterr().out == "4\n"
     assert main(["getattr", "xx"]) == 1
@@ -51,7 +51,7 @@ def test_wrong_number_of_arguments(words: list[str], capsys: Capture) -> None:
     assert capsys.readouterr().err.startswith(f"Usage: flux {words[0]} ")
 
 
-def test_setattr(bed: Bed, capsys: Capture) -> None:
+def test_setattr(bed: ScriptedBroker, capsys: Capture) -> None:
     assert main(["setattr", "test.count", "-5"]) == 0
     assert bed.attributes["test.count"] == "-5"
     assert main(["setattr", "-f", "test.count", "6"]) == 0
@@ -63,7 +63,7 @@ def test_setattr(bed: Bed, capsys: Capture) -> None:
     )
 
 
-def test_lsattr(bed: Bed, capsys: Capture) -> None:
+def test_lsattr(bed: ScriptedBroker, capsys: Capture) -> None:
     assert main(["lsattr"]) == 0
     names = sorted([*bed.attributes, "parent-uri"])
     assert capsys.readouterr().out.splitlines() == names
@@ -75,12 +75,12 @@ def test_lsattr(bed: Bed, capsys: Capture) -> None:
 # Ping
 
 
-def answer_ping(bed: Bed, connection: Connection, request: Message) -> None:
+def answer_ping(bed: ScriptedBroker, connection: Connection, request: Message) -> None:
     more = {"route": "aaaaaaaa!bbbbbbbb", "userid": 100, "rolemask": 5, "rank": 3}
     bed.answer(connection, request, request.json() | more)
 
 
-def test_ping(bed: Bed, capsys: Capture) -> None:
+def test_ping(bed: ScriptedBroker, capsys: Capture) -> None:
     bed.on("broker.ping", answer_ping)
     assert main(["ping", "-c2", "-i0", "node3"]) == 0
     header, *lines = capsys.readouterr().out.splitlines()
@@ -92,7 +92,7 @@ def test_ping(bed: Bed, capsys: Capture) -> None:
     assert bed.received[-1].nodeid == 3
 
 
-def test_ping_options(bed: Bed, capsys: Capture) -> None:
+def test_ping_options(bed: ScriptedBroker, capsys: Capture) -> None:
     bed.on("kvs.ping", answer_ping)
     assert main(["ping", "-c3", "-bu", "-i", "1ms", "-p", "1.5k", "-r", "1", "kvs"]) == 0
     header, *lines = capsys.readouterr().out.splitlines()
@@ -115,12 +115,12 @@ def test_ping_options(bed: Bed, capsys: Capture) -> None:
         (["-p", "4G", "kvs"], "flux-ping: pad: value 4G too large (must be < 2G)"),
     ],
 )
-def test_ping_that_fails(bed: Bed, words: list[str], complaint: str, capsys: Capture) -> None:
+def test_ping_that_fails(bed: ScriptedBroker, words: list[str], complaint: str, capsys: Capture) -> None:
     assert main(["ping", "-c1", *words] if "-b" not in words else ["ping", *words]) == 1
     assert capsys.readouterr().err == f"flux-ping: {complaint}\n"
 
 
-def test_ping_that_is_answered_wrongly(bed: Bed, capsys: Capture) -> None:
+def test_ping_that_is_answered_wrongly(bed: ScriptedBroker, capsys: Capture) -> None:
     bed.on("kvs.ping", {"pad": "other"})
     assert main(["ping", "-c1", "-p1", "kvs"]) == 1
     assert capsys.readouterr().err == "flux-ping: kvs.ping: padding contents invalid\n"
@@ -145,7 +145,7 @@ def test_ping_targets(text: str, found: tuple[str, int, str, str]) -> None:
 # Events
 
 
-def test_event_pub(bed: Bed, capsys: Capture) -> None:
+def test_event_pub(bed: ScriptedBroker, capsys: Capture) -> None:
     assert main(["event", "pub", "-s", "foo", '{"a":1}']) == 0
     assert capsys.readouterr().out == "seq=1\n"
     assert main(["event", "pub", "-l", "foo", "not", "json"]) == 0
@@ -155,7 +155,7 @@ def test_event_pub(bed: Bed, capsys: Capture) -> None:
     assert capsys.readouterr().out == "seq=5\n"
 
 
-def test_event_pub_sends_what_it_is_told(bed: Bed) -> None:
+def test_event_pub_sends_what_it_is_told(bed: ScriptedBroker) -> None:
     with_flags: list[tuple[bytes | None, bool]] = []
     original = bed.publish
 
@@ -171,8 +171,8 @@ def test_event_pub_sends_what_it_is_told(bed: Bed) -> None:
     assert with_flags == [(None, False), (b"x y\0", False), (b"x", False), (None, True), (b"x\0", True)]
 
 
-def test_event_sub(bed: Bed, capsysbinary: pytest.CaptureFixture[bytes]) -> None:
-    def subscribe(bed: Bed, connection: Connection, request: Message) -> None:
+def test_event_sub(bed: ScriptedBroker, capsysbinary: pytest.CaptureFixture[bytes]) -> None:
+    def subscribe(bed: ScriptedBroker, connection: Connection, request: Message) -> None:
         bed.subscribe(connection, request)
         if request.json()["topic"] == "last":
             for topic, payload in (("foo", None), ("foo.x", b'{"a": 1}\0'), ("bar", b""), ("last", b"a\1\xff")):
@@ -184,8 +184,8 @@ def test_event_sub(bed: Bed, capsysbinary: pytest.CaptureFixture[bytes]) -> None
     assert bed.requests[-2:] == ["event.unsubscribe"] * 2
 
 
-def test_event_sub_to_everything(bed: Bed, capsysbinary: pytest.CaptureFixture[bytes]) -> None:
-    def subscribe(bed: Bed, connection: Connection, request: Message) -> None:
+def test_event_sub_to_everything(bed: ScriptedBroker, capsysbinary: pytest.CaptureFixture[bytes]) -> None:
+    def subscribe(bed: ScriptedBroker, connection: Connection, request: Message) -> None:
         bed.subscribe(connection, request)
         bed.publish(Message(EVENT, "any.thing", routes=[]))
 
@@ -199,7 +199,7 @@ def test_event_payload_in_utf8() -> None:
     assert format_event(event) == 'topic\t{"é":1}\n'.encode()
 
 
-def test_event_that_is_refused(bed: Bed, capsys: Capture) -> None:
+def test_event_that_is_refused(bed: ScriptedBroker, capsys: Capture) -> None:
     bed.on("event.publish", errnum=errno.EPERM)
     bed.on("event.subscribe", errnum=errno.EPERM)
     assert main(["event", "pub", "-s", "foo"]) == 1
@@ -213,7 +213,7 @@ def test_event_that_is_refused(bed: Bed, capsys: Capture) -> None:
 # Logger
 
 
-def test_logger(bed: Bed) -> None:
+def test_logger(bed: ScriptedBroker) -> None:
     bed.on("log.append", lambda *_: None)
     assert main(["logger", "hello", "-s", "DEBUG", "--appname=app", "world"]) == 0
     assert main(["getattr", "size"]) == 0  # the log has arrived when this has
@@ -225,7 +225,7 @@ def test_logger(bed: Bed) -> None:
     assert request.matchtag == 0
 
 
-def test_logger_reads_lines(bed: Bed, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_logger_reads_lines(bed: ScriptedBroker, monkeypatch: pytest.MonkeyPatch) -> None:
     bed.on("log.append", lambda *_: None)
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"one\n\ntwo\r\n\xff\n")))
     assert main(["logger"]) == 0
@@ -245,7 +245,7 @@ def test_logger_knows_its_severities(capsys: Capture) -> None:
 # Uptime
 
 
-def instance_in_state(bed: Bed, state: str, **services: dict[str, Any]) -> None:
+def instance_in_state(bed: ScriptedBroker, state: str, **services: dict[str, Any]) -> None:
     bed.on("state-machine.get", {"state": state, "duration": 5.04})
     bed.attributes["broker.starttime"] = f"{time.time() - 125:.2f}"
     bed.on("groups.get", {"members": "0-3"})
@@ -260,7 +260,7 @@ def uptime_line(capsys: Capture) -> list[str]:
     return [first[10:], *more]
 
 
-def test_uptime(bed: Bed, capsys: Capture) -> None:
+def test_uptime(bed: ScriptedBroker, capsys: Capture) -> None:
     import pwd
 
     owner = pwd.getpwuid(os.getuid()).pw_name
@@ -271,7 +271,7 @@ def test_uptime(bed: Bed, capsys: Capture) -> None:
     assert uptime_line(capsys) == ["run 2.1m,  owner 987654,  depth 0,  size 4,  2 offline"]
 
 
-def test_uptime_with_resources_and_queues(bed: Bed, capsys: Capture) -> None:
+def test_uptime_with_resources_and_queues(bed: ScriptedBroker, capsys: Capture) -> None:
     instance_in_state(
         bed,
         "run",
@@ -289,13 +289,13 @@ def test_uptime_with_resources_and_queues(bed: Bed, capsys: Capture) -> None:
     assert uptime_line(capsys)[1:] == []
 
 
-def test_uptime_before_it_runs(bed: Bed, capsys: Capture) -> None:
+def test_uptime_before_it_runs(bed: ScriptedBroker, capsys: Capture) -> None:
     instance_in_state(bed, "quorum")
     assert uptime_line(capsys)[0].startswith("quorum 5s,  owner ")
     assert "groups.get" not in bed.requests
 
 
-def test_uptime_that_fails(bed: Bed, capsys: Capture) -> None:
+def test_uptime_that_fails(bed: ScriptedBroker, capsys: Capture) -> None:
     instance_in_state(bed, "run")
     bed.on("resource.status", errnum=errno.EPERM)
     assert main(["uptime"]) == 1
@@ -330,7 +330,7 @@ MODULES = [
 ]
 
 
-def test_module_list(bed: Bed, capsys: Capture) -> None:
+def test_module_list(bed: ScriptedBroker, capsys: Capture) -> None:
     bed.on("module.list", {"mods": MODULES})
     assert main(["module", "list"]) == 0
     assert capsys.readouterr().out == (
@@ -358,13 +358,13 @@ def test_module_list(bed: Bed, capsys: Capture) -> None:
         (["-p", "a.c", "-s2", "-t", "int"], "1\n"),
     ],
 )
-def test_module_stats(bed: Bed, words: list[str], output: str, capsys: Capture) -> None:
+def test_module_stats(bed: ScriptedBroker, words: list[str], output: str, capsys: Capture) -> None:
     bed.on("kvs.stats-get", {"a": {"b": 2, "c": 0.5}})
     assert main(["module", "stats", *words, "kvs"]) == 0
     assert capsys.readouterr().out == output
 
 
-def test_module_stats_of_other_kinds(bed: Bed, capsys: Capture) -> None:
+def test_module_stats_of_other_kinds(bed: ScriptedBroker, capsys: Capture) -> None:
     bed.on("kvs.rusage", {"nvcsw": 1})
     bed.on("kvs.stats-clear", {})
     assert main(["module", "stats", "-R", "kvs"]) == 0
@@ -391,7 +391,7 @@ def test_module_stats_of_other_kinds(bed: Bed, capsys: Capture) -> None:
         (["-c", "2"], {"op": "clrbit", "flags": 2}),
     ],
 )
-def test_module_debug(bed: Bed, words: list[str], request_: dict[str, Any], capsys: Capture) -> None:
+def test_module_debug(bed: ScriptedBroker, words: list[str], request_: dict[str, Any], capsys: Capture) -> None:
     bed.on("kvs.debug", {"flags": 31})
     assert main(["module", "debug", *words, "kvs"]) == 0
     assert bed.received[-1].json() == request_
@@ -417,7 +417,7 @@ CONFIG = {"kvs": {"period": "2m", "n": 5, "x": 1.5, "on": True, "list": [1, "é"
         (["-d", "7", "kvs.nosuch"], "7"),
     ],
 )
-def test_config_get(bed: Bed, words: list[str], output: str, capsys: Capture) -> None:
+def test_config_get(bed: ScriptedBroker, words: list[str], output: str, capsys: Capture) -> None:
     bed.on("config.get", CONFIG)
     assert main(["config", "get", *words]) == 0
     assert capsys.readouterr().out == output + "\n"
@@ -436,19 +436,19 @@ def test_config_get(bed: Bed, words: list[str], output: str, capsys: Capture) ->
         (["-c", "/nonexistent"], "stat: /nonexistent: No such file or directory"),
     ],
 )
-def test_config_get_that_fails(bed: Bed, words: list[str], complaint: str, capsys: Capture) -> None:
+def test_config_get_that_fails(bed: ScriptedBroker, words: list[str], complaint: str, capsys: Capture) -> None:
     bed.on("config.get", CONFIG)
     assert main(["config", "get", *words]) == 1
     assert capsys.readouterr().err == f"flux-config: {complaint}\n"
 
 
-def test_config_get_quietly(bed: Bed, capsys: Capture) -> None:
+def test_config_get_quietly(bed: ScriptedBroker, capsys: Capture) -> None:
     bed.on("config.get", CONFIG)
     assert main(["config", "get", "-q", "nosuch"]) == 1
     assert capsys.readouterr().err == ""
 
 
-def test_config_reload(bed: Bed, capsys: Capture) -> None:
+def test_config_reload(bed: ScriptedBroker, capsys: Capture) -> None:
     assert main(["config", "reload"]) == 1
     assert capsys.readouterr().err == ("flux-config: reload: No service matching config.reload is registered\n")
     bed.on("config.reload", {})
@@ -462,14 +462,14 @@ def test_config_reload(bed: Bed, capsys: Capture) -> None:
 # Shutdown
 
 
-def shutdown_that_logs(bed: Bed, connection: Connection, request: Message) -> None:
+def shutdown_that_logs(bed: ScriptedBroker, connection: Connection, request: Message) -> None:
     for line in ("broker.info[0]: one\n", "broker.info[0]: two\n"):
         bed.answer(connection, request, {"log": line})
     bed.answer(connection, request, errnum=errno.ENODATA)
 
 
 @pytest.mark.parametrize(("words", "level"), [([], 6), (["--quiet"], 4), (["-v"], 7), (["--verbose=0"], 6)])
-def test_shutdown(bed: Bed, words: list[str], level: int, capsys: Capture) -> None:
+def test_shutdown(bed: ScriptedBroker, words: list[str], level: int, capsys: Capture) -> None:
     bed.on("config.get", {})
     bed.on("shutdown.start", shutdown_that_logs)
     assert main(["shutdown", *words]) == 0
@@ -478,7 +478,7 @@ def test_shutdown(bed: Bed, words: list[str], level: int, capsys: Capture) -> No
     assert bed.received[-1].is_streaming
 
 
-def test_shutdown_in_background_and_elsewhere(bed: Bed, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_shutdown_in_background_and_elsewhere(bed: ScriptedBroker, monkeypatch: pytest.MonkeyPatch) -> None:
     bed.on("config.get", {})
     bed.on("shutdown.start", {})
     monkeypatch.delenv("FLUX_URI")
@@ -486,7 +486,7 @@ def test_shutdown_in_background_and_elsewhere(bed: Bed, monkeypatch: pytest.Monk
     assert not bed.received[-1].is_streaming
 
 
-def test_shutdown_that_is_refused(bed: Bed, capsys: Capture) -> None:
+def test_shutdown_that_is_refused(bed: ScriptedBroker, capsys: Capture) -> None:
     bed.on("config.get", {})
     text = b"shutdown may only be initiated on rank 0\0"
     bed.on("shutdown.start", lambda bed, connection, request: bed.answer(connection, request, text, errno.EINVAL))
@@ -511,7 +511,7 @@ def test_shutdown_that_is_refused(bed: Bed, capsys: Capture) -> None:
     ],
 )
 def test_shutdown_with_dump(
-    bed: Bed, words: list[str], before: str, after: str, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+    bed: ScriptedBroker, words: list[str], before: str, after: str, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bed.attributes |= {"content.dump": before, "statedir": "/state"}
     bed.on("config.get", {"kvs": {"gc-threshold": 10}})
@@ -529,7 +529,9 @@ class _Terminal(io.StringIO):
         return True
 
 
-def test_shutdown_asks_only_on_a_terminal(bed: Bed, capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_shutdown_asks_only_on_a_terminal(
+    bed: ScriptedBroker, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
     bed.on("config.get", {"kvs": {"gc-threshold": 10}})
     bed.on("kvs.getroot", {"rootseq": 11})
     monkeypatch.setattr(sys, "stdin", io.StringIO("y\n"))

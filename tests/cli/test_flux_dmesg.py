@@ -12,7 +12,7 @@ from pytest_flux.cli.commands.dmesg import Entry, Printer, iso_time, parse_entry
 from pytest_flux.cli.flux import main
 from pytest_flux.protocol.message import Message
 from pytest_flux.reactor.usock import Connection
-from tests.client.bed import Bed, open_bed
+from tests.client.scripted_broker import ScriptedBroker, open_broker
 
 Capture = pytest.CaptureFixture[str]
 
@@ -25,8 +25,8 @@ LINES = (
 
 
 @pytest.fixture
-def bed(monkeypatch: pytest.MonkeyPatch) -> Iterator[Bed]:
-    with open_bed() as bed:
+def bed(monkeypatch: pytest.MonkeyPatch) -> Iterator[ScriptedBroker]:
+    with open_broker() as bed:
         monkeypatch.setenv("FLUX_URI", bed.uri)
         bed.on("log.dmesg", answer_log)
         yield bed
@@ -45,7 +45,7 @@ def zone(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Ite
 in_utc = pytest.mark.parametrize("zone", ["UTC"], indirect=True)
 
 
-def answer_log(bed: Bed, connection: Connection, request: Message) -> None:
+def answer_log(bed: ScriptedBroker, connection: Connection, request: Message) -> None:
     for line in LINES:
         bed.answer(connection, request, line.encode() + b"\0")
     bed.answer(connection, request, errnum=errno.ENODATA)
@@ -89,7 +89,7 @@ def test_time_in_our_zone(text: str) -> None:
 
 @in_utc
 @pytest.mark.usefixtures("zone")
-def test_plain(bed: Bed, capsys: Capture) -> None:
+def test_plain(bed: ScriptedBroker, capsys: Capture) -> None:
     assert main(["dmesg"]) == 0
     assert capsys.readouterr().out.splitlines() == [
         "2026-11-22T11:53:07.508577Z job-manager.debug[0]: scheduler: ready",
@@ -139,7 +139,7 @@ def test_no_color_where_no_terminal_is(words: list[str], capsys: Capture) -> Non
     assert "\x1b" not in capsys.readouterr().out
 
 
-def test_clear(bed: Bed, capsys: Capture) -> None:
+def test_clear(bed: ScriptedBroker, capsys: Capture) -> None:
     bed.on("log.clear", {})
     assert main(["dmesg", "-C"]) == 0
     assert capsys.readouterr().out == ""
@@ -149,12 +149,12 @@ def test_clear(bed: Bed, capsys: Capture) -> None:
     assert bed.requests == ["log.clear", "log.dmesg", "log.clear"]
 
 
-def test_follow_new(bed: Bed) -> None:
+def test_follow_new(bed: ScriptedBroker) -> None:
     assert main(["dmesg", "--follow", "--new"]) == 0
     assert bed.received[-1].json() == {"follow": True, "nobacklog": True}
 
 
-def test_errors(bed: Bed, capsys: Capture) -> None:
+def test_errors(bed: ScriptedBroker, capsys: Capture) -> None:
     assert main(["dmesg", "x"]) == 1
     assert main(["dmesg", "-d"]) == 1
     assert main(["dmesg", "--color=x"]) == 1

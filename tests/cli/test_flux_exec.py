@@ -20,7 +20,7 @@ from pytest_flux.cli.flux import main
 from pytest_flux.protocol.ioencode import decode_io, encode_io
 from pytest_flux.protocol.message import Message
 from pytest_flux.reactor.usock import Connection
-from tests.client.bed import Bed, open_bed
+from tests.client.scripted_broker import ScriptedBroker, open_broker
 
 Capture = pytest.CaptureFixture[str]
 FLUX = (sys.executable, "-m", "pytest_flux.cli.flux")
@@ -33,7 +33,7 @@ class Processes:
     ``credit`` is what it grants for each byte of stdin at a time; nobody may send more.
     """
 
-    def __init__(self, bed: Bed) -> None:
+    def __init__(self, bed: ScriptedBroker) -> None:
         self.output: list[tuple[str, bytes]] = []
         self.status: int | None = 0
         self.credit = 1 << 20
@@ -50,7 +50,7 @@ class Processes:
         bed.on("rexec.write", self._write)
         bed.on("rexec.kill", self._kill)
 
-    def _execute(self, bed: Bed, connection: Connection, request: Message) -> None:
+    def _execute(self, bed: ScriptedBroker, connection: Connection, request: Message) -> None:
         rank = request.nodeid
         self.commands.append(request.json())
         if rank in self.errnums:
@@ -68,20 +68,20 @@ class Processes:
             if self.status is not None:
                 self._end(bed, key, self.status)
 
-    def _grant(self, bed: Bed, key: tuple[int, int]) -> None:
+    def _grant(self, bed: ScriptedBroker, key: tuple[int, int]) -> None:
         more = self.credit - self._granted[key]
         self._granted[key] += more
         bed.answer(*self._running[key], {"type": "add-credit", "channels": {"stdin": more}})
 
-    def _send(self, bed: Bed, key: tuple[int, int], stream: str, data: bytes) -> None:
+    def _send(self, bed: ScriptedBroker, key: tuple[int, int], stream: str, data: bytes) -> None:
         io = encode_io(stream, str(key[0]), data)
         bed.answer(*self._running[key], {"type": "output", "pid": 100 + key[0], "io": io})
 
-    def _end(self, bed: Bed, key: tuple[int, int], status: int) -> None:
+    def _end(self, bed: ScriptedBroker, key: tuple[int, int], status: int) -> None:
         bed.answer(*self._running[key], {"type": "finished", "status": status})
         bed.answer(*self._running.pop(key), errnum=errno.ENODATA)
 
-    def _write(self, bed: Bed, _: Connection, request: Message) -> None:
+    def _write(self, bed: ScriptedBroker, _: Connection, request: Message) -> None:
         key = (request.nodeid, request.json()["matchtag"])
         if key not in self._running:
             return
@@ -95,7 +95,7 @@ class Processes:
         if io.eof:
             self._end(bed, key, 0)
 
-    def _kill(self, bed: Bed, connection: Connection, request: Message) -> None:
+    def _kill(self, bed: ScriptedBroker, connection: Connection, request: Message) -> None:
         value = request.json()
         self.signals.append((value["pid"], value["signum"]))
         bed.answer(connection, request)
@@ -105,14 +105,14 @@ class Processes:
 
 
 @pytest.fixture
-def bed(monkeypatch: pytest.MonkeyPatch) -> Iterator[Bed]:
-    with open_bed() as bed:
+def bed(monkeypatch: pytest.MonkeyPatch) -> Iterator[ScriptedBroker]:
+    with open_broker() as bed:
         monkeypatch.setenv("FLUX_URI", bed.uri)
         yield bed
 
 
 @pytest.fixture
-def processes(bed: Bed) -> Processes:
+def processes(bed: ScriptedBroker) -> Processes:
     return Processes(bed)
 
 
@@ -306,7 +306,9 @@ def test_interrupt_detaches(processes: Processes) -> None:
     assert processes.signals == []
 
 
-def test_what_the_program_is_given(bed: Bed, processes: Processes, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_the_program_is_given(
+    bed: ScriptedBroker, processes: Processes, monkeypatch: pytest.MonkeyPatch
+) -> None:
     bed.on("config.get", {"exec": {"imp": "/path/flux-imp"}})
     monkeypatch.setenv("FLUX_PROXY_REMOTE", "somewhere")
     monkeypatch.delenv("DBUS_SESSION_BUS_ADDRESS", raising=False)
@@ -359,7 +361,7 @@ def test_without_program(capsys: Capture) -> None:
     assert capsys.readouterr().err.startswith("Usage: flux-exec [OPTIONS]...\n")
 
 
-def test_imp_that_is_not_configured(bed: Bed, capsys: Capture) -> None:
+def test_imp_that_is_not_configured(bed: ScriptedBroker, capsys: Capture) -> None:
     bed.on("config.get", {})
     assert main(["exec", "--with-imp", "true"]) == 1
     assert capsys.readouterr().err == (

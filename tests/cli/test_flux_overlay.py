@@ -12,7 +12,7 @@ from pytest_flux.cli.commands.topology import Topology
 from pytest_flux.cli.flux import main
 from pytest_flux.protocol.message import Message
 from pytest_flux.reactor.usock import Connection
-from tests.client.bed import Bed, open_bed
+from tests.client.scripted_broker import ScriptedBroker, open_broker
 
 Capture = pytest.CaptureFixture[str]
 
@@ -28,7 +28,7 @@ def topology(rank: int) -> dict[str, Any]:
 class Network:
     """What each broker would say: its state, the errors that parents know of, and who does not answer."""
 
-    def __init__(self, bed: Bed) -> None:
+    def __init__(self, bed: ScriptedBroker) -> None:
         self.states = dict(FULL)
         self.errors: dict[int, str] = {}
         self.silent: set[int] = set()
@@ -36,7 +36,7 @@ class Network:
         bed.on("overlay.topology", topology(0))
         bed.on("overlay.health", self._answer)
 
-    def _answer(self, bed: Bed, connection: Connection, request: Message) -> None:
+    def _answer(self, bed: ScriptedBroker, connection: Connection, request: Message) -> None:
         rank = request.nodeid
         if rank not in CHILDREN:
             bed.answer(connection, request, errnum=errno.EHOSTUNREACH)
@@ -50,14 +50,14 @@ class Network:
 
 
 @pytest.fixture
-def bed(monkeypatch: pytest.MonkeyPatch) -> Iterator[Bed]:
-    with open_bed() as bed:
+def bed(monkeypatch: pytest.MonkeyPatch) -> Iterator[ScriptedBroker]:
+    with open_broker() as bed:
         monkeypatch.setenv("FLUX_URI", bed.uri)
         yield bed
 
 
 @pytest.fixture
-def network(bed: Bed) -> Network:
+def network(bed: ScriptedBroker) -> Network:
     return Network(bed)
 
 
@@ -102,7 +102,7 @@ def test_verbose(capsys: Capture) -> None:
     assert all(line.endswith(" ms)") for line in lines)
 
 
-def test_only_brokers_with_children_are_asked(bed: Bed, network: Network, capsys: Capture) -> None:
+def test_only_brokers_with_children_are_asked(bed: ScriptedBroker, network: Network, capsys: Capture) -> None:
     assert network.states == FULL
     status(capsys)
     assert bed.requests.count("overlay.health") == 3
@@ -161,8 +161,8 @@ def test_broker_whose_end_nobody_noticed(network: Network, capsys: Capture) -> N
     ]
 
 
-def test_wait(bed: Bed, network: Network, capsys: Capture) -> None:
-    def answer(bed: Bed, connection: Connection, request: Message) -> None:
+def test_wait(bed: ScriptedBroker, network: Network, capsys: Capture) -> None:
+    def answer(bed: ScriptedBroker, connection: Connection, request: Message) -> None:
         assert request.is_streaming
         for state in ("partial", "degraded", "full", "lost"):
             value: dict[str, Any] = {"rank": 0, "status": state, "duration": 1.0, "children": []}
@@ -247,7 +247,7 @@ def test_translations_that_fail(words: list[str], complaint: str, capsys: Captur
 
 
 @pytest.mark.usefixtures("network")
-def test_disconnect(bed: Bed, capsys: Capture) -> None:
+def test_disconnect(bed: ScriptedBroker, capsys: Capture) -> None:
     bed.on("overlay.disconnect-subtree", {})
     assert main(["overlay", "disconnect", "node5"]) == 0
     assert capsys.readouterr().err == ("flux-overlay: asking node2 (rank 2) to disconnect child node5 (rank 5)\n")
@@ -260,7 +260,7 @@ def test_disconnect(bed: Bed, capsys: Capture) -> None:
     assert capsys.readouterr().err.endswith("overlay.disconnect-subtree: No such file or directory\n")
 
 
-def test_topology_that_cannot_be_had(bed: Bed, capsys: Capture) -> None:
+def test_topology_that_cannot_be_had(bed: ScriptedBroker, capsys: Capture) -> None:
     assert main(["overlay", "parentof", "1"]) == 1
     bed.on("overlay.topology", {"rank": 0})
     assert main(["overlay", "parentof", "1"]) == 1

@@ -22,7 +22,7 @@ import pytest
 import pytest_flux
 from pytest_flux.postmortem.archive import restore_archive
 from pytest_flux.protocol.errors import FluxError, ProtocolError
-from pytest_flux.protocol.kvs_build import TreeBuilder
+from pytest_flux.protocol.kvs_tree import TreeBuilder
 from tests.postmortem.damage import archive_of, look_at, peak
 from tests.postmortem.test_commands import shell
 

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from pytest_flux.broker.exec.failure import ShellFailure
 from pytest_flux.protocol.errors import ProtocolError
 from pytest_flux.protocol.jobspec import jobspec_counts
-from pytest_flux.protocol.resource_set import ResourceSet, first_of, text_of
+from pytest_flux.protocol.resource_set import ResourceSet, lowest, text_of
 from pytest_flux.protocol.taskmap import Taskmap, decode_taskmap
 
 
@@ -89,8 +89,8 @@ def _adjusted(
         return resources
     nodes = {
         rank: node._replace(
-            cores=first_of(node.cores, count * asked.cores_per_slot),
-            gpus=first_of(node.gpus, count * asked.gpus_per_slot),
+            cores=lowest(node.cores, count * asked.cores_per_slot),
+            gpus=lowest(node.gpus, count * asked.gpus_per_slot),
         )
         for (rank, node), count in zip(resources.nodes.items(), counts, strict=True)
     }

@@ -7,8 +7,7 @@ from typing import Any, NamedTuple
 from pytest_flux.protocol.duration import parse_duration
 from pytest_flux.protocol.errors import ProtocolError
 from pytest_flux.protocol.json_value import decode_json
-from pytest_flux.protocol.resource_json import resources_from_config
-from pytest_flux.protocol.resource_set import MAX_CORES, Node, ResourceSet
+from pytest_flux.protocol.resource_set import MAX_CORES, Node, ResourceSet, resources_from_config
 
 _TYPES: dict[str, tuple[type, ...]] = {
     "path": (str,),

@@ -61,7 +61,7 @@ def run(options: Options, context: Context) -> int:
 
 
 def _write(client: BlobClient, root: str, writer: ArchiveWriter, progress: Progress, options: Options) -> None:
-    from pytest_flux.protocol.kvs_walk import walk
+    from pytest_flux.protocol.kvs_tree import walk
 
     for found in walk(client.load, root):
         name = "/".join(found.path)

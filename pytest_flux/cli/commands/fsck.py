@@ -19,7 +19,7 @@ from pytest_flux.protocol.treeobj import VALREF
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from pytest_flux.options import Options
-    from pytest_flux.protocol.kvs_walk import Found
+    from pytest_flux.protocol.kvs_tree import Found
 
 OPTIONS = (
     Option("verbose", "v", usage="List keys as they are looked at"),
@@ -46,7 +46,7 @@ class Check:
 
     def run(self, root: str) -> None:
         """Walk from a root."""
-        from pytest_flux.protocol.kvs_walk import walk
+        from pytest_flux.protocol.kvs_tree import walk
 
         def visit(path: tuple[str, ...]) -> None:
             if self._verbose:

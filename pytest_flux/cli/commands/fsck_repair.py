@@ -11,7 +11,7 @@ import os
 from pytest_flux.cli.commands.command import CommandError
 from pytest_flux.protocol import treeobj
 from pytest_flux.protocol.errors import FluxError, ProtocolError
-from pytest_flux.protocol.kvs_walk import walk
+from pytest_flux.protocol.kvs_tree import walk
 from pytest_flux.protocol.treeobj import DIR, DIRREF, decode_treeobj
 
 TYPE_CHECKING = False
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from pytest_flux.cli.commands.archive_common import BlobClient
-    from pytest_flux.protocol.kvs_walk import Found
+    from pytest_flux.protocol.kvs_tree import Found
     from pytest_flux.protocol.treeobj import TreeObject
 
 LOST_AND_FOUND = "lost+found"

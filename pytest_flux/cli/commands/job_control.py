@@ -7,10 +7,10 @@ import sys
 
 from pytest_flux.cli.commands.command import Command, CommandError, Context, reason
 from pytest_flux.cli.commands.job_words import parse_id
-from pytest_flux.client.jobs import DEBUG, NOVALIDATE, URGENCY_DEFAULT, WAITABLE
 from pytest_flux.options import Option
 from pytest_flux.protocol.errors import FluxError
 from pytest_flux.protocol.fluid import f58
+from pytest_flux.protocol.job_state import FLAG_DEBUG, FLAG_NOVALIDATE, FLAG_WAITABLE, URGENCY_DEFAULT
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ SUBMIT_OPTIONS = (
     Option("flags", "f", "FLAGS", split=True, usage="Set flags: debug, waitable, novalidate, signed"),
 )
 _URGENCIES = {"hold": 0, "expedite": 31, "default": URGENCY_DEFAULT}
-_FLAGS = {"debug": DEBUG, "waitable": WAITABLE, "novalidate": NOVALIDATE, "signed": 0}
+_FLAGS = {"debug": FLAG_DEBUG, "waitable": FLAG_WAITABLE, "novalidate": FLAG_NOVALIDATE, "signed": 0}
 
 
 def urgency(options: Options, context: Context) -> int:

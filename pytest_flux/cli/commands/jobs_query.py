@@ -8,8 +8,7 @@ import time
 from pytest_flux.cli.arguments import integer
 from pytest_flux.cli.commands.command import CommandError
 from pytest_flux.cli.commands.job_words import ANY_USER, own_user
-from pytest_flux.client.job_fields import attributes_for
-from pytest_flux.client.job_record import JobRecord
+from pytest_flux.client.job_record import JobRecord, attributes_for
 from pytest_flux.options import Option, split_commas
 from pytest_flux.protocol.errors import FluxError
 from pytest_flux.protocol.hostlist import decode_hostlist, encode_hostlist

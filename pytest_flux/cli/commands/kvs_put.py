@@ -15,7 +15,7 @@ from pytest_flux.protocol.treeobj import DIR, DIRREF
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from pytest_flux.client.kvs_transaction import Transaction
+    from pytest_flux.client.kvs import Transaction
     from pytest_flux.options import Options
 
 PUT_OPTIONS = (

@@ -91,7 +91,7 @@ def _listen(path: str, uri: str) -> None:
 
 
 def _serve_client(client: socket, uri: str) -> None:
-    from pytest_flux.client.relay import relay
+    from pytest_flux.client.connector import relay
 
     try:
         broker = connect(uri)

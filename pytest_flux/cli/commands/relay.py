@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from pytest_flux.cli.commands.command import Command, CommandError, Context
-from pytest_flux.client.connector import connect
-from pytest_flux.client.relay import relay
+from pytest_flux.client.connector import connect, relay
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from pytest_flux.client import Flux
     from pytest_flux.options import Options
     from pytest_flux.postmortem.archive import Item, Restored
-    from pytest_flux.protocol.kvs_build import TreeBuilder
+    from pytest_flux.protocol.kvs_tree import TreeBuilder
 
 OPTIONS = (
     Option("verbose", "v", usage="List keys on stderr as they are restored"),

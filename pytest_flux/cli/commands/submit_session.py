@@ -10,10 +10,10 @@ from pytest_flux.cli.commands.command import CommandError
 from pytest_flux.cli.commands.submit_jobspec import is_idset, make_jobspec
 from pytest_flux.cli.commands.submit_request import Request
 from pytest_flux.cli.commands.watch_session import Destination, WatchSession
-from pytest_flux.client.jobs import DEBUG, NOVALIDATE, WAITABLE
 from pytest_flux.protocol.errors import FluxError
 from pytest_flux.protocol.fluid import f58
 from pytest_flux.protocol.idset import decode_idset
+from pytest_flux.protocol.job_state import FLAG_DEBUG, FLAG_NOVALIDATE, FLAG_WAITABLE
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from pytest_flux.cli.commands.command import Context
     from pytest_flux.client import Flux, Rpc
 
-_FLAGS = {"debug": DEBUG, "waitable": WAITABLE, "novalidate": NOVALIDATE}
+_FLAGS = {"debug": FLAG_DEBUG, "waitable": FLAG_WAITABLE, "novalidate": FLAG_NOVALIDATE}
 _URGENCIES = {"default": 16, "hold": 0, "expedite": 31}
 
 # Answers are taken from time to time while jobs are still being made, so that neither side piles up too much.

@@ -24,7 +24,7 @@ from pytest_flux.protocol.message import (
 from pytest_flux.reactor.reactor import Reactor
 from pytest_flux.reactor.usock import Connection, UsockServer, owner_only
 
-Handler = Callable[["Bed", Connection, Message], None]
+Handler = Callable[["ScriptedBroker", Connection, Message], None]
 
 ATTRIBUTES = {
     "rank": "0",
@@ -38,11 +38,11 @@ ATTRIBUTES = {
 IMMUTABLE = frozenset(("rank", "size", "hostlist", "security.owner", "version"))
 
 
-class Bed:
+class ScriptedBroker:
     """The broker. ``requests`` are the topics that came, in order; ``attributes`` can be changed."""
 
     def __init__(self, authorize: Callable[[int], int] = owner_only) -> None:
-        self.directory = tempfile.mkdtemp(prefix="bed-")
+        self.directory = tempfile.mkdtemp(prefix="broker-")
         self.uri = f"local://{self.directory}/local"
         self.attributes = dict(ATTRIBUTES)
         self.requests: list[str] = []
@@ -63,7 +63,7 @@ class Bed:
             lambda _: self.disconnected.set(),
             authorize,
         )
-        self._thread = threading.Thread(target=self._reactor.run, name="bed")
+        self._thread = threading.Thread(target=self._reactor.run, name="broker")
         self._thread.start()
 
     def close(self) -> None:
@@ -83,7 +83,9 @@ class Bed:
             self._handlers[topic] = handler
         else:
             answer = handler
-            self._handlers[topic] = lambda bed, connection, request: bed.answer(connection, request, answer, errnum)
+            self._handlers[topic] = lambda broker, connection, request: broker.answer(
+                connection, request, answer, errnum
+            )
 
     def answer(
         self,
@@ -188,23 +190,23 @@ class Bed:
 
 
 _HANDLERS: dict[str, Handler] = {
-    "attr.get": Bed.get_attribute,
-    "attr.set": Bed.set_attribute,
-    "attr.list": Bed.list_attributes,
-    "event.subscribe": Bed.subscribe,
-    "event.unsubscribe": Bed.unsubscribe,
-    "event.publish": Bed.publish_request,
-    "service.add": Bed.add_service,
-    "service.remove": Bed.remove_service,
-    "echo.echo": Bed.echo,
+    "attr.get": ScriptedBroker.get_attribute,
+    "attr.set": ScriptedBroker.set_attribute,
+    "attr.list": ScriptedBroker.list_attributes,
+    "event.subscribe": ScriptedBroker.subscribe,
+    "event.unsubscribe": ScriptedBroker.unsubscribe,
+    "event.publish": ScriptedBroker.publish_request,
+    "service.add": ScriptedBroker.add_service,
+    "service.remove": ScriptedBroker.remove_service,
+    "echo.echo": ScriptedBroker.echo,
 }
 
 
 @contextmanager
-def open_bed(authorize: Callable[[int], int] = owner_only) -> Iterator[Bed]:
+def open_broker(authorize: Callable[[int], int] = owner_only) -> Iterator[ScriptedBroker]:
     """A broker for the time of a ``with`` block."""
-    bed = Bed(authorize)
+    broker = ScriptedBroker(authorize)
     try:
-        yield bed
+        yield broker
     finally:
-        bed.close()
+        broker.close()
