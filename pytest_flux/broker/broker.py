@@ -12,7 +12,7 @@ from pytest_flux.broker.boot.bizcard import Bizcard
 from pytest_flux.broker.boot.boot import Boot, BootError
 from pytest_flux.broker.boot.recovery import is_recovery
 from pytest_flux.broker.local import LocalConnector
-from pytest_flux.broker.log import LOG_ERR, LOG_INFO, BrokerLog
+from pytest_flux.broker.log import BrokerLog
 from pytest_flux.broker.overlay import tbon
 from pytest_flux.broker.overlay.overlay import Overlay
 from pytest_flux.broker.overlay.peers import Child
@@ -36,6 +36,8 @@ from pytest_flux.broker.services.state_machine import StateMachineService
 from pytest_flux.broker.state.state_machine import StateMachine
 from pytest_flux.protocol.idset import encode_idset
 from pytest_flux.protocol.message import USERID_UNKNOWN, Message
+from pytest_flux.protocol.severity import LOG_ERR, LOG_INFO
+from pytest_flux.protocol.uuid import random_uuid
 from pytest_flux.reactor.reactor import Reactor
 
 TYPE_CHECKING = False
@@ -43,12 +45,6 @@ if TYPE_CHECKING:
     from typing import Any
 
     from pytest_flux.broker.services.lazy import LazyService
-
-
-def random_uuid() -> str:
-    """A random UUID (RFC 9562, version 4), made here because the module uuid is large with all that it imports."""
-    digits = f"{int.from_bytes(os.urandom(16), 'big') & ~(0xF << 76 | 0x3 << 62) | 0x4 << 76 | 0x2 << 62:032x}"
-    return "-".join((digits[:8], digits[8:12], digits[12:16], digits[16:20], digits[20:]))
 
 
 class Broker:

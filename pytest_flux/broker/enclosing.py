@@ -24,6 +24,7 @@ from pytest_flux.protocol.message import (
     encode_json,
 )
 from pytest_flux.protocol.resource_set import ResourceSet
+from pytest_flux.protocol.severity import LOG_ERR
 from pytest_flux.reactor.stream import Stream
 
 if TYPE_CHECKING:
@@ -34,7 +35,6 @@ if TYPE_CHECKING:
 _PATIENCE = 10.0
 """Seconds that an answer may take, where nothing can be done without it."""
 
-_ERR = 3
 _CHUNK = 1 << 16
 
 
@@ -128,7 +128,7 @@ class Enclosing:
             if not message.errnum:
                 self._resources = ResourceSet.decode(message.json()["R"])
         except (ProtocolError, KeyError) as error:
-            self._log.write(_ERR, f"R of the enclosing instance: {error}", "resource")
+            self._log.write(LOG_ERR, f"R of the enclosing instance: {error}", "resource")
         if self._answered and self._resources is not None and self.on_expiration is not None:
             self.on_expiration(self._resources.expiration)
         self._answered = True
@@ -148,5 +148,5 @@ def find_enclosing(reactor: Reactor, attributes: Attributes, log: BrokerLog) -> 
     try:
         return Enclosing(reactor, attributes, log)
     except (OSError, ProtocolError) as error:
-        log.write(_ERR, f"error opening {attributes.get('parent-uri')}: {error}")
+        log.write(LOG_ERR, f"error opening {attributes.get('parent-uri')}: {error}")
         return None

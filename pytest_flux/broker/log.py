@@ -18,15 +18,8 @@ from collections.abc import Callable
 from pytest_flux.broker.attributes import Attributes, parse_integer
 from pytest_flux.broker.log_output import SystemLog, format_line, open_log_file, write_all, write_stream
 from pytest_flux.protocol.errors import FluxError, ProtocolError
+from pytest_flux.protocol.severity import LOG_CRIT, LOG_DEBUG, LOG_ERR, LOG_INFO
 from pytest_flux.protocol.stdlog import (
-    LOG_ALERT,
-    LOG_CRIT,
-    LOG_DEBUG,
-    LOG_EMERG,
-    LOG_ERR,
-    LOG_INFO,
-    LOG_NOTICE,
-    LOG_WARNING,
     LogEntry,
     decode_entry,
     encode_entry,
@@ -38,18 +31,6 @@ from pytest_flux.reactor.clock import Clock
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Final, TextIO
-
-__all__ = [
-    "LOG_ALERT",
-    "LOG_CRIT",
-    "LOG_DEBUG",
-    "LOG_EMERG",
-    "LOG_ERR",
-    "LOG_INFO",
-    "LOG_NOTICE",
-    "LOG_WARNING",
-    "BrokerLog",
-]
 
 _RING_SIZE: Final = 1024
 _INVALID: Final = os.strerror(errno.EINVAL)

@@ -10,7 +10,8 @@ import os
 
 from pytest_flux.broker.attributes import Attributes
 from pytest_flux.protocol.errors import FluxError
-from pytest_flux.protocol.stdlog import LogEntry, format_stderr, severity_name
+from pytest_flux.protocol.severity import severity_name
+from pytest_flux.protocol.stdlog import LogEntry, format_stderr
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -12,40 +12,8 @@ import re
 import time
 
 from pytest_flux.protocol.errors import ProtocolError
-from pytest_flux.protocol.severity import (
-    LOG_ALERT,
-    LOG_CRIT,
-    LOG_DEBUG,
-    LOG_EMERG,
-    LOG_ERR,
-    LOG_INFO,
-    LOG_NOTICE,
-    LOG_WARNING,
-    SEVERITY_NAMES,
-    severity_name,
-)
+from pytest_flux.protocol.severity import severity_name
 from pytest_flux.record import NamedTuple
-
-# The names of severities are passed on until the broker takes them from protocol.severity.
-__all__ = [
-    "LOG_ALERT",
-    "LOG_CRIT",
-    "LOG_DEBUG",
-    "LOG_EMERG",
-    "LOG_ERR",
-    "LOG_INFO",
-    "LOG_NOTICE",
-    "LOG_WARNING",
-    "MAX_HEADER",
-    "SEVERITY_NAMES",
-    "LogEntry",
-    "decode_entry",
-    "encode_entry",
-    "format_stderr",
-    "format_timestamp",
-    "severity_name",
-    "split_text",
-]
 
 #: No header is longer than this; it is the sum of the limits of RFC 5424 section 6.
 MAX_HEADER = 508

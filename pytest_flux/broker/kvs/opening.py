@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from pytest_flux.broker.kvs.api import Kvs
-from pytest_flux.broker.log import LOG_ERR
 from pytest_flux.protocol.duration import parse_duration
+from pytest_flux.protocol.severity import LOG_ERR
 
 if TYPE_CHECKING:
     from typing import Any

@@ -13,6 +13,7 @@ from pytest_flux.broker.service import Request
 from pytest_flux.protocol.errors import FluxError
 from pytest_flux.protocol.ioencode import decode_io, encode_io
 from pytest_flux.protocol.message import encode_json
+from pytest_flux.protocol.severity import LOG_ERR, LOG_INFO
 from pytest_flux.reactor.process import Process
 
 TYPE_CHECKING = False
@@ -27,7 +28,6 @@ PASS_THROUGH, SAME_GROUP = 1, 2
 """Local flags: standard streams are the broker's, and so is the process group."""
 
 _RETAINED_OUTPUT = 8192
-_ERR, _INFO = 3, 6
 
 
 class RemoteProcess:
@@ -196,7 +196,7 @@ class RemoteProcess:
         self._forward(stream, io)
         if self.background:
             name = self.command.label or os.path.basename(self.command.cmdline[0])
-            severity = _ERR if stream == "stderr" else _INFO
+            severity = LOG_ERR if stream == "stderr" else LOG_INFO
             self._owner.log(severity, f"{name}[{self.pid}]: {piece.decode(errors='replace')}")
             if self.waitable:
                 self._retain(io, len(piece))
@@ -228,7 +228,7 @@ class RemoteProcess:
                 how = f"{name}[{self.pid}]: Killed by signal {os.WTERMSIG(status)}"
             else:
                 how = f"{os.path.basename(name)}[{self.pid}]: Exit {os.WEXITSTATUS(status)}"
-            self._owner.log(_INFO, label + how)
+            self._owner.log(LOG_INFO, label + how)
         self._finish()
 
     def _finish(self) -> None:

@@ -8,6 +8,8 @@ import signal
 from collections.abc import Callable
 
 from pytest_flux.broker.process.programs import shell
+from pytest_flux.protocol.severity import LOG_ERR, LOG_INFO
+from pytest_flux.protocol.wait_status import exit_code, signal_text
 from pytest_flux.reactor.process import Process
 
 TYPE_CHECKING = False
@@ -19,8 +21,6 @@ if TYPE_CHECKING:
     from pytest_flux.reactor.reactor import Reactor
 
 ABORT_SIGNAL = signal.SIGHUP
-
-_ERR, _INFO = 3, 6
 
 
 class _Phase:
@@ -147,8 +147,8 @@ class Runat:
             ended=ended,
             stopped=lambda _: self._to_foreground(phase),
             environ=self._environ(),
-            on_stdout=self._logger(name, index, _INFO) if phase.logged else None,
-            on_stderr=self._logger(name, index, _ERR) if phase.logged else None,
+            on_stdout=self._logger(name, index, LOG_INFO) if phase.logged else None,
+            on_stderr=self._logger(name, index, LOG_ERR) if phase.logged else None,
             # A broker that leads its group signals the group when it exits, to end what rc2 left in the background.
             group=not (name == "rc2" and leads_group),
         )
@@ -169,9 +169,8 @@ class Runat:
     @staticmethod
     def _outcome(phase: _Phase, status: int) -> tuple[int, str]:
         if os.WIFSIGNALED(status):
-            signum = os.WTERMSIG(status)
-            return 128 + signum, signal.strsignal(signum) or f"Unknown signal {signum}"
-        code = os.WEXITSTATUS(status)
+            return exit_code(status), signal_text(os.WTERMSIG(status))
+        code = exit_code(status)
         if code == 0 and phase.aborted:
             return 1, "aborted after exit with rc=0"
         return code, "Exited"
@@ -179,7 +178,7 @@ class Runat:
     def _log(self, name: str, index: int, argv: list[str], code: int, how: str, spent: float) -> None:
         shown = argv[2:] if len(argv) > 2 and argv[:2] == [shell(), "-c"] else argv
         text = f"{name}.{index}: {' '.join(shown)} {how} (rc={code}) {spent:.1f}s"
-        self._broker_log.write(_ERR if code else _INFO, text)
+        self._broker_log.write(LOG_ERR if code else LOG_INFO, text)
 
     # A program in a group of its own is stopped when it reads from the terminal; it then gets the terminal, if the
     # broker has it to give, and the broker takes it back when the program ends.
@@ -204,7 +203,7 @@ class Runat:
             os.tcsetpgrp(0, os.getpgrp())
             termios.tcsetattr(0, termios.TCSAFLUSH, self._terminal)
         except OSError as error:
-            self._broker_log.write(_ERR, f"failed to reset foreground process group: {error.strerror}")
+            self._broker_log.write(LOG_ERR, f"failed to reset foreground process group: {error.strerror}")
         finally:
             signal.signal(signal.SIGTTOU, previous)
             self._terminal = None

@@ -17,6 +17,7 @@ from pytest_flux.protocol.errors import FluxError, ProtocolError
 from pytest_flux.protocol.hostlist import encode_hostlist
 from pytest_flux.protocol.idset import decode_idset, encode_idset
 from pytest_flux.protocol.resource_set import Node, ResourceSet
+from pytest_flux.protocol.severity import LOG_ERR, LOG_INFO
 
 if TYPE_CHECKING:
     from pytest_flux.broker.attributes import Attributes
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
 
 KEY = "resource.R"
 _CHECKPOINT = "checkpoint.resource"
-_ERR, _INFO = 3, 6
 
 
 class Inventory:
@@ -67,7 +67,7 @@ class Inventory:
         try:
             self._config = decode_config(config)
         except ProtocolError as error:
-            log.write(_ERR, str(error), "resource")
+            log.write(LOG_ERR, str(error), "resource")
         self.journal.limit = self._config.journal_max
         self._recall()
         self._is_recovery = is_recovery(attributes)
@@ -92,7 +92,7 @@ class Inventory:
                 self.excluded = self.targets(self._config.exclude)
             except FluxError as error:
                 text = f"error decoding exclude set {self._config.exclude}: {error.text}"
-                self._log.write(_ERR, text, "resource")
+                self._log.write(LOG_ERR, text, "resource")
         # Excluded ranks cannot be drained, whatever was before.
         self.drains.undrain(self.excluded)
 
@@ -137,7 +137,7 @@ class Inventory:
         for rank in self.resources:
             complaint = verify(rank, self.resources.nodes[rank], actual.nodes.get(rank))
             if complaint and rank not in self.drains and rank not in self.excluded:
-                self._log.write(_ERR, complaint, "resource")
+                self._log.write(LOG_ERR, complaint, "resource")
                 self._drain({rank}, complaint, 0, named=False)
 
     def define(self, resources: ResourceSet, method: str) -> None:
@@ -166,7 +166,7 @@ class Inventory:
             try:
                 ranks = set(decode_idset(context["idset"]))
             except (ProtocolError, KeyError, TypeError, AttributeError) as error:
-                self._log.write(_ERR, f"{event['name']}: {error!r}", "resource")
+                self._log.write(LOG_ERR, f"{event['name']}: {error!r}", "resource")
                 continue
             if event["name"] == "drain":
                 overwrite = context.get("overwrite", 1)
@@ -276,7 +276,7 @@ class Inventory:
 
     def _tell(self, name: str, context: dict[str, Any], overwrite: int, reason: str | None) -> None:
         where = f"idset={context['idset']} nodelist={context['nodelist']}"
-        self._log.write(_INFO, f"{name} {where} overwrite={overwrite} reason={reason or ''}", "resource")
+        self._log.write(LOG_INFO, f"{name} {where} overwrite={overwrite} reason={reason or ''}", "resource")
 
     def set_expiration(self, expiration: float) -> None:
         """The enclosing instance gives us more, or less, time."""
