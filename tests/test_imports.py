@@ -28,9 +28,9 @@ MAY_IMPORT = {
     "reactor": frozenset({"protocol"}),
     "client": frozenset({"protocol", "reactor"}) | _LEAVES,
     "launcher": frozenset({"protocol", "reactor"}) | _LEAVES,
-    # That from the broker is for type checkers only.
-    "postmortem": frozenset({"protocol", "broker.content.backing"}),
-    "broker": frozenset({"protocol", "reactor", "launcher.pmi_server"}) | _LEAVES,
+    "content_sqlite": frozenset({"protocol"}),
+    "postmortem": frozenset({"protocol", "content_sqlite"}),
+    "broker": frozenset({"protocol", "reactor", "content_sqlite", "launcher.pmi_server"}) | _LEAVES,
     "cli": _BELOW_SESSION,
     "settings": _SESSION | _BELOW_SESSION,
     "instance": _SESSION | _BELOW_SESSION,
@@ -48,7 +48,7 @@ MAY_IMPORT_LATE = {
     "broker": frozenset({"postmortem"}),
     "launcher": frozenset({"broker.main", "broker.defaults", "broker.parts"}),
     "cli": frozenset({"broker"}),
-    "postmortem": frozenset({"broker.content", "broker.jobs", "broker.kvs"}),
+    "postmortem": frozenset({"broker.jobs", "broker.kvs"}),
     "options": frozenset({"usage"}),
 }
 """What may be imported besides, inside a function: embedded brokers, and help texts, which are rarely needed."""

@@ -1,4 +1,7 @@
-"""Archives of `flux dump`: to a content store and from it. Values pass through one by one, names stay in memory."""
+"""Archives of `flux dump`, written from a content store and read into one.
+
+Values pass through one by one; names stay in memory.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ from typing import IO, TYPE_CHECKING, NamedTuple
 
 from pytest_flux.postmortem.compression import PIECE, Pieces
 from pytest_flux.protocol.archive import END, FILE, SYMLINK, Member, TarDecoder, encode_member, padding
+from pytest_flux.protocol.blobref import encode_blobref, hasher
 from pytest_flux.protocol.errors import FluxError, ProtocolError
 from pytest_flux.protocol.kvs_tree import TreeBuilder
 from pytest_flux.protocol.treeobj import SYMLINK as LINK
@@ -15,12 +19,19 @@ from pytest_flux.protocol.treeobj import VAL, VALREF
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from pytest_flux.content_sqlite import SqliteBacking
     from pytest_flux.protocol.kvs_tree import Found
 
     Store = Callable[[bytes], str]
 
 SIZE_MAX = (1 << 31) - 1
-"""The largest value that a content store takes."""
+"""The largest value that a content store takes, in bytes."""
+
+SIZE_LIMIT = 100 << 20
+"""Larger values are not restored when an instance starts, as in flux-core."""
+
+_SKIPPED_MAX = 100
+_BATCH = 8 << 20
 
 
 class Item(NamedTuple):
@@ -71,9 +82,6 @@ class Restored(NamedTuple):
     blobs: int
     problem: str
     skipped: tuple[str, ...]
-
-
-_SKIPPED_MAX = 100
 
 
 def restore_archive(
@@ -127,6 +135,76 @@ def too_large(item: Item, limit: int) -> str:
     if member.kind != FILE or item.data is not None:
         return ""
     return f"{member.name} size {member.size} exceeds {limit} limit, skipping"
+
+
+class _Sink:
+    """Collects blobs and writes many in one transaction."""
+
+    def __init__(self, backing: SqliteBacking, hash_name: str) -> None:
+        self._backing = backing
+        self._name = hash_name
+        self._hash = hasher(hash_name)
+        self._blobs: dict[bytes, bytes] = {}
+        self._size = 0
+
+    def store(self, blob: bytes) -> str:
+        """Keep a blob; its blobref."""
+        digest = self._hash(blob)
+        if digest not in self._blobs:
+            self._blobs[digest] = blob
+            self._size += len(blob)
+            if self._size > _BATCH:
+                self.flush()
+        return encode_blobref(self._name, digest)
+
+    def flush(self) -> None:
+        """Write what was collected."""
+        self._backing.store(self._blobs.items())
+        self._blobs, self._size = {}, 0
+
+
+def unpack(
+    file: IO[bytes],
+    path: str,
+    *,
+    hash_name: str = "sha1",
+    size_limit: int = SIZE_LIMIT,
+    partial: bool = False,
+    complain: Callable[[str], None] = lambda _: None,
+) -> Restored:
+    """Make the database ``path`` from an archive: its blobs and one checkpoint, as flux-core's ``content.restore`` does.
+
+    A database that was there is replaced, once all went well. ``complain`` gets a line for each value that is left
+    out. Raises ProtocolError if the archive is damaged (with ``partial``: if nothing of it can be read), FluxError,
+    OSError.
+    """
+    from pytest_flux.content_sqlite import SqliteBacking, remove_database
+
+    temporary = f"{path}.restore"
+    remove_database(temporary)
+    backing = SqliteBacking(temporary, volatile=True)
+    try:
+        sink = _Sink(backing, hash_name)
+
+        def look(item: Item, _: TreeBuilder) -> None:
+            if complaint := too_large(item, size_limit):
+                complain(complaint)
+
+        restored = restore_archive(file, sink.store, size_limit=size_limit, partial=partial, progress=look)
+        if restored.problem and not restored.keys:
+            raise ProtocolError(restored.problem)
+        sink.flush()
+        backing.put_checkpoint(
+            {"version": 1, "rootref": restored.rootref, "sequence": 0, "timestamp": restored.timestamp}
+        )
+    except BaseException:
+        backing.close()
+        remove_database(temporary)
+        raise
+    backing.close()
+    remove_database(path)
+    os.rename(temporary, path)
+    return restored
 
 
 class ArchiveWriter:

@@ -47,7 +47,7 @@ class Dump:
 
             self.problems += copy_state(self.path, self._directory)
             return
-        from pytest_flux.postmortem.unpack import unpack
+        from pytest_flux.postmortem.archive import unpack
 
         with open(self.path, "rb") as file:
             restored = unpack(
@@ -61,9 +61,9 @@ class Dump:
             self.problems.append(f"{restored.problem}: only {restored.keys} keys were read")
 
     def _open(self) -> None:
-        from pytest_flux.broker.content.backing import SqliteBacking
         from pytest_flux.broker.kvs.checkpoint import choose_checkpoint
-        from pytest_flux.postmortem.salvage import SALVAGED_MAX
+        from pytest_flux.content_sqlite import SqliteBacking
+        from pytest_flux.postmortem.statedir import SALVAGED_MAX
 
         backing = SqliteBacking(f"{self._directory}/{_DATABASE}", volatile=True, blob_max=SALVAGED_MAX)
         self._close = backing.close

@@ -13,7 +13,7 @@ from pytest_flux.protocol.treeobj import DIR, DIRREF, SYMLINK, directory
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from pytest_flux.broker.content.backing import SqliteBacking
+    from pytest_flux.content_sqlite import SqliteBacking
     from pytest_flux.protocol.treeobj import TreeObject
 
 

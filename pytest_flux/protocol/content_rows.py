@@ -1,35 +1,36 @@
-"""What is in the rows of a `content.sqlite`, which may be as flux-core wrote it, or damaged."""
+"""The rows of a `content.sqlite`, in the schema of flux-core's content-sqlite module; they may be damaged."""
 
 from __future__ import annotations
 
 import errno
 import json
-from typing import TYPE_CHECKING, Any
 
 import lz4.block  # type: ignore[import-untyped]
 
 from pytest_flux.protocol.blobref import decode_blobref
 from pytest_flux.protocol.errors import FluxError, ProtocolError
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from typing import Any
 
 BLOB_MAX = (1 << 31) - 1
-"""So large a blob may be."""
+"""The largest blob, in bytes."""
 
 NOT_COMPRESSED = -1
 """The size of a blob that is stored as it is."""
 
 
 def decode_object(size: object, data: object, limit: int = BLOB_MAX) -> bytes:
-    """The blob in a row. FluxError EINVAL where the row is not as flux-core writes it, EFBIG beyond ``limit``."""
+    """The blob in a row. FluxError EINVAL if the row is not as flux-core writes it, EFBIG beyond ``limit``."""
     if isinstance(size, int) and size > limit:
         raise FluxError(errno.EFBIG, f"a blob of {size} bytes")
     if not isinstance(size, int) or not isinstance(data, (bytes, type(None))):
         raise FluxError(errno.EINVAL)
     if size == NOT_COMPRESSED:
         return data or b""
-    # A block of LZ4 is at most 255 times smaller than what is in it.
+    # LZ4 compresses to a 255th at the best.
     if not 0 <= size <= (len(data or b"") + 1) * 255:
         raise FluxError(errno.EINVAL)
     try:
@@ -42,7 +43,7 @@ def decode_object(size: object, data: object, limit: int = BLOB_MAX) -> bytes:
 
 
 def decode_checkpoint(text: str | bytes | None) -> Any:  # noqa: ANN401 - JSON
-    """The JSON value in a row; None where it is none. Long ago it was nothing but the reference of the root."""
+    """The JSON value in a row, None if it is damaged. Early versions of flux-core stored nothing but the root's blobref."""
     try:
         return json.loads(text or "")
     except (ValueError, TypeError, RecursionError):
@@ -60,13 +61,13 @@ _COLUMNS = {
     "checkpt_v2": {"id", "value"},
     "checkpt": {"key", "value"},
 }
-"""The tables that are read."""
+"""The tables that we read, with their columns."""
 
 
 def check_schema(query: Callable[[str], list[Any]], name: str) -> None:
-    """FluxError EINVAL unless the tables are tables, and nothing is computed or done when they are used.
+    """Raise FluxError EINVAL unless the tables are plain ones, so that using them computes nothing.
 
-    A database may come from anybody, and views, triggers, indices and columns that compute can do so without end.
+    A database may come from anybody, and views, triggers, indices and generated columns can compute without end.
     """
     for kind, part, table, statement in query("SELECT type, name, tbl_name, sql FROM sqlite_master"):
         kind, part, table, text = (_text(value) for value in (kind, part, table, statement or ""))

@@ -1,4 +1,7 @@
-"""Flux's `content.sqlite`: blobs and checkpoints on disk, in the schema of flux-core's content-sqlite module."""
+"""Flux's `content.sqlite`: blobs and checkpoints on disk, in the schema of flux-core's content-sqlite module.
+
+It belongs to no room: the broker keeps its content here, and what an instance left is read without a broker.
+"""
 
 from __future__ import annotations
 
@@ -7,21 +10,21 @@ import json
 import os
 import sqlite3
 from contextlib import contextmanager
-from typing import Any
 
 import lz4.block  # type: ignore[import-untyped]
 
-from pytest_flux.broker.content.rows import BLOB_MAX, NOT_COMPRESSED, check_schema, decode_checkpoint, decode_object
 from pytest_flux.protocol.blobref import DIGEST_SIZES, hasher
+from pytest_flux.protocol.content_rows import BLOB_MAX, NOT_COMPRESSED, check_schema, decode_checkpoint, decode_object
 from pytest_flux.protocol.errors import FluxError
 from pytest_flux.protocol.json_value import compact_ascii
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
+    from typing import Any
 
 MAX_CHECKPOINTS = 5
-"""So many checkpoints are kept."""
+"""How many checkpoints are kept."""
 
 _CHECKPOINTS_READ = 1000
 _COMPRESSED_FROM = 256
@@ -219,6 +222,15 @@ class SqliteBacking:
         """Bytes of the file, and bytes free in its file system."""
         space = os.statvfs(self.path)
         return os.stat(self.path).st_size, space.f_bsize * space.f_bavail
+
+
+def remove_database(path: str) -> None:
+    """Remove a database with all that belongs to it, if it is there."""
+    for suffix in ("", "-wal", "-shm", "-journal"):
+        try:
+            os.unlink(path + suffix)
+        except FileNotFoundError:
+            continue
 
 
 def _translated(error: sqlite3.Error) -> FluxError:
