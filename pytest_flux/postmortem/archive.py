@@ -172,7 +172,7 @@ def unpack(
     partial: bool = False,
     complain: Callable[[str], None] = lambda _: None,
 ) -> Restored:
-    """Make the database ``path`` from an archive: its blobs and one checkpoint, as flux-core's ``content.restore`` does.
+    """Make the database ``path`` from an archive: blobs and one checkpoint, as flux-core's ``content.restore`` does.
 
     A database that was there is replaced, once all went well. ``complain`` gets a line for each value that is left
     out. Raises ProtocolError if the archive is damaged (with ``partial``: if nothing of it can be read), FluxError,

@@ -16,14 +16,14 @@ FILE, SYMLINK, OTHER = "file", "symlink", "other"
 
 BLOCK = 512
 END = bytes(2 * BLOCK)
-"""What comes after the last member."""
+"""The end of an archive, after the last member."""
 
 _NAME, _PREFIX = 100, 155
 _MODE = 0o644
 _OCTAL_MAX = 8**11 - 1
 _OWNER_MAX = 8**6 - 1
 _EXTENSION_MAX = 1 << 20
-"""So long an extended header may be. Names are a few hundred bytes."""
+"""The longest extended header, in bytes. Names are a few hundred bytes."""
 
 _CODES = {FILE: b"0", SYMLINK: b"2"}
 _KINDS = {b"0": FILE, b"\0": FILE, b"7": FILE, b"2": SYMLINK}
@@ -42,7 +42,7 @@ class Member(NamedTuple):
 
 
 class TarDecoder:
-    """Takes an archive in pieces of any size. Holds one header at most, extended headers of a megabyte included."""
+    """Decodes an archive that comes in pieces of any size. It keeps one header at most, of up to a megabyte."""
 
     def __init__(self) -> None:
         self._buffer = bytearray()
@@ -56,7 +56,7 @@ class TarDecoder:
     def receive(self, data: bytes) -> Iterator[Member | bytes]:
         """The members that begin in ``data``, each followed by its data in pieces. Raises ProtocolError.
 
-        What is returned must be taken to its end before more is received.
+        Exhaust the iterator before the next call.
         """
         view = memoryview(data)
         while view and not self.ended:
@@ -83,11 +83,11 @@ class TarDecoder:
                         yield member
 
     def skip(self) -> None:
-        """What is missing of the data of the member does not come."""
+        """Do not expect the rest of the data of the current member."""
         self._data = 0
 
     def close(self) -> None:
-        """Nothing more comes. Raises ProtocolError where that is too soon."""
+        """End the input. Raises ProtocolError if the archive is not complete."""
         if self._data or self._padding or self._buffer or self._said:
             raise ProtocolError("the archive is truncated", f"after {self.members} members")
 
@@ -115,7 +115,7 @@ class TarDecoder:
         if "size" in said:
             size = _decimal(said["size"], where)
         kind = _KINDS.get(code, OTHER)
-        # A link has no data, whatever its size says; so it is in POSIX.
+        # POSIX (pax, "ustar Interchange Format"): a link has no data, whatever its size field says.
         self._data = 0 if kind == SYMLINK else size
         self._padding = -self._data % BLOCK
         name = said.get("path") or _ustar_name(header)
@@ -200,7 +200,7 @@ def _records(data: bytes, where: str) -> dict[str, bytes]:
 
 
 def encode_member(member: Member) -> bytes:
-    """What comes before the data: the header, and a pax header before it where ustar cannot tell all."""
+    """The header that comes before the data, after a pax header if ustar's fields are too small."""
     name, target = _bytes(member.name), _bytes(member.target)
     split = _split(name)
     records = {}
@@ -224,7 +224,7 @@ def encode_member(member: Member) -> bytes:
 
 
 def padding(size: int) -> bytes:
-    """What comes after data of so many bytes."""
+    """The padding after ``size`` bytes of data."""
     return bytes(-size % BLOCK)
 
 
@@ -233,7 +233,7 @@ def _bytes(text: str) -> bytes:
 
 
 def _split(name: bytes) -> tuple[bytes, bytes] | None:
-    """Name and prefix of a ustar header; None where the name does not fit."""
+    """Name and prefix of a ustar header; None if the name does not fit."""
     if len(name) <= _NAME:
         return name, b""
     slash = name.find(b"/", len(name) - _NAME - 1)
@@ -245,7 +245,7 @@ def _split(name: bytes) -> tuple[bytes, bytes] | None:
 def _header(
     name: bytes, prefix: bytes, code: bytes, size: int, mtime: int, owner: tuple[int, int], target: bytes
 ) -> bytes:
-    # The number fields end as libarchive ends them, with a blank and a NUL where there is room.
+    # The number fields end as libarchive ends them: with a blank and a NUL if there is room.
     uid, gid = (number if number <= _OWNER_MAX else 0 for number in owner)
     fields = (
         name.ljust(_NAME, b"\0"),

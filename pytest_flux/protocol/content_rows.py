@@ -43,7 +43,7 @@ def decode_object(size: object, data: object, limit: int = BLOB_MAX) -> bytes:
 
 
 def decode_checkpoint(text: str | bytes | None) -> Any:  # noqa: ANN401 - JSON
-    """The JSON value in a row, None if it is damaged. Early versions of flux-core stored nothing but the root's blobref."""
+    """The JSON value in a row, None if it is damaged. Early versions of flux-core stored the root's blobref alone."""
     try:
         return json.loads(text or "")
     except (ValueError, TypeError, RecursionError):

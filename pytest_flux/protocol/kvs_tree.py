@@ -26,23 +26,23 @@ if TYPE_CHECKING:
     Tree = dict[str, "Tree | bytes"]
 
 MAX_DEPTH = 200
-"""Directories within each other; deeper ones can only be damage, or malice."""
+"""How deep directories may be nested. Deeper ones can only come from damage or malice."""
 
 VALUE_MAX = 512 << 20
-"""Bytes of a value, at most. What flux-core restores when an instance starts is smaller."""
+"""The largest value, in bytes. Values that flux-core restores when an instance starts are smaller."""
 
 MEMORY_MAX = 1 << 30
-"""Bytes that names and references may take, roughly counted. Values are not kept."""
+"""Bytes that names and references may take, roughly counted. Values are not kept in memory."""
 
 _QUEUE_MAX = 1 << 18
 _OVERHEAD = 250
 
 
 class Found(NamedTuple):
-    """One entry: names from the root, and what is there.
+    """One entry: ``path`` has the names from the root to it.
 
-    For a value that is blobs, ``blobs`` are those or why each could not be loaded. ``problem`` says what is wrong
-    with a directory, ``errnum`` is not 0 if it could not be loaded.
+    If the value is in blobs, ``blobs`` has each, or the error of loading it. ``problem`` is set for a damaged
+    directory, ``errnum`` for one that could not be loaded.
     """
 
     path: tuple[str, ...]
@@ -56,7 +56,7 @@ def walk(load: Load, root: str, *, load_values: Load | None = None, visit: Visit
     """All entries, directories included. ``load`` raises FluxError for a blob that it does not have.
 
     ``load_values`` is used for blobs of values. ``visit`` is called as each entry is met, before its blobs are
-    loaded. Raises FluxError, ProtocolError where the root itself is bad.
+    loaded. Raises FluxError or ProtocolError if the root itself is bad.
     """
     visit = visit or (lambda _: None)
     directory = load_treeobj(load(root))
@@ -65,7 +65,7 @@ def walk(load: Load, root: str, *, load_values: Load | None = None, visit: Visit
     queue: deque[tuple[tuple[str, ...], TreeObject]] = deque()
     yield from _look(directory, (), queue, visit)
     while queue:
-        # Where there is too much to remember it all, deep before wide.
+        # If there is too much to remember, go depth first.
         path, entry = queue.popleft() if len(queue) < _QUEUE_MAX else queue.pop()
         if entry.type == VALREF:
             yield Found(path, entry, _blobs(load_values or load, entry))
@@ -115,7 +115,7 @@ def _open(load: Load, path: tuple[str, ...], entry: TreeObject) -> TreeObject | 
 
 
 def _blobs(load: Load, entry: TreeObject) -> tuple[bytes | FluxError, ...]:
-    """The blobs of a value. Where few are repeated without end, those that are too much are not loaded."""
+    """The blobs of a value, up to VALUE_MAX: a hostile value may repeat a few blobs without end."""
     found: list[bytes | FluxError] = []
     room = VALUE_MAX
     for ref in entry.data:
@@ -133,7 +133,7 @@ def _try(load: Load, ref: str) -> bytes | FluxError:
 
 
 class TreeBuilder:
-    """``store`` keeps a blob and returns its blobref. Later entries take the place of earlier ones."""
+    """Builds a tree. ``store`` keeps a blob and returns its blobref. A later entry replaces an earlier one."""
 
     def __init__(self, store: Store, memory_max: int = MEMORY_MAX) -> None:
         self._store = store

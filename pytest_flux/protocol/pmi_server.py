@@ -1,9 +1,9 @@
-"""The server's side of the simple PMI-1 wire protocol (RFC 13), for all clients of one program.
+"""The server's side of the simple PMI-1 wire protocol (RFC 13, "Wire Protocol"), for all clients of one program.
 
-Bytes of a client go in, events come out; who holds the connections sends the replies. Commands, limits and
-codes are those of flux-core's simple_server.c, which the recorded conversations show. On top of that, clients
-that ask for PMI 1.2 get it: barriers of groups, told apart by tags, and an optional kvsname. (MPICH 5 asks
-for 1.1 and would take more if it were offered; offered 1.1, it keeps to that.)
+Bytes of a client go in, events come out; the owner of the connections sends the replies. Commands, limits and codes
+are those of flux-core's simple_server.c, which the recorded conversations show. In addition, clients that ask for PMI
+1.2 get it: barriers of groups, with tags, and an optional kvsname. (MPICH 5 asks for 1.1 and gets that; it would use
+more if it were offered.)
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pytest_flux.record import NamedTuple
 # flux start reports a client's fault in these words (recorded case pmi-garbage), after "channel_cb: ".
 PROTOCOL_ERROR = "pmi_simple_server_request: Protocol error"
 
-# A client of PMI 1.2 may wait in one barrier per thread; more than this is no program, but fills our memory.
+# A client of PMI 1.2 may wait in one barrier per thread. More than this only fills our memory.
 GROUPS_MAX = 1024
 
 
@@ -37,7 +37,7 @@ class Abort(NamedTuple):
 
 
 class Finalized(NamedTuple):
-    """``rank`` is done, and its reply is among the events before this: close its connection."""
+    """``rank`` is done: close its connection, after sending the reply that is among the events before this one."""
 
     rank: int
 
@@ -46,7 +46,7 @@ Event = Reply | Abort | Finalized
 
 
 class ClientError(ProtocolError):
-    """``rank`` broke the protocol; ``events`` are what its input caused before that: carry them out first."""
+    """``rank`` broke the protocol. Carry out ``events`` first: its earlier input caused them."""
 
     def __init__(self, rank: int, events: list[Event], detail: str) -> None:
         super().__init__(PROTOCOL_ERROR, f"rank {rank}: {detail}")
@@ -103,10 +103,10 @@ class PmiServer:
         }
 
     def receive(self, rank: int, data: bytes) -> list[Event]:
-        """What follows from ``data``, the next bytes of ``rank``, cut in any way; after Finalized, nothing.
+        """The events that ``data``, the next bytes from ``rank``, cause; none after Finalized. Bytes may be cut anywhere.
 
         Raises ClientError, a ProtocolError, if they break the protocol, and on each further call until
-        :meth:`disconnect`; other clients are not affected. ValueError: there is no such rank.
+        :meth:`disconnect`; other clients are not affected. Raises ValueError for an unknown rank.
         """
         client = self._clients.get(rank) or self._connect(rank)
         if client.fault:
@@ -129,9 +129,9 @@ class PmiServer:
         return events
 
     def disconnect(self, rank: int) -> None:
-        """The connection of ``rank`` is gone: forget its unfinished line, and that it waits in a barrier.
+        """Forget the unfinished line of ``rank``, and that it waits in a barrier: its connection is gone.
 
-        Its next bytes are those of a new process, which is let through the barriers that are over.
+        Its next bytes come from a new process, which passes the barriers that are over.
         """
         if self._clients.pop(rank, None) is not None:
             self._barriers.leave(rank)
@@ -149,11 +149,11 @@ class PmiServer:
         self._events.append(Reply(rank, line))
 
     def _request(self, client: _Client, line: str) -> bool:
-        """Carry out ``line``; whether it was the last one of this client."""
+        """Carry out ``line``. Returns whether it was the client's last one."""
         if self._trace is not None:
             self._trace(f"{client.rank}: C: {line}")
         if client.spawning:
-            # Nothing but this line ends a spawn, whose other lines are whatever the new program needs.
+            # Only this line ends a spawn; its other lines describe the new program.
             if line == "endcmd":
                 client.spawning = False
                 self._reply(client.rank, "cmd=spawn_result rc=-1")
@@ -168,7 +168,7 @@ class PmiServer:
             self._events.append(Finalized(client.rank))
         return client.finalized
 
-    # Each of the following carries out one command, and returns the reply to its client if there is one yet.
+    # Each of the following carries out one command, and returns the reply to its client, if it is known yet.
 
     def _init(self, client: _Client, line: str) -> str:
         version = pmi.unsigned_field(line, "pmi_version")
@@ -181,8 +181,8 @@ class PmiServer:
         return f"cmd=response_to_init rc=0 pmi_version=1 pmi_subversion={client.subversion}"
 
     def _abort(self, client: _Client, line: str) -> None:
-        # RFC 13 gives it no words: MPICH sends exitcode and message, flux-core exitcode and error_msg, and
-        # once exit_code. flux-core ignores message, the only place where MPICH says what is wrong.
+        # RFC 13 does not define its keys: MPICH sends exitcode and message, flux-core exitcode and error_msg, and in
+        # one place exit_code. flux-core ignores message, although MPICH gives its reason there.
         code = pmi.unsigned_field(line, "exitcode")
         if code is None:
             code = pmi.unsigned_field(line, "exit_code")
@@ -224,7 +224,7 @@ class PmiServer:
 
     def _barrier_out(self, ranks: Iterable[int], tag: str) -> None:
         for rank in ranks:
-            # A threaded client of PMI 1.2 tells its barriers apart by the tag, and relies on there being one.
+            # A threaded client of PMI 1.2 distinguishes its barriers by the tag, and relies on it.
             tagged = self._clients[rank].subversion >= 2
             self._reply(rank, f"cmd=barrier_out rc=0 tag={tag}" if tagged else "cmd=barrier_out rc=0")
 
@@ -244,7 +244,7 @@ _HANDLERS: dict[str, Callable[[PmiServer, _Client, str], str | None]] = {
 
 
 def _key(client: _Client, line: str) -> tuple[str, int]:
-    """The key of a put or get, and a return code. There is one KVS, under whatever kvsname."""
+    """The key of a put or get, and a return code. All kvsnames mean the same KVS."""
     find_kvsname = pmi.find_field if client.subversion >= 2 else pmi.mandatory_field
     start = find_kvsname(line, "kvsname")
     if start >= 0 and pmi.byte_length(pmi.word_at(line, start)) >= pmi.KVSNAME_MAX:
@@ -273,17 +273,17 @@ class Barriers:
         self._waiting_in: dict[int, int] = {}
 
     def join(self, rank: int) -> None:
-        """``rank`` is a client from now on, and released from each barrier with the others.
+        """Add ``rank``: from now on it is released from each barrier with the others.
 
-        A rank that has left before is a process that was started again: it repeats the barriers that are
-        over, which nobody else will enter once more, and is let through those at once.
+        A rank that has left before is a process that was started again. It repeats the barriers that are over, which
+        nobody else will enter again, so it passes those at once.
         """
         self._present.add(rank)
         if rank in self._absent and self._completed:
             self._to_repeat[rank] = self._completed
 
     def leave(self, rank: int) -> None:
-        """``rank`` is gone, and does not count in any barrier that waits."""
+        """Remove ``rank``: it no longer counts in any barrier."""
         self._present.discard(rank)
         self._absent.add(rank)
         self._entered_total -= self._entered.pop(rank, 0)
@@ -295,11 +295,11 @@ class Barriers:
                     del self._groups[name]
 
     def enter(self, rank: int) -> list[int]:
-        """``rank`` enters the barrier of all."""
+        """Let ``rank`` enter the barrier of all."""
         if self._to_repeat.get(rank, 0):
             self._to_repeat[rank] -= 1
             return [rank]
-        # A plain count of lines, as in flux-core: it does not matter whose they are, and who never came is
+        # As in flux-core, this only counts lines: it does not matter whose they are, and a rank that never came is
         # released with the others.
         self._entered[rank] = self._entered.get(rank, 0) + 1
         self._entered_total += 1
@@ -311,10 +311,10 @@ class Barriers:
         return sorted(self._present)
 
     def enter_group(self, rank: int, name: str) -> list[int]:
-        """``rank`` enters the barrier of the group ``name``, as it stands in the request.
+        """Let ``rank`` enter the barrier of the group ``name``, as the request has it.
 
-        That is WORLD, NODE, or ranks separated by commas, and perhaps ``:TAG``, a number. Raises
-        ProtocolError if it is not, or ``rank`` is not in the group, or in more than GROUPS_MAX barriers.
+        That is WORLD, NODE, or ranks separated by commas, then optionally ``:TAG``, a number. Raises ProtocolError if
+        it is not, if ``rank`` is not in the group, or if it is in more than GROUPS_MAX barriers.
         """
         group = self._groups.get(name) or self._parse(name)
         if group.members is not None and rank not in group.members:
@@ -334,7 +334,7 @@ class Barriers:
         ranks, colon, tag = name.partition(":")
         if colon and not _is_number(tag):
             raise ProtocolError("PMI barrier whose tag is not a number")
-        # To Hydra a node is what one of its proxies serves; here, what this server does.
+        # For Hydra a node is what one of its proxies serves; here it is what this server serves.
         if ranks in ("WORLD", "NODE"):
             return _Group(None, self._local_size)
         words = ranks.split(",")
@@ -345,7 +345,7 @@ class Barriers:
 
 
 class _Group:
-    """``members`` (None: anybody), and how often each waits; ``count`` must come before any goes on."""
+    """``members`` (None: anybody), and how often each waits. They are released once ``count`` have come."""
 
     __slots__ = ("_count", "members", "waiting")
 
@@ -359,7 +359,7 @@ class _Group:
         if len(self.waiting) < self._count:
             return []
         released = sorted(self.waiting)
-        # Who came twice, from two threads, waits in the next round already.
+        # A member that came twice, from two threads, already waits in the next round.
         self.waiting = {rank: times - 1 for rank, times in self.waiting.items() if times > 1}
         return released
 

@@ -1,7 +1,8 @@
-"""Resource sets, R version 1: RFC 20. Which cores and gpus of which ranks.
+"""Resource sets, R version 1 (RFC 20, "R Format"): which cores and gpus of which ranks.
 
-Cores and gpus are kept as bit masks, one integer per rank, which makes sets of thousands of ranks cheap to compare
-and combine. A set is not changed after it was made: operations return new ones.
+Cores and gpus are bit masks, one integer per rank, which makes sets of thousands of ranks cheap to compare and
+combine. A set never changes: operations return new ones. R may come from anybody: a file, a configuration, an
+enclosing instance.
 """
 
 from __future__ import annotations
@@ -18,16 +19,16 @@ if TYPE_CHECKING:
     from typing import Any
 
 MAX_CORES = 1 << 16
-"""Ids of cores and gpus must be smaller: a short text could otherwise make a mask of any size."""
+"""Ids of cores and gpus must be smaller, or a short text could make a mask of any size."""
 
 _UNFIT = frozenset("!&'\"^`|()")
-"""What a property's name may not contain (RFC 20, "Properties")."""
+"""Characters that a property's name may not contain (RFC 20, "R Format", properties)."""
 
 _MASK_TEXTS: dict[int, str] = {}
 
 
 class Node(NamedTuple):
-    """What a set has of one rank: two bit masks, and the host's name."""
+    """The resources of one rank: two bit masks, and the host's name."""
 
     hostname: str
     cores: int
@@ -35,7 +36,7 @@ class Node(NamedTuple):
 
 
 def mask_of(ids: str) -> int:
-    """The bit mask for an idset. Raises ProtocolError for what is none, or has ids of :data:`MAX_CORES` and more."""
+    """The bit mask for an idset. Raises ProtocolError if it is malformed, or has ids from :data:`MAX_CORES` up."""
     mask = 0
     for number in decode_idset(ids):
         if number >= MAX_CORES:
@@ -75,7 +76,7 @@ def lowest(mask: int, count: int) -> int:
 
 
 class ResourceSet:
-    """Resources by rank. ``starttime`` and ``expiration`` are seconds since the epoch, 0 for none."""
+    """Resources by rank. ``starttime`` and ``expiration`` are seconds since the epoch, 0 if not set."""
 
     __slots__ = ("expiration", "nodes", "nslots", "properties", "scheduling", "starttime")
 
@@ -100,7 +101,7 @@ class ResourceSet:
         self.nslots = nslots
         self.scheduling = scheduling
 
-    # -- what it holds
+    # -- contents
 
     def __len__(self) -> int:
         """The number of ranks."""
@@ -124,7 +125,7 @@ class ResourceSet:
         return f"<ResourceSet {self.summary()[:200]}>"
 
     def count(self, kind: str) -> int:
-        """How many of "core", "gpu" or "node" there are; none of anything else."""
+        """The number of resources of kind "core", "gpu" or "node"; 0 for other kinds."""
         if kind == "core":
             return sum(node.cores.bit_count() for node in self.nodes.values())
         if kind == "gpu":
@@ -151,7 +152,7 @@ class ResourceSet:
         return frozenset(name for name, ranks in self.properties.items() if rank in ranks)
 
     def summary(self) -> str:
-        """What ``resource_summary`` annotations and ``flux resource`` show: ``rank[0-1]/core[0-3],gpu0``."""
+        """The text that ``resource_summary`` annotations and ``flux resource`` show: ``rank[0-1]/core[0-3],gpu0``."""
         return " ".join(
             f"rank{_bracketed(encode_idset(ranks))}/core{_bracketed(text_of(cores))}"
             + (f",gpu{_bracketed(text_of(gpus))}" if gpus else "")
@@ -161,20 +162,20 @@ class ResourceSet:
     # -- operations
 
     def select(self, ranks: Iterable[int]) -> ResourceSet:
-        """What there is of these ranks."""
+        """The resources of these ranks."""
         return self._with({rank: self.nodes[rank] for rank in ranks if rank in self.nodes})
 
     def without(self, ranks: Iterable[int]) -> ResourceSet:
-        """What there is besides these ranks."""
+        """The resources of all other ranks."""
         gone = frozenset(ranks)
         return self._with({rank: node for rank, node in self.nodes.items() if rank not in gone})
 
     def filter(self, wanted: Callable[[int, Node], bool]) -> ResourceSet:
-        """What there is of the ranks that ``wanted`` says yes to."""
+        """The resources of the ranks for which ``wanted`` is true."""
         return self._with({rank: node for rank, node in self.nodes.items() if wanted(rank, node)})
 
     def union(self, other: ResourceSet) -> ResourceSet:
-        """Everything that is in one of the two."""
+        """Everything that is in either set."""
         nodes = dict(self.nodes)
         for rank, node in other.nodes.items():
             mine = nodes.get(rank)
@@ -185,7 +186,7 @@ class ResourceSet:
         return self._with(nodes, properties)
 
     def subtract(self, other: ResourceSet) -> ResourceSet:
-        """What is not in ``other``; a rank of which nothing is left is not in the result."""
+        """Everything that is not in ``other``. A rank with nothing left is not in the result."""
         nodes = {}
         for rank, node in self.nodes.items():
             theirs = other.nodes.get(rank)
@@ -195,7 +196,7 @@ class ResourceSet:
         return self._with(nodes)
 
     def intersect(self, other: ResourceSet) -> ResourceSet:
-        """What is in both."""
+        """Everything that is in both sets."""
         nodes = {}
         for rank, node in self.nodes.items():
             if (theirs := other.nodes.get(rank)) is not None:

@@ -1,9 +1,9 @@
-"""Log lines as brokers and clients exchange them: RFC 5424 as flux-core writes it.
+"""Log lines as brokers and clients exchange them: RFC 5424 section 6, as flux-core writes it.
 
-``<PRI>1 TIMESTAMP HOSTNAME APPNAME PROCID MSGID STRUCTURED-DATA TEXT``: what a ``log.append`` request carries
-and a ``log.dmesg`` response returns. Flux puts the rank of the sender where a syslog line names the host, never
-fills MSGID and STRUCTURED-DATA, and exchanges severity and facility inside PRI: PRI is severity * 8 + facility
-where RFC 5424 section 6.2.1 has facility * 8 + severity. An informational line thus starts with ``<48>``.
+``log.append`` requests carry ``<PRI>1 TIMESTAMP HOSTNAME APPNAME PROCID MSGID STRUCTURED-DATA TEXT``, and
+``log.dmesg`` responses return it. Flux puts the rank of the sender into HOSTNAME, leaves MSGID and STRUCTURED-DATA
+empty, and exchanges severity and facility in PRI: PRI is severity * 8 + facility, although RFC 5424 section 6.2.1 has
+facility * 8 + severity. So an informational line starts with ``<48>``.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _MAX_PROCID = 128
 _NIL = "-"
 _HEADER = re.compile(r"<([0-9]{1,5})>[0-9]{1,3} ([^ ]+) ([^ ]+) ([^ ]+) ([^ ]+) [^ ]+ ")
 _NEWLINES = re.compile(r"[\r\n]+")
-# What a header field must not hold: blanks and control characters would move the fields after it.
+# A header field must not have these: blanks and control characters would move the fields after it.
 _UNFIT = re.compile(r"[\x00-\x20\x7f]")
 _TIMESTAMP = re.compile(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(?:\.(\d{1,6})\d*)?Z", re.ASCII)
 
@@ -35,8 +35,8 @@ class LogEntry(NamedTuple):
     """One log line.
 
     ``timestamp`` is UTC as :func:`format_timestamp` writes it, or ``-``. ``rank`` is a decimal rank, or a host
-    name as long as the sender did not know its rank. Bytes of ``text`` that are no UTF-8 are surrogates, as
-    ``os.fsdecode`` leaves them, so that a line can be passed on unchanged.
+    name if the sender did not know its rank yet. Bytes of ``text`` that are not UTF-8 are surrogates, as from
+    ``os.fsdecode``, so that a line can be passed on unchanged.
     """
 
     severity: int
@@ -76,8 +76,7 @@ def encode_entry(entry: LogEntry) -> bytes:
 def decode_entry(line: bytes | str) -> LogEntry:
     """The parts of ``line``.
 
-    Raises ProtocolError if it does not begin with a whole header, which is how lines that only look like text
-    are told apart.
+    Raises ProtocolError if it does not begin with a whole header: then it is only text.
     """
     text = line.decode("utf-8", "surrogateescape") if isinstance(line, bytes) else line
     match = _HEADER.match(text)
@@ -122,7 +121,7 @@ def _local_time(timestamp: str) -> str:
     match = _TIMESTAMP.fullmatch(timestamp)
     if match is None:
         return timestamp
-    # Imported here: the launcher imports this package, and pays for what it imports at every start.
+    # Imported here, because the launcher imports this module at every start.
     from datetime import datetime, timezone
 
     try:

@@ -1,9 +1,9 @@
-"""Which task runs on which node: the task map of RFC 34, with PMI-1's form of it (RFC 13).
+"""Which task runs on which node: the task map (RFC 34, "Implementation"), and PMI-1's form of it (RFC 13).
 
 A map is a list of blocks. Tasks are numbered from 0 in the order of the blocks: a block gives each of its nodes
 ``ppn`` consecutive tasks, and does so ``repeat`` times. A map without blocks says that the mapping is unknown.
 
-It has four texts, which :func:`decode_taskmap` tells apart:
+It has four forms as text, which :func:`decode_taskmap` distinguishes:
 
 * PMI: ``(vector,(0,2,2))``, blocks of nodeid, nnodes, ppn; the empty string when unknown;
 * JSON: ``[[0,2,2,1]]``, with repeat as the fourth number;
@@ -33,7 +33,7 @@ _PMI_BLOCK = r"(?a)\s*([+-]?[0-9]{1,20}),\s*([+-]?[0-9]{1,20}),\s*([+-]?[0-9]{1,
 
 
 class Block(NamedTuple):
-    """``ppn`` tasks on each of ``nnodes`` nodes from ``nodeid`` on, the whole ``repeat`` times over."""
+    """``ppn`` tasks on each of ``nnodes`` nodes from ``nodeid`` on, repeated ``repeat`` times."""
 
     nodeid: int
     nnodes: int
@@ -47,7 +47,7 @@ class Block(NamedTuple):
 
     @property
     def valid(self) -> bool:
-        """Whether all numbers are in range: integers, C ints, and none but ``nodeid`` zero."""
+        """Whether all numbers are integers, fit into a C int, and only ``nodeid`` is zero."""
         numbers_fit = all(type(number) is int and number <= _MAX_NUMBER for number in self)
         return numbers_fit and self.nodeid >= 0 and min(self[1:]) > 0
 
@@ -104,7 +104,7 @@ class Taskmap:
     def tasks_of(self, node: int, *, limit: int = 2**20) -> list[int]:
         """The ids of a node's tasks, ascending.
 
-        Raises ProtocolError if there are none or more than ``limit``.
+        Raises ProtocolError if it has none, or more than ``limit``.
         """
         tasks: list[int] = []
         for first, block in self._numbered():
@@ -139,8 +139,8 @@ class Taskmap:
     def encode_pmi(self, *, limit: int = 2**20) -> str:
         """The value of PMI_process_mapping; empty when unknown.
 
-        Repeated blocks are written out, as the form knows no repeat. Raises ProtocolError if that makes
-        more than ``limit`` blocks.
+        The form has no repeat, so repeated blocks are written out. Raises ProtocolError if that makes more than
+        ``limit`` blocks.
         """
         if self.unknown:
             return ""
@@ -152,8 +152,8 @@ class Taskmap:
     def encode_raw(self, *, limit: int = 2**20) -> str:
         """The sets of task ids, in the order of nodes; empty when unknown.
 
-        Raises ProtocolError if a node below the highest has no tasks (flux-core refuses too: read back, it
-        would be another map), and if more than ``limit`` ranges were to be made.
+        Raises ProtocolError if a node below the highest has no tasks (flux-core refuses that too, because the text
+        would mean another map), and if there would be more than ``limit`` ranges.
         """
         if sum(block.nnodes * block.repeat for block in self._blocks) > limit:
             raise ProtocolError(f"task map of more than {limit} ranges")
@@ -187,13 +187,13 @@ class Taskmap:
 
 
 def _append(blocks: list[Block], added: Block) -> None:
-    """Add a block behind the others, compacted by flux-core's rules: only the last ones may change."""
+    """Append a block, compacted by flux-core's rules: only the last two blocks may change."""
     joined = _join(blocks[-1], added) if blocks else None
     if joined is None:
         blocks.append(added)
         return
     blocks[-1] = joined
-    # Having grown, the last block may have become what the one before it is. Others did not change.
+    # The last block has grown, so it may now equal the one before it. Others did not change.
     if len(blocks) > 1 and blocks[-2][:3] == joined[:3]:
         repeat = blocks[-2].repeat + joined.repeat
         if repeat <= _MAX_NUMBER:
@@ -201,11 +201,10 @@ def _append(blocks: list[Block], added: Block) -> None:
 
 
 def _join(last: Block, added: Block) -> Block | None:
-    """One block for both, or None; by flux-core's rules, in its order."""
+    """One block for both, or None, by flux-core's rules in their order."""
     if last.nodeid + last.nnodes == added.nodeid and last.ppn == added.ppn and last.repeat == 1:
         joined = Block(last.nodeid, last.nnodes + added.nnodes, last.ppn)
-    # flux-core forgets to ask for repeat == 1 here: [[0,1,2,2]] and one more task on node 0 make it six
-    # tasks.
+    # flux-core forgets to check repeat == 1 here: it makes six tasks of [[0,1,2,2]] and one more on node 0.
     elif last.nodeid == added.nodeid and last.nnodes == added.nnodes == last.repeat == 1:
         joined = Block(last.nodeid, 1, last.ppn + added.ppn)
     elif last[:3] == added[:3]:
@@ -229,7 +228,7 @@ def decode_taskmap(text: str) -> Taskmap:
 
 
 def _decode_pmi(text: str) -> list[Block]:
-    # flux-core looks only at what follows each opening parenthesis; from there to the next may be anything.
+    # flux-core reads only the block after each opening parenthesis, and ignores the text from there to the next.
     blocks: list[Block] = []
     announced = False
     for piece in text.split("("):
@@ -250,7 +249,7 @@ def _decode_pmi(text: str) -> list[Block]:
 
 
 def _decode_raw(text: str) -> list[Block]:
-    # An empty element between semicolons is no node, but a "," is one, without tasks: flux-core again.
+    # As in flux-core, an empty element between semicolons is not a node, but a "," is one, without tasks.
     sets = [decode_ranges(element) for element in text.split(";") if element]
     blocks: list[Block] = []
     previous = -1
@@ -285,7 +284,7 @@ def _decode_json(text: str) -> list[Block]:
             raise ProtocolError(f"entry {index} in taskmap is not an array")
         if len(entry) < 4:
             raise ProtocolError(f"error in taskmap entry: Array index {len(entry)} out of range")
-        # RFC 34 knows four numbers; flux-core overlooks what comes after them.
+        # RFC 34 has four numbers; flux-core ignores further ones.
         blocks.append(Block(*(_integer(number, "error in taskmap entry: ") for number in entry[:4])))
     return blocks
 
@@ -309,7 +308,7 @@ def _load_json(text: str) -> object:
     try:
         return json.loads(text)
     except json.JSONDecodeError as error:
-        # As near to the words of jansson, which flux-core shows, as Python's parser can tell.
+        # flux-core shows the words of jansson; these are as near to them as Python's parser allows.
         token = re.match(r"[A-Za-z]+|.", text[error.pos : error.pos + 80])
         if token is None:
             raise ProtocolError("']' expected near end of file") from None
