@@ -40,7 +40,7 @@ _MAX_WRITE = 1 << 20
 
 
 class Connection:
-    """What :class:`~pytest_flux.client.handle.Flux` is without the services that every broker has."""
+    """A :class:`~pytest_flux.client.handle.Flux` without the services that every broker has."""
 
     def __init__(self, uri: str | None = None) -> None:
         self.uri = uri or default_uri()
@@ -69,11 +69,11 @@ class Connection:
         self.close()
 
     def close(self) -> None:
-        """Hang up. Nothing can be asked afterwards."""
+        """Close the connection."""
         self._socket.close()
 
     def fileno(self) -> int:
-        """The descriptor to wait on in a loop of one's own; when it is readable, call :meth:`dispatch`."""
+        """The descriptor for your own event loop: when it is readable, call :meth:`dispatch`."""
         return self._socket.fileno()
 
     def rpc(
@@ -89,7 +89,7 @@ class Connection:
 
         A ``payload`` that is a dict travels as JSON, bytes as they are. ``nodeid`` is the rank of the broker to ask,
         NODEID_ANY for the first on the way to rank 0 that has the service, NODEID_UPSTREAM for the parent.
-        ``timeout`` bounds, in seconds, each wait for a response. Raises FluxError for a ``nodeid`` that is no rank.
+        ``timeout`` bounds, in seconds, each wait for a response. Raises FluxError if ``nodeid`` is not a rank.
         """
         rpc = Rpc(self, topic, nodeid, streaming=streaming, timeout=timeout)
         self._core.begin(rpc, encode_payload(payload), self._rank_if_upstream(nodeid))
@@ -99,18 +99,18 @@ class Connection:
     def post(
         self, topic: str, payload: Payload = None, nodeid: int = NODEID_ANY, flags: int = FLAG_NORESPONSE
     ) -> None:
-        """Send a request that wants no response, and see it off."""
+        """Send a request that wants no response, and wait until it is sent."""
         self._core.post(topic, encode_payload(payload), nodeid, self._rank_if_upstream(nodeid), flags)
         self.flush()
 
     def abandon(self, rpc: Rpc) -> None:
-        """Drop the responses of ``rpc``, also those that still come."""
+        """Drop the responses of ``rpc``, including later ones."""
         self._core.abandon(rpc)
 
     def dispatch(self, timeout: float | None = 0) -> None:
-        """Send and receive what can be, then call back those who asked for it with ``Rpc.then``.
+        """Send and receive without waiting, then call the callbacks that ``Rpc.then`` set.
 
-        Waits up to ``timeout`` seconds (None: for ever) if there is nothing to do yet. Raises ConnectionError if the
+        If there is nothing to do yet, waits up to ``timeout`` seconds (None: for ever). Raises ConnectionError if the
         broker is gone.
         """
         self._exchange(0 if self._answered else timeout)
@@ -120,11 +120,11 @@ class Connection:
                 rpc.callback(rpc)
 
     def announce(self, rpc: Rpc) -> None:
-        """Have the next :meth:`dispatch` call back for responses that are here already."""
+        """Let the next :meth:`dispatch` call back for responses that have already arrived."""
         self._answered.append(rpc)
 
     def flush(self) -> None:
-        """Wait until everything is sent; what comes while waiting is kept."""
+        """Wait until everything is sent. Input that arrives meanwhile is kept."""
         self._send()
         while self._core.output:
             self._exchange(None)
@@ -139,12 +139,12 @@ class Connection:
             self._exchange(left)
 
     def _send(self) -> None:
-        """Send what can be, and take nothing in: a loop that waits on ``fileno`` would not learn of that."""
+        """Send without waiting, and receive nothing: a loop that waits on ``fileno`` would not notice the input."""
         if self._core.ready and self._core.output:
             self._write()
 
     def _exchange(self, timeout: float | None) -> None:
-        """Send and receive what can be, at least something within ``timeout`` seconds if possible."""
+        """Wait up to ``timeout`` seconds until something can be sent or received, and do so."""
         flags = select.POLLIN | (select.POLLOUT if self._core.output and self._core.ready else 0)
         self._poll.modify(self._socket, flags)
         wait = None if timeout is None else min(max(timeout, 0), _LONGEST_POLL) * 1000
@@ -178,23 +178,23 @@ class Connection:
             calls = self._core.feed(data)
         except OSError as error:
             raise OSError(error.errno or errno.EPERM, error.strerror, self.uri) from None
-        # Only those with a callback: nobody takes the others out of here.
+        # Only calls with a callback: nobody would remove the others from this queue.
         self._answered.extend(call for call in calls if isinstance(call, Rpc) and call.callback is not None)
 
     def _rank_if_upstream(self, nodeid: int) -> int:
-        """Where the way upstream begins, which has to be asked for."""
+        """Our own rank, which a request to the parent needs."""
         if nodeid != NODEID_UPSTREAM:
             return 0
         return int(self.rpc("attr.get", {"name": "rank"}).get()["value"])
 
 
 class Rpc(Call):
-    """A request on its way, and the way to its responses.
+    """A request, and access to its responses.
 
-    Without ``streaming`` there is one response, and asking again gives it again. With it every call takes the next
-    one; iterating takes all until the stream ends. An answer that is an error raises
-    :class:`~pytest_flux.protocol.errors.FluxError`, and so does asking on after it. ``timeout``, in seconds, bounds
-    each wait that is not given one of its own; None waits for ever.
+    Without ``streaming`` there is one response, which :meth:`get` returns every time. With it, each call takes the
+    next one; iterating takes all until the stream ends. An error response raises
+    :class:`~pytest_flux.protocol.errors.FluxError`, and so does each further call after it. ``timeout``, in seconds,
+    bounds each wait that has no timeout itself; None waits for ever.
     """
 
     __slots__ = ("_connection", "_last", "callback", "timeout")
@@ -228,7 +228,7 @@ class Rpc(Call):
         return self.get_message(timeout).payload or b""
 
     def get_text(self, timeout: float | None = None) -> str:
-        """The response's payload as text, without its NUL; what is not UTF-8 becomes surrogates."""
+        """The response's payload as text, without its NUL. Bytes that are not UTF-8 become surrogates."""
         return self.get_bytes(timeout).rstrip(b"\0").decode("utf-8", "surrogateescape")
 
     def get_message(self, timeout: float | None = None) -> Message:
@@ -239,7 +239,7 @@ class Rpc(Call):
         return message
 
     def take(self, timeout: float | None = None) -> Message:
-        """The response, be it an error. Raises TimeoutError and ConnectionError."""
+        """The response, even if it is an error. Raises TimeoutError and ConnectionError."""
         if self._last is not None and (not self.streaming or self._last.errnum):
             return self._last
         if self.abandoned:
@@ -253,16 +253,16 @@ class Rpc(Call):
         return self._last
 
     def then(self, callback: Callable[[Rpc], None]) -> None:
-        """Have ``Flux.dispatch`` call back whenever a response has come, with this call as argument.
+        """Let ``Flux.dispatch`` call back whenever a response has arrived, with this call as argument.
 
-        The callback takes as many of the responses as it likes.
+        The callback may take any number of the responses.
         """
         self.callback = callback
         if self.responses:
             self._connection.announce(self)
 
     def is_ready(self) -> bool:
-        """Whether a response is here, so that :meth:`get` will not wait."""
+        """Whether a response has arrived, so that :meth:`get` will not wait."""
         return bool(self.responses)
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
@@ -276,7 +276,7 @@ class Rpc(Call):
                 return
 
     def cancel(self, topic: str | None = None) -> None:
-        """Ask the service to end the stream, which then ends with ENODATA (RFC 6).
+        """Ask the service to end the stream, which then ends with ENODATA (RFC 6, "Cancellation").
 
         ``topic`` is ``<service>.cancel`` unless given (``job-info.eventlog-watch-cancel``, for one, is not).
         """
@@ -286,17 +286,17 @@ class Rpc(Call):
             self._connection.post(topic or f"{service}.cancel", payload, self.nodeid)
 
     def abandon(self) -> None:
-        """Forget the call: responses that still come are dropped. The service is not told."""
+        """Drop the responses, including later ones. The service does not notice."""
         self._connection.abandon(self)
 
 
 def encode_payload(payload: Payload) -> bytes | None:
-    """What a payload is on the wire: JSON for a dict."""
+    """A payload as bytes: a dict becomes JSON."""
     return encode_json(payload) if isinstance(payload, dict) else payload
 
 
 def _describe_nodeid(nodeid: int) -> str:
-    """Whom a request went to, in words."""
+    """The receiver of a request, in words."""
     if nodeid == NODEID_ANY:
         return "the nearest broker that has the service"
     return "the parent broker" if nodeid == NODEID_UPSTREAM else f"rank {nodeid}"

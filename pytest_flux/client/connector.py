@@ -7,7 +7,7 @@ import os
 import select
 import time
 
-# Its C part alone: what `socket` adds to it costs a tenth of the time in which `flux getattr` is done.
+# Only the C part: the rest of `socket` costs a tenth of the run time of `flux getattr`.
 from _socket import AF_UNIX, SOCK_STREAM, socket, socketpair
 
 TYPE_CHECKING = False
@@ -15,16 +15,16 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 SYSTEM_URI = "local:///run/flux/local"
-"""Where the instance of the machine's administrator is, if there is one (flux-core's packages)."""
+"""The URI of the system instance, as in flux-core's packages."""
 
 RETRIES_VARIABLE = "FLUX_LOCAL_CONNECTOR_RETRY_COUNT"
-"""Names the environment variable that says how often to try again where nobody listens."""
+"""The environment variable with the number of retries if nobody listens."""
 
 SSH_VARIABLE = "FLUX_SSH"
-"""Names the environment variable with the program to use instead of ssh."""
+"""The environment variable with the program to use instead of ssh."""
 
 COMMAND_VARIABLE = "FLUX_SSH_RCMD"
-"""Names the environment variable with the `flux` to run on the other host."""
+"""The environment variable with the `flux` to run on the other host."""
 
 _RETRIES = 5
 _FIRST_DELAY = 0.016
@@ -33,13 +33,13 @@ _LOCAL, _SSH = "local://", "ssh://"
 _MAX_PATH = 107
 _CHUNK = 1 << 16
 
-# The shell ends at once, so that nobody has to wait for ssh. What it starts in the background ignores ^C, and would
-# get an empty stdin.
+# The shell ends at once, so that nobody has to wait for ssh. Its background program ignores ^C; without descriptor 3
+# it would get an empty stdin.
 _LAUNCHER = 'exec 3<&0; "$@" <&3 3<&- &'
 
 
 def default_uri() -> str:
-    """``FLUX_URI``, or, outside of an instance, the one of the system's."""
+    """``FLUX_URI``, or, outside of an instance, that of the system instance."""
     return os.environ.get("FLUX_URI") or SYSTEM_URI
 
 
@@ -54,11 +54,11 @@ def local_path(uri: str) -> str:
 
 
 def connect(uri: str) -> socket:
-    """A socket connected to the broker; the broker has not yet said whether it takes us.
+    """A socket connected to the broker, which has not yet said whether it accepts us.
 
     Tries again for about half a second, with growing delays, as flux-core does: a broker that is just starting binds
-    its socket a moment before it listens. Raises OSError, which carries the URI, and ValueError for a URI or a
-    retry count that is none.
+    its socket a moment before it listens. Raises OSError, which carries the URI, and ValueError for a malformed
+    URI or retry count.
     """
     if uri.startswith(_SSH):
         if not _is_here(uri):
@@ -110,13 +110,13 @@ def _ssh_command(uri: str) -> list[str]:
 
 
 def _is_here(uri: str) -> bool:
-    """Whether the broker is on this host, so that ssh is not needed; never if the user chose what to use for ssh."""
+    """Whether the broker is on this host, so that ssh is not needed. Never true if the user chose another ssh."""
     host, _, path = uri[len(_SSH) :].partition("/")
     return SSH_VARIABLE not in os.environ and host == os.uname().nodename and os.path.exists(f"/{path}")
 
 
 def _connect_by_ssh(uri: str) -> socket:
-    """A socket whose other end is the relay. What goes wrong shows when nothing, or no greeting, comes from it."""
+    """A socket whose other end is the relay. If ssh fails, the socket ends without a greeting."""
     command = _ssh_command(uri)
     ours, theirs = socketpair(AF_UNIX, SOCK_STREAM)
     descriptor = theirs.fileno()
@@ -149,7 +149,7 @@ def relay(pairs: Sequence[tuple[int, int]]) -> None:
 
 
 def _write_all(fd: int, data: bytes) -> None:
-    """Write all of it. Raises OSError."""
+    """Write all of ``data``. Raises OSError."""
     view = memoryview(data)
     while view:
         view = view[os.write(fd, view) :]

@@ -1,4 +1,4 @@
-"""What `job-list` knows of a job, as fields for people: names, states in words, times that are computed."""
+"""A job as `job-list` describes it, with fields for people: names, states in words, computed times."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ for _name in ("sched", "user", "uri"):
 
 
 def attributes_for(fields: Iterable[str]) -> set[str]:
-    """What to ask `job-list` for, to know these fields."""
+    """The attributes to request from `job-list` for these fields."""
     attributes: set[str] = set()
     for field in fields:
         first, _, rest = field.partition(".")
@@ -76,7 +76,7 @@ def attributes_for(fields: Iterable[str]) -> set[str]:
 
 
 class JobRecord:
-    """One job. ``values`` is the object from `job-list`, with defaults for what is not in it."""
+    """One job. ``values`` is the object from `job-list`, with defaults for missing members."""
 
     __slots__ = ("instance", "values")
 
@@ -112,7 +112,7 @@ class JobRecord:
         return self.values[name]
 
     def annotation(self, path: str) -> Any:  # noqa: ANN401
-        """An annotation, by its path below all of them; None if it is not there."""
+        """The annotation at a path; None if there is none."""
         value: Any = self.values.get("annotations", {})
         for part in path.split(".") if path else ():
             value = value.get(part) if isinstance(value, dict) else None
@@ -120,7 +120,7 @@ class JobRecord:
 
     @property
     def uri(self) -> str | None:
-        """Where the instance is that the job runs, if it is one."""
+        """The URI of the instance that the job is, if it is one."""
         uri = self.annotation("user.uri")
         if not isinstance(uri, str):
             return None
@@ -137,7 +137,7 @@ class JobRecord:
 
     @property
     def result(self) -> str:
-        """The result in words, empty while there is none."""
+        """The result in words; empty before the end."""
         value = self.values["result"]
         return "" if value == "" else result_name(value)
 
@@ -171,12 +171,12 @@ class JobRecord:
 
     @property
     def dependencies(self) -> str:
-        """What it waits for."""
+        """The dependencies that the job waits for."""
         return ",".join(_describe_dependency(text) for text in self.values.get("dependencies", ()))
 
     @property
     def information(self) -> str:
-        """Why it waits, or where it runs."""
+        """The reason why it waits, or the hosts that it runs on."""
         state = self.state
         if state == "PRIORITY":
             return "priority-wait"
@@ -194,7 +194,7 @@ class JobRecord:
 
     @property
     def reason(self) -> str:
-        """Why it ended."""
+        """The reason why it ended."""
         if self.values["state"] != INACTIVE:
             return ""
         note, kind = self.values.get("exception_note"), self.values.get("exception_type")
@@ -248,7 +248,7 @@ def _shown(value: Any) -> Any:  # noqa: ANN401
 
 
 def _describe_dependency(text: str) -> str:
-    """A dependency; of a time, when it is."""
+    """A dependency in words. A begin time becomes a date."""
     name, _, timestamp = text.partition("=")
     if name != "begin-time":
         return text
@@ -259,7 +259,7 @@ def _describe_dependency(text: str) -> str:
 
 
 def _describe_exit(code: int | str) -> str:
-    """Why a job ended, by its return code."""
+    """The reason why a job ended, from its return code."""
     import signal
 
     if isinstance(code, int) and code > 128:

@@ -35,14 +35,14 @@ _BATCH = 8 << 20
 
 
 class Item(NamedTuple):
-    """A member and its data, which is None where it is more than was asked for."""
+    """A member and its data, which is None if it is over the size limit."""
 
     member: Member
     data: bytes | None
 
 
 def read_archive(file: IO[bytes], size_limit: int = SIZE_MAX) -> Iterator[Item]:
-    """The files and symlinks of an archive. Raises ProtocolError where it is damaged, or ends too soon."""
+    """The files and symlinks of an archive. Raises ProtocolError if it is damaged or truncated."""
     decoder = TarDecoder()
     current: Member | None = None
     pieces: list[bytes] = []
@@ -71,9 +71,9 @@ def read_archive(file: IO[bytes], size_limit: int = SIZE_MAX) -> Iterator[Item]:
 
 
 class Restored(NamedTuple):
-    """What was made of an archive. ``timestamp`` is that of its newest member.
+    """The result of restoring an archive. ``timestamp`` is that of its newest member.
 
-    ``problem`` says why not all of it was read, ``skipped`` names members that were not taken, and why.
+    ``problem`` says why only a part of it was read, ``skipped`` which members were skipped, and why.
     """
 
     rootref: str
@@ -92,10 +92,10 @@ def restore_archive(
     partial: bool = False,
     progress: Callable[[Item, TreeBuilder], None] | None = None,
 ) -> Restored:
-    """Put what an archive holds into a content store; ``store`` keeps a blob and returns its blobref.
+    """Put the contents of an archive into a content store. ``store`` keeps a blob and returns its blobref.
 
-    Values larger than ``size_limit`` are left out. With ``partial`` what can be read of a damaged archive is taken;
-    otherwise that raises ProtocolError.
+    Values larger than ``size_limit`` are skipped. With ``partial`` a damaged archive is read as far as possible;
+    without it, it raises ProtocolError.
     """
     builder = TreeBuilder(store)
     timestamp = 0.0
@@ -130,7 +130,7 @@ def _add(builder: TreeBuilder, item: Item) -> None:
 
 
 def too_large(item: Item, limit: int) -> str:
-    """That a member is left out, in flux-core's words; empty if it is not."""
+    """The message that a member is skipped, in flux-core's words; empty if it is not."""
     member = item.member
     if member.kind != FILE or item.data is not None:
         return ""
@@ -158,7 +158,7 @@ class _Sink:
         return encode_blobref(self._name, digest)
 
     def flush(self) -> None:
-        """Write what was collected."""
+        """Write the collected blobs."""
         self._backing.store(self._blobs.items())
         self._blobs, self._size = {}, 0
 
@@ -208,7 +208,7 @@ def unpack(
 
 
 class ArchiveWriter:
-    """Writes what a walk finds. ``timestamp`` is that of values that are blobs."""
+    """Writes the entries that a walk finds. ``timestamp`` is that of values in blobs."""
 
     def __init__(self, file: IO[bytes], timestamp: float) -> None:
         self._file = file
@@ -217,9 +217,9 @@ class ArchiveWriter:
         self.keys = 0
 
     def add(self, found: Found) -> bool:
-        """Write an entry if it is one that an archive has; directories are not.
+        """Write an entry, unless it is a directory. Returns whether it was written.
 
-        Whether it was written. Raises FluxError for a value of which a blob is missing, with its number as text.
+        Raises FluxError for a value with a missing blob. The text has the blob's number.
         """
         name = "/".join(found.path)
         entry = found.entry
@@ -249,9 +249,9 @@ class ArchiveWriter:
 
 
 def write_archive(path: str, load: Callable[[str], bytes], root: str, timestamp: float) -> list[str]:
-    """Write all below a root to a new archive, compressed as its name says. A line for each thing that is lost.
+    """Write all entries below a root to a new archive, compressed by its name. Returns a line for each lost entry.
 
-    Raises FluxError, ProtocolError where the root itself is, OSError.
+    Raises FluxError or ProtocolError if the root itself is lost, OSError.
     """
     from pytest_flux.postmortem.compression import create
     from pytest_flux.protocol.kvs_tree import walk

@@ -23,31 +23,31 @@ if TYPE_CHECKING:
 
 DATABASE = "content.sqlite"
 
-# What SQLite leaves when its process is killed; the third, -shm, it makes anew.
+# The files that SQLite leaves when its process is killed. It makes -shm anew.
 _COMPANIONS = ("", "-wal", "-journal")
 # Where SQLite locks its files (os_unix.c): a shared lock is one on any of these bytes.
 _LOCK_START, _LOCK_SIZE = 0x40000002, 510
 _PIECE = 1 << 20
 
 SALVAGED_MAX = 256 << 20
-"""Larger blobs, in bytes, are not looked at: they would not fit into memory several times."""
+"""The largest blob that is salvaged, in bytes: it must fit into memory several times."""
 
 _DAMAGED_MAX = 20000
-"""With more places than this that cannot be read, it is not worth while to go on."""
+"""After this many unreadable places, salvaging stops."""
 
 _MIN_ROW = 24
-"""Bytes that a row takes at least: there are not more rows than fit into the file."""
+"""The smallest size of a row, in bytes, which bounds the number of rows in a file."""
 
 _BATCH = 256
 _LEAP = 64
-"""After a row that cannot be read, so many are tried one by one."""
+"""How many rows are tried one by one after an unreadable one."""
 
 
 def copy_state(statedir: str, target: str) -> list[str]:
-    """Copy the database in ``statedir`` into the directory ``target``, and repair the copy if it must be.
+    """Copy the database in ``statedir`` into the directory ``target``, and repair the copy if necessary.
 
-    What had to be done, a line each. FluxError EBUSY where an instance is using it, EINVAL where nothing can be
-    read of it; OSError.
+    Returns a line for each repair. Raises FluxError EBUSY if an instance uses the database, EINVAL if nothing of it
+    can be read; OSError.
     """
     source, copy = f"{statedir}/{DATABASE}", f"{target}/{DATABASE}"
     _require_file(source)
@@ -61,7 +61,7 @@ def copy_state(statedir: str, target: str) -> list[str]:
 
 
 def _require_file(path: str) -> None:
-    """A pipe would be waited for, and a device read for ever."""
+    """Refuse pipes, which would block us, and devices, which have no end."""
     mode = os.stat(path).st_mode
     if stat.S_ISDIR(mode):
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), path)
@@ -70,11 +70,11 @@ def _require_file(path: str) -> None:
 
 
 def _lock(descriptor: int, path: str) -> None:
-    """Keep SQLite from writing, until the file is closed. Nobody else must open and close it in this process."""
+    """Keep SQLite from writing until the file is closed. This process must not open and close it elsewhere."""
     try:
         fcntl.lockf(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB, _LOCK_SIZE, _LOCK_START)
     except OSError as error:
-        # Some file systems have no locks; then there is nothing to ask.
+        # Some file systems have no locks; then we cannot know.
         if error.errno in (errno.EAGAIN, errno.EACCES):
             raise FluxError(errno.EBUSY, f"{path} is in use by an instance that is running") from None
 
@@ -98,7 +98,7 @@ def _copy(source: str, target: str) -> None:
 
 
 def _data(descriptor: int, size: int) -> Iterator[tuple[int, int]]:
-    """Where in a file there is data, as far as the file system tells."""
+    """The parts of a file that have data, as far as the file system knows."""
     end = 0
     while end < size:
         try:
@@ -112,9 +112,9 @@ def _data(descriptor: int, size: int) -> Iterator[tuple[int, int]]:
 
 
 def repair_copy(path: str, name: str) -> list[str]:
-    """See that the database ``path``, a copy that is ours, can be used; ``name`` is what messages call it.
+    """Make the database ``path``, which is our copy, usable. ``name`` is its name in messages.
 
-    What was done, a line each; nothing where the database is sound. FluxError EINVAL where nothing can be read.
+    Returns a line for each repair; none if the database is sound. Raises FluxError EINVAL if nothing can be read.
     """
     try:
         SqliteBacking(path, volatile=True).close()
@@ -124,7 +124,7 @@ def repair_copy(path: str, name: str) -> list[str]:
 
 
 def _salvage(path: str, name: str) -> list[str]:
-    """Replace the database ``path`` by one with all that is whole in it. What was saved and lost, a line each.
+    """Replace the database ``path`` by a new one with all its intact rows. Returns lines on what was saved and lost.
 
     Raises FluxError EINVAL if there is nothing.
     """
@@ -220,7 +220,7 @@ class _Reader:
         return self._db.execute(query, (after,))
 
     def _past(self, table: str, last: int) -> int:
-        """The number before the next row that can be read, in a place that is not; 0 if there is none."""
+        """The number before the next readable row, after an unreadable one; 0 if there is none."""
         bad, step = last, 1
         while bad < self._limit:
             number = bad + step
@@ -242,7 +242,7 @@ class _Reader:
         return 0
 
     def _can_read(self, table: str, after: int) -> bool | None:
-        """Whether there is a row after ``after``; None where it is damaged."""
+        """Whether there is a row after ``after``; None if that place is damaged."""
         try:
             return self._select(table, "1", after).fetchone() is not None
         except sqlite3.Error:

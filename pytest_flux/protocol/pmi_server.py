@@ -103,7 +103,7 @@ class PmiServer:
         }
 
     def receive(self, rank: int, data: bytes) -> list[Event]:
-        """The events that ``data``, the next bytes from ``rank``, cause; none after Finalized. Bytes may be cut anywhere.
+        """The events that follow from ``data``, the next bytes of ``rank``, cut anywhere. After Finalized, none.
 
         Raises ClientError, a ProtocolError, if they break the protocol, and on each further call until
         :meth:`disconnect`; other clients are not affected. Raises ValueError for an unknown rank.
