@@ -10,7 +10,7 @@ import errno
 import os
 import sys
 
-from pytest_flux.cli.commands.command import Command, CommandError, Context
+from pytest_flux.cli.command import Command, CommandError, Context
 from pytest_flux.options import Option, OptionExit, OptionParser, Options
 from pytest_flux.protocol.errors import FluxError
 
@@ -18,7 +18,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
-    from pytest_flux.cli.commands.command import Run
+    from pytest_flux.cli.command import Run
     from pytest_flux.client import Flux
 
     Rewrite = tuple[str, Callable[[str], str]]

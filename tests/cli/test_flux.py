@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import signal
 import subprocess
@@ -12,9 +13,11 @@ from pathlib import Path
 
 import pytest
 
+import pytest_flux.cli.commands
+from pytest_flux.cli.command import Command
 from pytest_flux.cli.commands import LACKING, TABLE
-from pytest_flux.cli.commands.command import Command
 from pytest_flux.cli.commands.help import edit_distance
+from pytest_flux.cli.commands.jobs.job import TABLE as JOB_TABLE
 from pytest_flux.cli.flux import main, path_with
 from pytest_flux.client import Flux
 from pytest_flux.protocol.message import Message
@@ -23,13 +26,6 @@ from tests.client.scripted_broker import ScriptedBroker, open_broker
 
 WAIT = 20.0
 FLUX = (sys.executable, "-m", "pytest_flux.cli.flux")
-
-
-@pytest.fixture
-def bed(monkeypatch: pytest.MonkeyPatch) -> Iterator[ScriptedBroker]:
-    with open_broker() as bed:
-        monkeypatch.setenv("FLUX_URI", bed.uri)
-        yield bed
 
 
 def run_program(*words: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -52,6 +48,18 @@ def test_help_lists_every_command(capsys: pytest.CaptureFixture[str]) -> None:
         assert f"\n   {entry.name:<18} {entry.summary}\n" in text
     assert main(["help"]) == 0
     assert capsys.readouterr().err == text
+
+
+def test_table_lists_every_command() -> None:
+    """Each module below `commands` has commands under names that differ, and each of them is in a table."""
+    modules = {entry.module for entry in (*TABLE, *JOB_TABLE)}
+    for module in modules:
+        commands = importlib.import_module(f"pytest_flux.cli.commands.{module}").COMMANDS
+        listed = {entry.name for entry in (*TABLE, *JOB_TABLE) if entry.module == module}
+        assert sorted(command.name for command in commands) == sorted(listed)
+    folder = Path(pytest_flux.cli.commands.__file__).parent
+    with_commands = [path for path in folder.rglob("*.py") if "\nCOMMANDS = " in path.read_text(encoding="utf-8")]
+    assert {".".join(path.relative_to(folder).with_suffix("").parts) for path in with_commands} == modules
 
 
 @pytest.mark.parametrize("name", [entry.name for entry in TABLE])
@@ -318,7 +326,7 @@ def test_starting_is_cheap() -> None:
         "pytest",
     }
     code = (
-        "import sys; from pytest_flux.cli.flux import main; import pytest_flux.cli.commands.getattr;"
+        "import sys; from pytest_flux.cli.flux import main; import pytest_flux.cli.commands.instance.attr;"
         "print(*sys.modules)"
     )
     words = (sys.executable, "-SEc", f"import sys; sys.path[:0] = {sys.path!r}; {code}")

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pytest_flux.cli.commands.jobs_format import FORMATS, HEADINGS, headings_for
+from pytest_flux.cli.commands.jobs.jobs import FORMATS, HEADINGS, headings_for
 from pytest_flux.cli.format import Format, sort_value
 from pytest_flux.cli.named_formats import FormatShown, find_format
 from pytest_flux.client.job_record import JobRecord

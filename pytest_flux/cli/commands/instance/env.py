@@ -1,0 +1,88 @@
+"""`flux env`, and the environment in which `flux` runs commands."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from pytest_flux.cli.command import Command, CommandError, Context
+from pytest_flux.protocol.errors import FluxError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from pytest_flux.client import Flux
+    from pytest_flux.options import Options
+
+
+def env(options: Options, context: Context) -> int:
+    """Print the variables that `flux` sets or reads, or become the command that is given."""
+    del context
+    if not options.arguments:
+        names = sorted(name for name in os.environ if name == "PATH" or name.startswith("FLUX_"))
+        sys.stdout.writelines(f'export {name}="{os.environ[name]}"\n' for name in names)
+        return 0
+    program = options.arguments[0]
+    raise CommandError(f"execvp ({program}): {become(program, options.arguments)}")
+
+
+def become(program: str, words: list[str]) -> str:
+    """Be another program, found by way of PATH if its name has no slash; why not, if that fails."""
+    import signal
+
+    sys.stdout.flush()
+    # Python ignores it, and what is ignored stays so in the other program.
+    previous = signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+    try:
+        os.execvp(program, words)
+    except OSError as error:
+        signal.signal(signal.SIGPIPE, previous)
+        return str(error.strerror)
+
+
+def enter_parent(options: Options, context: Context) -> int:
+    """Let FLUX_URI and FLUX_KVS_NAMESPACE be those of the parent; where there is none, leave them."""
+    del options
+    with context.open() as flux:
+        _enter(flux)
+    return 0
+
+
+def enter_root(options: Options, context: Context) -> int:
+    """Do that once for each level there is."""
+    with context.open() as flux:
+        level = flux.getattr("instance-level")
+    if not level.isdecimal():
+        raise CommandError(f"got invalid instance-level attribute: {level}")
+    for _ in range(int(level)):
+        enter_parent(options, context)
+    return 0
+
+
+def _enter(flux: Flux) -> None:
+    uri = _attribute(flux, "parent-uri")
+    if uri is None:
+        return
+    namespace = _attribute(flux, "parent-kvs-namespace")
+    os.environ["FLUX_URI"] = uri
+    if namespace is None:
+        os.environ.pop("FLUX_KVS_NAMESPACE", None)
+    else:
+        os.environ["FLUX_KVS_NAMESPACE"] = namespace
+
+
+def _attribute(flux: Flux, name: str) -> str | None:
+    try:
+        return flux.getattr(name)
+    except FluxError:
+        return None
+
+
+COMMANDS = (
+    Command(
+        "flux env",
+        env,
+        usage="[OPTIONS...] [COMMAND...]",
+        summary="Print the environment of commands, or run COMMAND in it",
+        prefix="flux",
+    ),
+)

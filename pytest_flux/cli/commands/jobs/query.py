@@ -1,0 +1,190 @@
+"""Select jobs, and ask the instance for them: the filters of `flux jobs`, `pgrep` and `watch`."""
+
+from __future__ import annotations
+
+import errno
+import time
+
+from pytest_flux.cli.arguments import integer
+from pytest_flux.cli.command import CommandError
+from pytest_flux.cli.commands.jobs.common import ANY_USER, own_user
+from pytest_flux.client.job_record import JobRecord, attributes_for
+from pytest_flux.options import Option, split_commas
+from pytest_flux.protocol.errors import FluxError
+from pytest_flux.protocol.hostlist import decode_hostlist, encode_hostlist
+from pytest_flux.protocol.idset import decode_idset, encode_idset
+from pytest_flux.protocol.job_state import INACTIVE, PENDING, RUNNING, parse_result, parse_state
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+    from typing import Any
+
+    from pytest_flux.cli.command import Context
+    from pytest_flux.client import Flux
+    from pytest_flux.options import Options
+
+
+FILTERS = (
+    Option("count", "c", "N", usage="List N jobs at most (default 1000)"),
+    Option("filter", "f", "STATE|RESULT", usage="List jobs with these states or results"),
+    Option("since", argument="WHEN", usage="Those that became inactive since then; implies -a"),
+    Option("user", "u", "[USERNAME|UID]", usage="Those of this user, or 'all'"),
+    Option("name", argument="JOB-NAME", usage="Those of this name"),
+    Option("queue", "q", "QUEUE,...", usage="Those in these queues"),
+    Option("include", "i", "HOSTS|RANKS", usage="Those that have been on these hosts or ranks"),
+)
+_ALL = PENDING | RUNNING | INACTIVE
+_DEFAULT_COUNT = 1000
+
+
+class Query:
+    """Conditions on jobs, and what is to be known of them. ``filtered`` is whether there are any conditions."""
+
+    def __init__(self) -> None:
+        self.count = _DEFAULT_COUNT
+        self.filtered = False
+        self.states = 0
+        self.results = 0
+        self.since = 0.0
+        self.userid = own_user()
+        self.name: str | None = None
+        self.queues: list[str] = []
+        self.include: dict[str, Any] | None = None
+        self.attributes: list[str] = []
+
+    def set_fields(self, fields: Iterable[str], *, everything: bool = False) -> None:
+        """Ask for what these fields need."""
+        self.attributes = ["all"] if everything else sorted(attributes_for(fields))
+
+    def set_outcomes(self, words: Iterable[str]) -> None:
+        """Ask for jobs in these states, or with these results. Raises ValueError."""
+        for word in sorted(words):
+            try:
+                self.states |= _ALL if word == "all" else parse_state(word)
+            except ValueError:
+                try:
+                    self.results |= parse_result(word)
+                except ValueError:
+                    raise ValueError(f"Invalid filter specified: {word}") from None
+
+    def constraint(self) -> dict[str, Any]:
+        """The conditions as RFC 31 object."""
+        parts: list[dict[str, Any]] = [] if self.include is None else [self.include]
+        if self.userid != ANY_USER:
+            parts.append({"userid": [self.userid]})
+        if self.name:
+            parts.append({"name": [self.name]})
+        if self.queues:
+            parts.append({"queue": self.queues})
+        outcomes = [{"states": [self.states]}] if self.states else []
+        outcomes += [{"results": [self.results]}] if self.results else []
+        parts += outcomes if len(outcomes) < 2 else [{"or": outcomes}]
+        return {"and": parts}
+
+    def truncate(self, records: list[JobRecord]) -> bool:
+        """Drop the one that was asked for to see if there are more; whether there are."""
+        if self.count > 0 and len(records) > self.count:
+            del records[self.count :]
+            return True
+        return False
+
+    def stats_of(self, stats: dict[str, Any]) -> dict[str, int]:
+        """Numbers of jobs by what they do, of the queues that are asked for."""
+        parts = [stats]
+        if self.queues:
+            known = {queue["name"]: queue for queue in stats.get("queues", ())}
+            for name in self.queues:
+                if name not in known:
+                    raise CommandError(f"error retrieving job stats: no stats available for queue {name}")
+            parts = [known[name] for name in self.queues]
+        result = {name: sum(part[name] for part in parts) for name in ("successful", "inactive_purged")}
+        result["failed"] = sum(part[name] for part in parts for name in ("failed", "timeout", "canceled"))
+        states = [part["job_states"] for part in parts]
+        result["pending"] = sum(state[name] for state in states for name in ("depend", "priority", "sched"))
+        result["running"] = sum(state[name] for state in states for name in ("run", "cleanup"))
+        return result
+
+
+def query_of(options: Options, context: Context) -> Query:
+    """What the options say. Raises OptionExit, CommandError, ValueError."""
+    query = Query()
+    query.count = integer(options, context, "count", _DEFAULT_COUNT)
+    query.name = options.get("name")
+    query.queues = [name for text in options.all("queue") for name in split_commas(text)]
+    words = {word for text in options.all("filter") for word in text.split(",")}
+    every = options.has("a") or options.has("A")
+    query.filtered = every or any(options.has(n) for n in ("count", "filter", "since", "user", "name", "queue"))
+    if options.has("user"):
+        query.userid = user_of(options.get("user") or "")
+    if options.has("A"):
+        query.userid = ANY_USER
+    if options.has("since"):
+        query.since = parse_since(options.get("since") or "")
+    if words and options.has("a"):
+        from pytest_flux.cli.arguments import warn
+
+        warn(context, "Both -a and --filter specified, ignoring -a")
+    elif not words and (options.has("a") or options.has("since")):
+        words = {"pending", "running", "inactive"}
+    query.set_outcomes(words or {"pending", "running"})
+    if options.has("include"):
+        query.include = _include(options.get("include") or "")
+        if not options.has("user"):
+            query.userid = ANY_USER
+    return query
+
+
+def parse_since(text: str) -> float:
+    """``--since`` as time. Raises CommandError, ValueError."""
+    from pytest_flux.cli.moment import parse_moment
+
+    try:
+        since = parse_moment(text)
+    except ValueError:
+        try:
+            since = float(text)
+        except ValueError:
+            raise ValueError(f"could not convert string to float: '{text}'") from None
+    if since > time.time():
+        raise CommandError(f"--since={text} appears to be in the future")
+    return since
+
+
+def user_of(text: str) -> int:
+    """A user by name or number, or all of them. Raises ValueError."""
+    from pytest_flux.cli.commands.jobs.common import parse_user
+
+    try:
+        return parse_user(text)
+    except CommandError:
+        raise ValueError(f"Invalid user {text} specified") from None
+
+
+def _include(text: str) -> dict[str, Any]:
+    try:
+        return {"ranks": [encode_idset(decode_idset(text))]}
+    except ValueError:
+        try:
+            return {"hostlist": [encode_hostlist(decode_hostlist(text))]}
+        except ValueError:
+            raise ValueError(f"-i/--include: invalid targets: {text}") from None
+
+
+def fetch(flux: Flux, query: Query, ids: list[int], names: Sequence[str] = ()) -> tuple[list[JobRecord], list[str]]:
+    """The jobs, and complaints about ids that are none."""
+    if not ids:
+        entries = query.count + 1 if query.count > 0 else query.count
+        found = flux.jobs.list(
+            query.attributes, constraint=query.constraint(), max_entries=entries, since=query.since
+        )
+        return [JobRecord(values) for values in found], []
+    records, errors = [], []
+    calls = [flux.rpc("job-list.list-id", {"id": jobid, "attrs": query.attributes}) for jobid in ids]
+    for name, call in zip(names, calls, strict=True):
+        try:
+            records.append(JobRecord(call.get()["job"]))
+        except FluxError as error:
+            unknown = error.errnum == errno.ENOENT
+            errors.append(f"JobID {name} unknown" if unknown else f"rpc: {error.strerror}")
+    return records, errors

@@ -1,0 +1,1 @@
+"""`flux kvs`, by what its subcommands do."""
