@@ -11,12 +11,13 @@ import os
 import sys
 
 from pytest_flux.cli.command import Command, CommandError, Context
-from pytest_flux.options import Option, OptionExit, OptionParser, Options
+from pytest_flux.options import Option, OptionExit, OptionParser, Options, split_commas
 from pytest_flux.protocol.errors import FluxError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
+    from typing import Any
 
     from pytest_flux.cli.command import Run
     from pytest_flux.client import Flux
@@ -189,7 +190,7 @@ def _refusing(run: Run) -> Run:
     return refuse
 
 
-def connect(context: Context) -> Flux:
+def connect() -> Flux:
     """Connect to the instance, with the errors of Flux's Python programs."""
     from pytest_flux.client import Flux
 
@@ -207,6 +208,13 @@ def warn(context: Context, text: str, level: str = "WARNING") -> None:
     sys.stderr.write(f"{context.command.prefix.removesuffix(': ERROR')}: {level}: {text}\n")
 
 
+def invalid(context: Context, name: str, text: str) -> OptionExit:
+    """Return the error for a mistake in the argument of an option."""
+    parser = context.command.parser()
+    assert isinstance(parser, ArgumentParser)
+    return parser.invalid(name, text)
+
+
 def integer(options: Options, context: Context, name: str, default: int) -> int:
     """The argument of an option as a number. Raises OptionExit."""
     text = options.get(name)
@@ -215,9 +223,7 @@ def integer(options: Options, context: Context, name: str, default: int) -> int:
     try:
         return int(text)
     except ValueError:
-        command = context.command
-        assert isinstance(command, ArgumentCommand)
-        raise command.parser().invalid(name, f"invalid int value: '{text}'") from None
+        raise invalid(context, name, f"invalid int value: '{text}'") from None
 
 
 def job_ids(words: Sequence[str], context: Context, name: str = "JOBID") -> list[int]:
@@ -229,17 +235,38 @@ def job_ids(words: Sequence[str], context: Context, name: str = "JOBID") -> list
         try:
             ids.append(parse_fluid(word))
         except ValueError:
-            command = context.command
-            assert isinstance(command, ArgumentCommand)
-            raise command.parser().usage_error(f"argument {name}: invalid JobID value: '{word}'") from None
+            raise context.command.parser().usage_error(f"argument {name}: invalid JobID value: '{word}'") from None
     return ids
+
+
+def queue_names(options: Options) -> list[str]:
+    """Return the queues that ``--queue`` names."""
+    return [name for text in options.all("queue") for name in split_commas(text)]
+
+
+def json_or_text(text: str) -> Any:  # noqa: ANN401 - JSON
+    """Return the value if the text is JSON, or else the text."""
+    import json
+
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
+
+
+def set_dotted(values: dict[str, Any], path: str, value: object, complaint: str) -> None:
+    """Set a value in nested objects, by keys with dots between; make missing objects. Raises CommandError."""
+    *parents, last = path.split(".")
+    for parent in parents:
+        values = values.setdefault(parent, {})
+        if not isinstance(values, dict):
+            raise CommandError(complaint)
+    values[last] = value
 
 
 def color_is_on(options: Options, context: Context, name: str = "color") -> bool:
     """What ``--color`` says; NO_COLOR makes "never" the default (no-color.org). Raises OptionExit."""
     when = options.get(name, "never" if os.environ.get("NO_COLOR") else "auto") or "always"
     if when not in ("auto", "always", "never"):
-        command = context.command
-        assert isinstance(command, ArgumentCommand)
-        raise command.parser().usage_error(f"Invalid argument to --color: '{when}'")
+        raise context.command.parser().usage_error(f"Invalid argument to --color: '{when}'")
     return when == "always" or (when == "auto" and sys.stdout.isatty())

@@ -26,6 +26,9 @@ COLOR = Option(
     usage="Use color: 'always' (also without WHEN), 'never', or 'auto', when on a terminal (default)",
 )
 
+SIZE_UNITS = {"": 0, "k": 10, "K": 10, "M": 20, "G": 30, "T": 40, "P": 50, "E": 60}
+"""Suffixes of sizes, as powers of two."""
+
 
 class CommandError(Exception):
     """The command failed: the text goes to stderr with the command's name before it, ``status`` is the exit code."""

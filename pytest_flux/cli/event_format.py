@@ -5,15 +5,49 @@ from __future__ import annotations
 import json
 import time
 
+from pytest_flux.options import Option
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
 
+OPTIONS = (
+    Option("format", "f", "FORMAT", usage="text or json"),
+    Option("time-format", "T", "FORMAT", usage="raw, iso, offset or human"),
+    Option("human", "H", usage="Print times for people"),
+)
+"""Options of commands that print an event log."""
+
 _RESET = "\033[0m"
 _BOLD = "\033[1m"
 _RED, _GREEN, _YELLOW, _BLUE, _MAGENTA, _GRAY = (f"\033[3{number}m" for number in (1, 2, 3, 4, 5, 7))
 _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
+
+
+class HumanTimes:
+    """Times for people: the first line of a minute shows the minute, the next lines the seconds since that line.
+
+    With ``delta``, they show the seconds since the line before.
+    """
+
+    def __init__(self, *, delta: bool = False) -> None:
+        self._delta = delta
+        self._minute: tuple[int, ...] = ()
+        self._reference = 0.0
+
+    def format(self, timestamp: float) -> tuple[str, bool]:
+        """Return the text for the next line, and whether a minute begins with it."""
+        minute = tuple(time.localtime(timestamp)[:5])
+        is_new = minute != self._minute
+        if is_new:
+            _, month, day, hour, minutes = self._minute = minute
+            text = f"[{_MONTHS[month - 1]}{day:02} {hour:02}:{minutes:02}]"
+        else:
+            text = f"[{timestamp - self._reference:+11.6f}]"
+        if is_new or self._delta:
+            self._reference = timestamp
+        return text, is_new
 
 
 class EventFormatter:
@@ -31,8 +65,7 @@ class EventFormatter:
         self._color = color
         self._offset_width = offset_width
         self._first: float | None = None
-        self._minute: tuple[int, ...] = ()
-        self._minute_began = 0.0
+        self._human_times = HumanTimes()
 
     def start(self, timestamp: float) -> None:
         """Have offsets be those from ``timestamp``, unless it is known where they are from."""
@@ -63,12 +96,8 @@ class EventFormatter:
         return self._paint(_GREEN, f"{timestamp:.6f}")
 
     def _human(self, timestamp: float) -> str:
-        minute = tuple(time.localtime(timestamp)[:5])
-        if minute == self._minute:
-            return self._paint(_GREEN, f"[{timestamp - self._minute_began:+11.6f}]")
-        self._minute, self._minute_began = minute, timestamp
-        _, month, day, hour, minutes = minute
-        return self._paint(_BOLD + _GREEN, f"[{_MONTHS[month - 1]}{day:02} {hour:02}:{minutes:02}]")
+        text, is_new_minute = self._human_times.format(timestamp)
+        return self._paint(_BOLD + _GREEN if is_new_minute else _GREEN, text)
 
     def _paint(self, color: str, text: str) -> str:
         return f"{color}{text}{_RESET}" if self._color else text

@@ -6,6 +6,8 @@ import os
 import re
 import sys
 
+from pytest_flux.options import OptionExit
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -14,15 +16,11 @@ if TYPE_CHECKING:
     Formats = Mapping[str, tuple[str, str]]
 
 
-class FormatShown(Exception):
-    """The user asked about formats, and has been told."""
-
-
 def find_format(text: str, builtin: Formats, tool: str, table: str = "") -> str:
     """The format that ``-o`` names, or that it is.
 
     ``builtin`` are description and format by name, ``tool`` is the name of the file, ``table`` that of the table in
-    it. "help" lists the formats, "get-config=NAME" prints one; both raise FormatShown. Raises ValueError.
+    it. "help" lists the formats, "get-config=NAME" prints one; both end the command (OptionExit). Raises ValueError.
     """
     if "{" in text:
         return text
@@ -32,10 +30,10 @@ def find_format(text: str, builtin: Formats, tool: str, table: str = "") -> str:
         print(f"\nConfigured {tool} output formats:\n")
         for name, entry in formats.items():
             print(f"  {name:<12} {entry['description']}" if "description" in entry else f"  {name:<12}")
-        raise FormatShown
+        raise OptionExit(0, "")
     if text.startswith("get-config="):
         _show(text.partition("=")[2], formats, table)
-        raise FormatShown
+        raise OptionExit(0, "")
     if text == "default":
         variable = f"{tool}{'-' + table if table else ''}".upper().replace("-", "_") + "_FORMAT_DEFAULT"
         text = os.environ.get(variable, text)

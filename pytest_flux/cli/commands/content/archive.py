@@ -6,8 +6,9 @@ import os
 import sys
 import time
 
-from pytest_flux.cli.command import Command, CommandError, Context, explaining
+from pytest_flux.cli.command import SIZE_UNITS, Command, CommandError, Context, explaining, reason
 from pytest_flux.cli.commands.content.content import BlobClient, choose_checkpoint, is_kvs_running
+from pytest_flux.client.kvs import Kvs
 from pytest_flux.options import Option
 from pytest_flux.protocol import treeobj
 from pytest_flux.protocol.errors import FluxError, ProtocolError
@@ -36,12 +37,8 @@ DUMP_OPTIONS = (
 
 def root_of_kvs(flux: Flux) -> str:
     """The root of the namespace that commands use. Raises CommandError."""
-    namespace = os.environ.get("FLUX_KVS_NAMESPACE") or "primary"
-    try:
-        return str(flux.rpc("kvs.getroot", {"namespace": namespace, "flags": 0}).get()["rootref"])
-    except FluxError as error:
-        text = error.text or os.strerror(error.errnum)
-        raise CommandError(f"error fetching current KVS root: {text}") from None
+    with explaining("error fetching current KVS root"):
+        return str(Kvs(flux).getroot()["rootref"])
 
 
 class Progress:
@@ -99,12 +96,10 @@ def dump(options: Options, context: Context) -> int:
                 writer = ArchiveWriter(file, timestamp)
                 _write(client, root, writer, progress, options)
                 writer.close()
-        except FluxError as error:
-            raise CommandError(error.text or os.strerror(error.errnum)) from None
         except ProtocolError as error:
             raise CommandError(str(error)) from None
         except OSError as error:
-            if isinstance(error, BrokenPipeError):
+            if isinstance(error, (BrokenPipeError, FluxError)):
                 raise
             if isinstance(error, (FileNotFoundError, PermissionError)):
                 raise CommandError(f"Failed to open '{path}'") from None
@@ -120,8 +115,8 @@ def _write(client: BlobClient, root: str, writer: ArchiveWriter, progress: Progr
         name = "/".join(found.path)
         try:
             if found.problem:
-                reason = f": {os.strerror(found.errnum)}" if found.errnum else ""
-                raise FluxError(found.errnum, f"{name}: {found.problem}{reason}")
+                why = f": {os.strerror(found.errnum)}" if found.errnum else ""
+                raise FluxError(found.errnum, f"{name}: {found.problem}{why}")
             written = writer.add(found)
         except FluxError as error:
             # What is damaged, in contrast to lost, is nothing that flux-core goes on after.
@@ -146,7 +141,6 @@ RESTORE_OPTIONS = (
     Option("sd-notify", usage="Tell systemd, by way of the broker, how far it is"),
 )
 
-_UNITS = {"": 0, "k": 10, "K": 10, "M": 20, "G": 30, "T": 40, "P": 50, "E": 60}
 _SHORT_DIGITS = 8
 
 
@@ -165,7 +159,7 @@ def restore(options: Options, context: Context) -> int:
             restored = _restore(client, file, options)
             _tell(options, context, restored, "checkpoint for next KVS start")
             with explaining("error updating checkpoint"):
-                client.put_checkpoint(restored.rootref, 0, restored.timestamp)
+                client.put_checkpoint(restored.rootref, restored.timestamp)
         elif options.has("key"):
             key = options.get("key") or ""
             restored = _restore(client, file, options)
@@ -177,7 +171,7 @@ def restore(options: Options, context: Context) -> int:
             try:
                 flux.rpc("content.flush", nodeid=0).get()
             except FluxError as error:
-                context.log(f"error flushing content cache: {_reason(error)}")
+                context.log(f"error flushing content cache: {reason(error)}")
     return 0
 
 
@@ -208,11 +202,10 @@ def _restore(client: BlobClient, file: IO[bytes], options: Options) -> Restored:
         progress.key(name, builder.keys, f"restored {builder.keys} keys ({builder.blobs} blobs)")
 
     try:
-        restored = restore_archive(file, client.store, size_limit=limit, progress=told)
+        with explaining("error storing blob"):
+            restored = restore_archive(file, client.store, size_limit=limit, progress=told)
     except ProtocolError as error:
         raise CommandError(str(error)) from None
-    except FluxError as error:
-        raise CommandError(f"error storing blob: {_reason(error)}") from None
     progress.end(f"restored {restored.keys} keys ({restored.blobs} blobs)")
     return restored
 
@@ -220,9 +213,9 @@ def _restore(client: BlobClient, file: IO[bytes], options: Options) -> Restored:
 def _size(text: str) -> int:
     number = text.rstrip("kKMGTPE")
     unit = text[len(number) :]
-    if not number.isdigit() or unit not in _UNITS:
+    if not number.isdigit() or unit not in SIZE_UNITS:
         raise CommandError(f"Invalid argument for option 'size-limit': {text}")
-    return int(number) << _UNITS[unit]
+    return int(number) << SIZE_UNITS[unit]
 
 
 def _tell(options: Options, context: Context, restored: Restored, where: str) -> None:
@@ -232,14 +225,9 @@ def _tell(options: Options, context: Context, restored: Restored, where: str) ->
 
 
 def _commit(flux: Flux, key: str, rootref: str) -> None:
-    namespace = os.environ.get("FLUX_KVS_NAMESPACE") or "primary"
     op = {"key": key, "flags": 0, "dirent": treeobj.dirref(rootref).json()}
     with explaining(f"error updating {key}"):
-        flux.rpc("kvs.commit", {"namespace": namespace, "flags": 0, "ops": [op]}).get()
-
-
-def _reason(error: FluxError) -> str:
-    return error.text or os.strerror(error.errnum)
+        flux.rpc("kvs.commit", {"namespace": Kvs(flux).namespace, "flags": 0, "ops": [op]}).get()
 
 
 COMMANDS = (

@@ -7,7 +7,7 @@ import os
 import sys
 import time
 
-from pytest_flux.cli.command import Command, CommandError, Context, naming
+from pytest_flux.cli.command import Command, CommandError, Context, explaining, naming
 from pytest_flux.cli.stdio import write
 from pytest_flux.options import Option
 from pytest_flux.protocol.blobref import decode_blobref, encode_blobref
@@ -53,22 +53,20 @@ class BlobClient:
         found = self.flux.rpc(f"{self._service}.checkpoint-get", nodeid=0).get().get("value")
         return found if isinstance(found, list) else [found]
 
-    def put_checkpoint(self, ref: str, sequence: int, timestamp: float) -> None:
-        """Have the KVS begin with this root next time. Raises FluxError."""
-        value = {"version": 1, "rootref": ref, "sequence": sequence, "timestamp": timestamp}
+    def put_checkpoint(self, ref: str, timestamp: float) -> None:
+        """Let the KVS begin with this root when it is loaded next. Raises FluxError."""
+        value = {"version": 1, "rootref": ref, "sequence": 0, "timestamp": timestamp}
         self.flux.rpc(f"{self._service}.checkpoint-put", {"value": value}, nodeid=0).get()
 
 
 def choose_checkpoint(client: BlobClient) -> tuple[str, float]:
     """Root and time of the newest checkpoint. Raises CommandError."""
     try:
-        value = client.checkpoints()[0]
+        with explaining("error fetching checkpoints"):
+            value = client.checkpoints()[0]
         return str(value["rootref"]), float(value.get("timestamp", 0))
-    except FluxError as error:
-        reason = error.text or os.strerror(error.errnum)
     except (LookupError, TypeError, ValueError, AttributeError):
-        reason = os.strerror(errno.EPROTO)
-    raise CommandError(f"error fetching checkpoints: {reason}")
+        raise CommandError(f"error fetching checkpoints: {os.strerror(errno.EPROTO)}") from None
 
 
 def is_kvs_running(flux: Flux) -> bool:
@@ -96,17 +94,13 @@ def load(options: Options, context: Context) -> int:
     refs: Iterator[str] = iter(options.arguments)
     if not options.arguments:
         refs = (line.removesuffix("\n") for line in sys.stdin)
-    topic, nodeid = _target("load", options)
     count = 0
     with context.open() as flux:
+        client = BlobClient(flux, bypass=options.has("bypass-cache"))
         for ref in refs:
             count += 1
-            try:
-                write(flux.rpc(topic, decode_blobref(ref), nodeid=nodeid).get_bytes())
-            except ProtocolError:
-                raise CommandError(f"error loading blob: {os.strerror(errno.EINVAL)}") from None
-            except FluxError as error:
-                raise CommandError(f"error loading blob: {os.strerror(error.errnum)}") from None
+            with naming("error loading blob"):
+                write(client.load(ref))
     if not count:
         raise CommandError("no blobrefs were specified")
     return 0
@@ -117,20 +111,16 @@ def store(options: Options, context: Context) -> int:
     size = options.integer("chunksize", 0)
     if options.arguments or size < 0:
         raise context.command.usage_error()
-    topic, nodeid = _target("store", options)
     with context.open() as flux:
-        hash_name = flux.getattr("content.hash")
+        client = BlobClient(flux, bypass=options.has("bypass-cache"))
+        client.learn_hash()
         data = sys.stdin.buffer.read()
         size = size or len(data) or 1
         for start in range(0, len(data) or 1, size):
             with naming("error storing blob"):
-                digest = flux.rpc(topic, data[start : start + size], nodeid=nodeid).get_bytes()
-            print(encode_blobref(hash_name, digest))
+                ref = client.store(data[start : start + size])
+            print(ref)
     return 0
-
-
-def _target(method: str, options: Options) -> tuple[str, int]:
-    return (f"content-backing.{method}", 0) if options.has("bypass-cache") else (f"content.{method}", NODEID_ANY)
 
 
 def flush(options: Options, context: Context) -> int:
@@ -159,8 +149,8 @@ def list_checkpoints(options: Options, context: Context) -> int:
         if not options.has("no-header") and not options.has("json"):
             print(f"{'Index':<10} {'Sequence':<10} {'Time':<20} Rootref", flush=True)
         with naming("kvs_checkpoint_lookup"):
-            found = flux.rpc("content.checkpoint-get", nodeid=0).get().get("value")
-    for index, checkpoint in enumerate(found if isinstance(found, list) else [found]):
+            checkpoints = BlobClient(flux, bypass=False).checkpoints()
+    for index, checkpoint in enumerate(checkpoints):
         try:
             print(_format(index, checkpoint, options))
         except (TypeError, KeyError, ValueError):
@@ -190,9 +180,8 @@ def update_checkpoint(options: Options, context: Context) -> int:
             decode_blobref(ref)
         except ProtocolError:
             raise CommandError(f"invalid blobref specified: {os.strerror(errno.EINVAL)}") from None
-        value = {"version": 1, "rootref": ref, "sequence": 0, "timestamp": time.time()}
         with naming("checkpoint update failed"):
-            flux.rpc("content-backing.checkpoint-put", {"value": value}, nodeid=0).get()
+            BlobClient(flux, bypass=True).put_checkpoint(ref, time.time())
     return 0
 
 

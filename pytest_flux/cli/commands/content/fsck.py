@@ -9,7 +9,7 @@ import sys
 import time
 
 from pytest_flux.cli.command import Command, CommandError, Context, explaining
-from pytest_flux.cli.commands.content.content import BlobClient
+from pytest_flux.cli.commands.content.content import BlobClient, choose_checkpoint
 from pytest_flux.options import Option
 from pytest_flux.protocol import treeobj
 from pytest_flux.protocol.blobref import decode_blobref
@@ -222,7 +222,9 @@ def fsck(options: Options, context: Context) -> int:
         check = Check(client, options, context)
         ref = options.get("rootref")
         if ref is None:
-            ref = _newest(client)
+            ref, timestamp = choose_checkpoint(client)
+            moment = time.strftime("%Y-%m-%dT%H:%M:%S", time.localtime(timestamp))
+            print(f"Checking integrity of checkpoint from {moment}", flush=True)
         try:
             decode_blobref(ref)
         except ProtocolError:
@@ -230,19 +232,6 @@ def fsck(options: Options, context: Context) -> int:
         check.run(ref)
         check.finish()
     return 1 if check.errors else 0
-
-
-def _newest(client: BlobClient) -> str:
-    try:
-        checkpoint = client.checkpoints()[0]
-        ref, timestamp = str(checkpoint["rootref"]), float(checkpoint.get("timestamp", 0))
-    except FluxError as error:
-        raise CommandError(f"error fetching checkpoints: {error.text or os.strerror(error.errnum)}") from None
-    except (LookupError, TypeError, ValueError, AttributeError):
-        raise CommandError(f"error fetching checkpoints: {os.strerror(errno.EPROTO)}") from None
-    moment = time.strftime("%Y-%m-%dT%H:%M:%S", time.localtime(timestamp))
-    print(f"Checking integrity of checkpoint from {moment}", flush=True)
-    return ref
 
 
 COMMANDS = (Command("flux fsck", fsck, summary="Find what is missing in the content store", options=OPTIONS),)

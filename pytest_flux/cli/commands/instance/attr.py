@@ -8,7 +8,7 @@ from pytest_flux.protocol.errors import FluxError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from pytest_flux.client import Rpc
+    from pytest_flux.client import Flux, Rpc
     from pytest_flux.options import Options
 
 
@@ -60,6 +60,14 @@ def _value(rpc: Rpc) -> str:
         return str(rpc.get()["value"])
     except FluxError:
         return "-"
+
+
+def find_attribute(flux: Flux, name: str) -> str | None:
+    """Return the value of an attribute; None if it has none."""
+    try:
+        return flux.getattr(name)
+    except FluxError:
+        return None
 
 
 COMMANDS = (

@@ -6,7 +6,7 @@ import os
 import sys
 
 from pytest_flux.cli.command import Command, CommandError, Context
-from pytest_flux.protocol.errors import FluxError
+from pytest_flux.cli.commands.instance.attr import find_attribute
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -59,22 +59,15 @@ def enter_root(options: Options, context: Context) -> int:
 
 
 def _enter(flux: Flux) -> None:
-    uri = _attribute(flux, "parent-uri")
+    uri = find_attribute(flux, "parent-uri")
     if uri is None:
         return
-    namespace = _attribute(flux, "parent-kvs-namespace")
+    namespace = find_attribute(flux, "parent-kvs-namespace")
     os.environ["FLUX_URI"] = uri
     if namespace is None:
         os.environ.pop("FLUX_KVS_NAMESPACE", None)
     else:
         os.environ["FLUX_KVS_NAMESPACE"] = namespace
-
-
-def _attribute(flux: Flux, name: str) -> str | None:
-    try:
-        return flux.getattr(name)
-    except FluxError:
-        return None
 
 
 COMMANDS = (

@@ -6,7 +6,8 @@ import errno
 import os
 import sys
 
-from pytest_flux.cli.command import Command, CommandError, Context, explaining, reason
+from pytest_flux.cli.command import Command, CommandError, Context, explaining
+from pytest_flux.cli.commands.instance.attr import find_attribute
 from pytest_flux.cli.commands.instance.log import DEBUG, INFO, WARNING
 from pytest_flux.options import Option
 from pytest_flux.protocol.errors import FluxError
@@ -63,7 +64,7 @@ def shutdown(options: Options, context: Context) -> int:
             rpc.get()
         except FluxError as error:
             if error.errnum != errno.ENODATA:
-                raise CommandError(reason(error)) from None
+                raise
     return 0
 
 
@@ -80,7 +81,7 @@ def _configure_dump(flux: Flux, options: Options, context: Context) -> None:
     """Whether and where the KVS is dumped is the attribute content.dump, which the broker's rc3 obeys."""
     if options.has("gc") and (options.has("skip-gc") or options.has("dump")):
         raise CommandError("--gc is incompatible with --skip-gc or --dump")
-    path = _attribute(flux, _DUMP)
+    path = find_attribute(flux, _DUMP)
     if options.has("skip-gc"):
         if path is not None:
             _remove_attribute(flux, _DUMP)
@@ -92,8 +93,8 @@ def _configure_dump(flux: Flux, options: Options, context: Context) -> None:
     if path is None:
         return
     if path == "auto":
-        kept = _attribute(flux, "statedir-cleanup") in (None, "0")
-        path = f"{_attribute(flux, 'statedir') if kept else '.'}/dump/"
+        kept = find_attribute(flux, "statedir-cleanup") in (None, "0")
+        path = f"{find_attribute(flux, 'statedir') if kept else '.'}/dump/"
     context.log(f"shutdown will dump KVS to {path} (this may take some time)")
 
 
@@ -109,17 +110,12 @@ def _remove_attribute(flux: Flux, name: str) -> None:
         flux.rpc("attr.rm", {"name": name}).get()
 
 
-def _attribute(flux: Flux, name: str) -> str | None:
-    try:
-        return flux.getattr(name)
-    except FluxError:
-        return None
-
-
 def _wants_collection(flux: Flux, options: Options) -> bool:
     """Whether there is enough garbage, by the configuration, and nobody objects."""
+    from pytest_flux.client.kvs import Kvs
+
     try:
-        version = flux.rpc("kvs.getroot", {"namespace": _namespace(), "flags": 0}).get()["rootseq"]
+        version = Kvs(flux).getroot()["rootseq"]
     except FluxError as error:
         if error.errnum != errno.ENOSYS:
             raise CommandError(f"Error fetching KVS version: {os.strerror(error.errnum)}") from None
@@ -134,10 +130,6 @@ def _wants_collection(flux: Flux, options: Options) -> bool:
     if not sys.stdin.isatty():
         raise CommandError("gc threshold exceeded, specify -y or -n")
     return _ask("gc threshold exceeded, do you want to perform garbage collection")
-
-
-def _namespace() -> str:
-    return os.environ.get("FLUX_KVS_NAMESPACE") or "primary"
 
 
 def _ask(question: str) -> bool:

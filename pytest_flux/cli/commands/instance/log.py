@@ -8,6 +8,7 @@ import sys
 import time
 
 from pytest_flux.cli.command import COLOR, Command, CommandError, Context, explaining, reason, wants_color
+from pytest_flux.cli.event_format import HumanTimes
 from pytest_flux.options import Option
 from pytest_flux.protocol.errors import FluxError
 from pytest_flux.record import NamedTuple
@@ -39,7 +40,6 @@ _NAME = "\x1b[33m"
 _TIME = "\x1b[32m"
 _TIME_BREAK = "\x1b[1m\x1b[32m"
 _SEVERITIES = ("\x1b[7m\x1b[31m", "\x1b[7m\x1b[31m", "\x1b[1m\x1b[31m", "\x1b[31m", "\x1b[1m", "", "", "\x1b[34m")
-_MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 
 
 class Entry(NamedTuple):
@@ -80,9 +80,7 @@ class Printer:
     def __init__(self, *, color: bool, human: bool, delta: bool) -> None:
         self._color = color
         self._human = human
-        self._delta = delta
-        self._minute: tuple[int, ...] = ()
-        self._reference = 0.0
+        self._times = HumanTimes(delta=delta)
 
     def format(self, line: str) -> str:
         """The line to print, without its end."""
@@ -99,24 +97,11 @@ class Printer:
         return f"{color}{text}{_RESET}" if self._color else text
 
     def _format_human(self, stamp: str) -> str:
-        """The first line of a minute has the minute, the others the seconds since that line."""
         parsed = parse_stamp(stamp)
         if parsed is None:
             return self._paint(_TIME, f"[{stamp}]")
-        seconds, fraction = parsed
-        local = time.localtime(seconds)
-        when = seconds + fraction
-        if local[:5] == self._minute:
-            text = self._paint(_TIME, f"[{when - self._reference:+11.6f}]")
-            if self._delta:
-                self._reference = when
-            return text
-        self._minute = local[:5]
-        self._reference = when
-        return self._paint(
-            _TIME_BREAK,
-            f"[{_MONTHS[local.tm_mon - 1]}{local.tm_mday:02d} {local.tm_hour:02d}:{local.tm_min:02d}]",
-        )
+        text, is_new_minute = self._times.format(sum(parsed))
+        return self._paint(_TIME_BREAK if is_new_minute else _TIME, text)
 
 
 def parse_stamp(stamp: str) -> tuple[int, float] | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 
-from pytest_flux.cli.command import Command, CommandError, Context
+from pytest_flux.cli.command import SIZE_UNITS, Command, CommandError, Context
 from pytest_flux.client.core import NODEID_UPSTREAM
 from pytest_flux.client.hosts import HostMap
 from pytest_flux.options import Option
@@ -28,7 +28,6 @@ OPTIONS = (
     Option("userid", "u", usage="Print the userid and rolemask that the request had"),
 )
 
-_SCALES = {"": 0, "k": 10, "K": 10, "M": 20, "G": 30, "T": 40, "P": 50, "E": 60}
 _INT_MAX = 2**31 - 1
 _NANOSECONDS = 10**9
 
@@ -148,7 +147,7 @@ def _parse_size(options: Options) -> int:
     text = options.get("pad", "0") or ""
     number = text.rstrip("kKMGTPE")
     try:
-        scale = 1 << _SCALES[text[len(number) :]]
+        scale = 1 << SIZE_UNITS[text[len(number) :]]
         size = int(number, 0) * scale if number.isalnum() else int(float(number) * scale)
     except (KeyError, ValueError, OverflowError):
         size = -1

@@ -30,7 +30,6 @@ URI_OPTIONS = (
 
 def print_uri(options: Options, context: Context) -> int:
     """Print the URI."""
-    assert isinstance(context.command, ArgumentCommand)
     if not options.arguments:
         raise context.command.parser().usage_error("the following arguments are required: TARGET")
     target, _, query = options.arguments[0].partition("?")

@@ -9,7 +9,7 @@ import sys
 import time
 
 from pytest_flux.cli.command import Command, CommandError, Context, reason
-from pytest_flux.cli.commands.jobs.common import LEVELS, parse_id
+from pytest_flux.cli.commands.jobs.common import format_shell_log, parse_id
 from pytest_flux.cli.commands.jobs.terminal import PtyClient
 from pytest_flux.cli.stdio import Stdin
 from pytest_flux.client.job_follow import INITIAL_SENTINEL, MAIN, JobFollower
@@ -104,8 +104,7 @@ class AttachOutput:
         place = ""
         if self._options.verbose and context.get("file"):
             place = context["file"] + (f":{context['line']}" if context.get("line", -1) > 0 else "")
-        parts = [self.since(timestamp), origin, LEVELS[context["level"]], context.get("component") or "", place]
-        return ": ".join([*(part for part in parts if part), context["message"]]) + "\n"
+        return format_shell_log(context, f"{self.since(timestamp)}: {origin}", place)
 
 
 _WAITING = "waiting for resources"

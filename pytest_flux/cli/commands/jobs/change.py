@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import sys
 import time
 
-from pytest_flux.cli.arguments import ArgumentCommand, connect, job_ids, warn
+from pytest_flux.cli.arguments import ArgumentCommand, connect, job_ids, json_or_text, warn
 from pytest_flux.cli.command import CommandError, Context
-from pytest_flux.cli.commands.jobs.common import collect, own_user, parse_user
+from pytest_flux.cli.commands.jobs.common import collect, user_argument
 from pytest_flux.options import Option
 from pytest_flux.protocol.duration import format_duration, parse_duration
 from pytest_flux.protocol.errors import ProtocolError
@@ -70,7 +71,7 @@ def _cancel_ids(options: Options, context: Context, ids: list[int]) -> int:
     if options.has("dry-run"):
         _tell(f"Would cancel {_count(len(ids), 'job')}")
         return 0
-    with connect(context) as flux:
+    with connect() as flux:
         calls = [(f58(jobid), flux.jobs.begin_raise(jobid, note=options.get("message"))) for jobid in ids]
         return collect(calls, context)
 
@@ -78,14 +79,14 @@ def _cancel_ids(options: Options, context: Context, ids: list[int]) -> int:
 def _cancel_matching(options: Options, context: Context) -> int:
     request: dict[str, object] = {
         "dry_run": options.has("dry-run"),
-        "userid": _user(options),
+        "userid": user_argument(options.get("user") or "") if options.has("user") else os.getuid(),
         "states": _states(options),
         "severity": 0,
         "type": "cancel",
     }
     if options.has("message"):
         request["note"] = options.get("message")
-    with connect(context) as flux:
+    with connect() as flux:
         answer = flux.rpc("job-manager.raiseall", request).get()
     count, errors = answer["count"], answer["errors"]
     if count and options.has("dry-run"):
@@ -95,16 +96,6 @@ def _cancel_matching(options: Options, context: Context) -> int:
     elif not options.has("quiet"):
         _tell("Matched 0 jobs")
     return 0
-
-
-def _user(options: Options) -> int:
-    name = options.get("user")
-    if name is None:
-        return own_user()
-    try:
-        return parse_user(name)
-    except CommandError:
-        raise ValueError(f"Invalid user {name} specified") from None
 
 
 def _states(options: Options) -> int:
@@ -143,11 +134,11 @@ def update(options: Options, context: Context) -> int:
         missing = "KEY=VALUE" if words else "JOBID, KEY=VALUE"
         raise context.command.parser().usage_error(f"the following arguments are required: {missing}")
     begun = time.time()
-    updates = dict(_update(jobid, word, context) for word in words[1:])
+    updates = dict(_update(jobid, word) for word in words[1:])
     if options.has("dry-run"):
         print(json.dumps(updates))
         return 0
-    with connect(context) as flux:
+    with connect() as flux:
         flux.jobs.update(jobid, updates)
         if options.has("wait"):
             for event in flux.jobs.watch(jobid):
@@ -160,21 +151,18 @@ def update(options: Options, context: Context) -> int:
     return 0
 
 
-def _update(jobid: int, word: str, context: Context) -> tuple[str, Any]:
+def _update(jobid: int, word: str) -> tuple[str, Any]:
     key, _, text = word.partition("=")
     if key == "name":
         key = "job.name"
     if not key.startswith(("attributes.", "resources.", "tasks.")):
         key = f"attributes.system.{key}"
     if key == _DURATION:
-        return key, _duration(jobid, text, context)
-    try:
-        return key, json.loads(text)
-    except ValueError:
-        return key, text
+        return key, _duration(jobid, text)
+    return key, json_or_text(text)
 
 
-def _duration(jobid: int, text: str, context: Context) -> float:
+def _duration(jobid: int, text: str) -> float:
     """Seconds; 0 is without end. With a sign, so much more or less than it is now."""
     sign = text[:1] if text.startswith(("+", "-")) else ""
     number = text[len(sign) :]
@@ -185,7 +173,7 @@ def _duration(jobid: int, text: str, context: Context) -> float:
     if not number:
         raise ValueError("invalid Flux standard duration")
     if sign:
-        with connect(context) as flux:
+        with connect() as flux:
             jobspec = flux.jobs.lookup(jobid, "jobspec", flags=_CURRENT)["jobspec"]
         before = jobspec["attributes"]["system"]["duration"]
         if not before:

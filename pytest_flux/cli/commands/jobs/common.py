@@ -7,16 +7,19 @@ import os
 from pytest_flux.cli.command import CommandError, Context, reason
 from pytest_flux.protocol.errors import FluxError
 from pytest_flux.protocol.fluid import parse_fluid
+from pytest_flux.protocol.job_state import parse_state
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
+    from typing import Any
 
     from pytest_flux.client import Rpc
+    from pytest_flux.options import Options
 
 
 ANY_USER = 0xFFFFFFFF
-LEVELS = ("FATAL", "FATAL", "FATAL", "ERROR", " WARN", "", "DEBUG", "TRACE")
+_LEVELS = ("FATAL", "FATAL", "FATAL", "ERROR", " WARN", "", "DEBUG", "TRACE")
 """How messages of the job shell are marked, by level (RFC 24)."""
 
 
@@ -50,9 +53,28 @@ def parse_signal_name(text: str, command: str) -> int:
         raise CommandError(f"{command}: Invalid signal {text}") from None
 
 
-def own_user() -> int:
-    """Our own number."""
-    return os.getuid()
+def user_option(options: Options) -> int:
+    """Return the user that ``--user`` names, by default our own. Raises CommandError."""
+    return parse_user(options.get("user") or "") if options.has("user") else os.getuid()
+
+
+def user_argument(text: str) -> int:
+    """Return a user as :func:`parse_user` does, with the error of Flux's Python programs. Raises ValueError."""
+    try:
+        return parse_user(text)
+    except CommandError:
+        raise ValueError(f"Invalid user {text} specified") from None
+
+
+def parse_states(names: Iterable[str]) -> int:
+    """Return the mask of job states with these names. Raises CommandError."""
+    states = 0
+    for name in names:
+        try:
+            states |= parse_state(name)
+        except ValueError:
+            raise CommandError(f"error parsing --states: {name} is unknown") from None
+    return states
 
 
 def collect(calls: Iterable[tuple[str, Rpc]], context: Context) -> int:
@@ -80,3 +102,9 @@ def parse_signal(text: str) -> int:
         if isinstance(found, signal.Signals):
             return int(found)
     raise ValueError(f"signal '{text}' is invalid")
+
+
+def format_shell_log(context: dict[str, Any], origin: str, place: str = "") -> str:
+    """Format a message of the job shell: who logs, the level, the component, the place in the source, the text."""
+    parts = [origin, _LEVELS[context["level"]], context.get("component") or "", place]
+    return ": ".join([*(part for part in parts if part), context["message"]]) + "\n"

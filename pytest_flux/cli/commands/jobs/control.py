@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 
+from pytest_flux.cli.arguments import json_or_text, set_dotted
 from pytest_flux.cli.command import Command, CommandError, Context, explaining
-from pytest_flux.cli.commands.jobs.common import collect, own_user, parse_id, parse_signal_name, parse_user
+from pytest_flux.cli.commands.jobs.common import (
+    collect,
+    parse_id,
+    parse_signal_name,
+    parse_states,
+    user_option,
+)
 from pytest_flux.options import Option
 from pytest_flux.protocol.fluid import f58, parse_fluid
 from pytest_flux.protocol.job_state import (
@@ -17,7 +23,6 @@ from pytest_flux.protocol.job_state import (
     FLAG_WAITABLE,
     INACTIVE,
     URGENCY_DEFAULT,
-    parse_state,
 )
 
 TYPE_CHECKING = False
@@ -73,27 +78,11 @@ def memo(options: Options, context: Context) -> int:
         key, equals, text = setting.partition("=")
         if not equals:
             raise CommandError(f"memo: no value for key={key}")
-        _set(values, key, _json_or_text(sys.stdin.read() if text == "-" else text))
+        value = json_or_text(sys.stdin.read() if text == "-" else text)
+        set_dotted(values, key, value, f"failed to set {key} in memo object")
     with context.open() as flux, explaining("memo"):
         flux.jobs.memo(jobid, values, volatile=options.has("volatile"))
     return 0
-
-
-def _set(values: dict[str, Any], key: str, value: object) -> None:
-    *parents, last = key.split(".")
-    for parent in parents:
-        values = values.setdefault(parent, {})
-        if not isinstance(values, dict):
-            raise CommandError(f"failed to set {key} in memo object")
-    values[last] = value
-
-
-def _json_or_text(text: str) -> object:
-
-    try:
-        return json.loads(text)
-    except ValueError:
-        return text
 
 
 def purge(options: Options, context: Context) -> int:
@@ -236,12 +225,14 @@ def raiseall(options: Options, context: Context) -> int:
     kind, *words = options.arguments
     states = ACTIVE
     if options.has("states"):
-        states = _states(options)
+        states = parse_states(options.all("states"))
+        if not states:
+            raise CommandError("no states specified")
         if states & INACTIVE:
             raise CommandError("Exceptions cannot be raised on inactive jobs")
     request = {
         "dry_run": not options.has("force"),
-        "userid": parse_user(options.get("user") or "") if options.has("user") else own_user(),
+        "userid": user_option(options),
         "states": states,
         "severity": options.integer("severity", 7),
         "type": kind,
@@ -257,8 +248,11 @@ def killall(options: Options, context: Context) -> int:
     import signal
 
     signum = parse_signal_name(options.get("signal") or "SIGTERM", "killall")
-    userid = parse_user(options.get("user") or "") if options.has("user") else own_user()
-    request: dict[str, object] = {"dry_run": not options.has("force"), "userid": userid, "signum": signum}
+    request: dict[str, object] = {
+        "dry_run": not options.has("force"),
+        "userid": user_option(options),
+        "signum": signum,
+    }
     return _all(options, context, "killall", request, signal.strsignal(signum) or f"Signal {signum}")
 
 
@@ -278,18 +272,6 @@ def _all(options: Options, context: Context, method: str, request: dict[str, obj
 def _ask(flux: Flux, method: str, request: dict[str, object]) -> dict[str, int]:
     with explaining(f"{method}"):
         return flux.rpc(f"job-manager.{method}", request).get()
-
-
-def _states(options: Options) -> int:
-    mask = 0
-    for name in options.all("states"):
-        try:
-            mask |= parse_state(name)
-        except ValueError:
-            raise CommandError(f"error parsing --states: {name} is unknown") from None
-    if not mask:
-        raise CommandError("no states specified")
-    return mask
 
 
 COMMANDS = (

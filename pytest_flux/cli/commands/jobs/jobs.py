@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from string import Formatter
 
@@ -10,7 +11,7 @@ from pytest_flux.cli.arguments import ArgumentCommand, color_is_on, connect, int
 from pytest_flux.cli.command import CommandError
 from pytest_flux.cli.commands.jobs.query import FILTERS, fetch, query_of
 from pytest_flux.cli.format import Format
-from pytest_flux.cli.named_formats import FormatShown, find_format
+from pytest_flux.cli.named_formats import find_format
 from pytest_flux.client import Flux
 from pytest_flux.client.job_record import JobRecord
 from pytest_flux.client.resources import ResourceList, Resources
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
     from typing import Any
 
     from pytest_flux.cli.command import Context
-    from pytest_flux.cli.commands.jobs.query import Query
     from pytest_flux.client import Flux
     from pytest_flux.client.job_record import JobRecord
     from pytest_flux.options import Options
@@ -196,12 +196,16 @@ def jobs(options: Options, context: Context) -> int:
     ids = job_ids(options.arguments, context)
     if ids and query_of(options, context).filtered and not options.has("recursive"):
         warn(context, "Filtering options ignored with jobid list")
-    try:
-        form = find_format(options.get("format", "default") or "", FORMATS, "flux-jobs")
-    except FormatShown:
-        return 0
-    with connect(context) as flux:
+    form = find_format(options.get("format", "default") or "", FORMATS, "flux-jobs")
+    with connect() as flux:
         return _Listing(options, context, form).run(flux, ids)
+
+
+def _counts(stats: dict[str, int]) -> str:
+    return (
+        f"{stats['running']} running, {stats['successful']} completed, "
+        f"{stats['failed']} failed, {stats['pending']} pending"
+    )
 
 
 class _Listing:
@@ -232,7 +236,7 @@ class _Listing:
 
     def run(self, flux: Flux, ids: list[int]) -> int:
         if self._stats or self._stats_only:
-            active = self._print_stats(flux, self._query)
+            active = self._print_stats(flux)
             if self._stats_only:
                 return 0 if active else 1
         records, errors = fetch(flux, self._query, ids, self._names)
@@ -254,12 +258,9 @@ class _Listing:
             sys.stderr.write("Use --count to increase returned results or use filters to alter results.\n")
         return 0
 
-    def _print_stats(self, flux: Flux, query: Query) -> int:
-        stats = query.stats_of(flux.jobs.stats())
-        print(
-            f"{stats['running']} running, {stats['successful']} completed, {stats['failed']} failed, "
-            f"{stats['pending']} pending, {stats['inactive_purged']} inactive purged"
-        )
+    def _print_stats(self, flux: Flux) -> int:
+        stats = self._query.stats_of(flux.jobs.stats())
+        print(f"{_counts(stats)}, {stats['inactive_purged']} inactive purged")
         return stats["running"] + stats["pending"]
 
     def _print(self, form: Format, records: list[JobRecord], path: str, levels: int) -> None:
@@ -273,17 +274,11 @@ class _Listing:
 
     def _print_inner(self, form: Format, flux: Flux, records: list[JobRecord], path: str, levels: int) -> None:
         if self._stats:
-            stats = self._query.stats_of(flux.jobs.stats())
-            print(
-                f"{stats['running']} running, {stats['successful']} completed, {stats['failed']} failed, "
-                f"{stats['pending']} pending"
-            )
+            print(_counts(self._query.stats_of(flux.jobs.stats())))
         self._print(form, records, path, levels - 1)
 
     def _instances(self, records: list[JobRecord]) -> list[JobRecord]:
-        from pytest_flux.cli.commands.jobs.common import own_user
-
-        mine = own_user()
+        mine = os.getuid()
         return [
             record
             for record in self._format.sorted(records)

@@ -9,7 +9,7 @@ import sys
 import time
 
 from pytest_flux.cli.command import Command, CommandError, Context, explaining, reason
-from pytest_flux.cli.commands.jobs.common import ANY_USER, own_user, parse_id, parse_user
+from pytest_flux.cli.commands.jobs.common import ANY_USER, parse_id, parse_states, user_option
 from pytest_flux.client.job_follow import EXEC
 from pytest_flux.options import Option
 from pytest_flux.protocol.errors import FluxError
@@ -46,13 +46,8 @@ def list_jobs(options: Options, context: Context) -> int:
     if options.has("all-user") or options.has("all"):
         states = ACTIVE | INACTIVE
     elif options.has("states"):
-        states = 0
-        for name in options.all("states"):
-            try:
-                states |= parse_state(name)
-            except ValueError:
-                raise CommandError(f"error parsing --states: {name} is unknown") from None
-    userid = parse_user(options.get("user") or "") if options.has("user") else own_user()
+        states = parse_states(options.all("states"))
+    userid = user_option(options)
     if options.has("all"):
         userid = ANY_USER
     # flux-core sends the number of "all" as it is, too.

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import re
 
-from pytest_flux.cli.arguments import ArgumentCommand, connect, integer, warn
+from pytest_flux.cli.arguments import ArgumentCommand, connect, integer, queue_names, warn
 from pytest_flux.cli.command import CommandError, reason
-from pytest_flux.cli.commands.jobs.common import ANY_USER
 from pytest_flux.cli.commands.jobs.jobs import FORMATS, add_instances, headings_for
-from pytest_flux.cli.commands.jobs.query import FILTERS, Query, fetch, user_of
+from pytest_flux.cli.commands.jobs.query import FILTERS, Query, fetch
 from pytest_flux.cli.format import Format
-from pytest_flux.cli.named_formats import FormatShown, find_format
+from pytest_flux.cli.named_formats import find_format
 from pytest_flux.client.job_record import JobRecord
-from pytest_flux.options import Option, split_commas
+from pytest_flux.options import Option
 from pytest_flux.protocol.errors import FluxError
 from pytest_flux.protocol.fluid import f58, parse_fluid
 
@@ -96,15 +95,11 @@ def find(flux: Flux, options: Options, context: Context, query: Query) -> list[J
 
 
 def _query_of(options: Options, context: Context, fields: Sequence[str]) -> Query:
-    assert isinstance(context.command, ArgumentCommand)
     if not options.arguments:
         raise context.command.parser().usage_error("the following arguments are required: EXPRESSION")
     query = Query()
-    if options.has("user"):
-        query.userid = user_of(options.get("user") or "")
-    if options.has("A"):
-        query.userid = ANY_USER
-    query.queues = [name for text in options.all("queue") for name in split_commas(text)]
+    query.set_user(options)
+    query.queues = queue_names(options)
     words = {word for text in options.all("filter") for word in text.split(",")}
     words |= {"pending", "running", "inactive"} if options.has("a") else set()
     query.set_outcomes(words or {"pending", "running"})
@@ -114,17 +109,13 @@ def _query_of(options: Options, context: Context, fields: Sequence[str]) -> Quer
 
 def pgrep(options: Options, context: Context) -> int:
     """Print jobs; the exit code is 1 if none matches."""
-    name = options.get("format", "default") or ""
-    try:
-        form = find_format(name, _FORMATS, "flux-pgrep")
-    except FormatShown:
-        return 0
+    form = find_format(options.get("format", "default") or "", _FORMATS, "flux-pgrep")
     try:
         output = Format(form, headings_for(form))
     except ValueError as error:
         raise ValueError(f"Error in user format: {error}") from None
     query = _query_of(options, context, output.fields)
-    with connect(context) as flux:
+    with connect() as flux:
         records = find(flux, options, context, query)
         add_instances(records, output.fields)
     if not records:
@@ -137,7 +128,7 @@ def pkill(options: Options, context: Context) -> int:
     """Cancel jobs; the exit code is 1 if none matches, or not all can be."""
     query = _query_of(options, context, ["state"])
     failed = canceled = 0
-    with connect(context) as flux:
+    with connect() as flux:
         records = find(flux, options, context, query)
         if not records:
             return 1

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import errno
+import os
 import time
 
-from pytest_flux.cli.arguments import integer
+from pytest_flux.cli.arguments import integer, queue_names, warn
 from pytest_flux.cli.command import CommandError
-from pytest_flux.cli.commands.jobs.common import ANY_USER, own_user
+from pytest_flux.cli.commands.jobs.common import ANY_USER, user_argument
 from pytest_flux.client.job_record import JobRecord, attributes_for
-from pytest_flux.options import Option, split_commas
+from pytest_flux.options import Option
 from pytest_flux.protocol.errors import FluxError
 from pytest_flux.protocol.hostlist import decode_hostlist, encode_hostlist
 from pytest_flux.protocol.idset import decode_idset, encode_idset
@@ -47,7 +48,7 @@ class Query:
         self.states = 0
         self.results = 0
         self.since = 0.0
-        self.userid = own_user()
+        self.userid = os.getuid()
         self.name: str | None = None
         self.queues: list[str] = []
         self.include: dict[str, Any] | None = None
@@ -56,6 +57,13 @@ class Query:
     def set_fields(self, fields: Iterable[str], *, everything: bool = False) -> None:
         """Ask for what these fields need."""
         self.attributes = ["all"] if everything else sorted(attributes_for(fields))
+
+    def set_user(self, options: Options) -> None:
+        """Ask for the jobs of the user that ``-A`` and ``--user`` say. Raises ValueError."""
+        if options.has("user"):
+            self.userid = user_argument(options.get("user") or "")
+        if options.has("A"):
+            self.userid = ANY_USER
 
     def set_outcomes(self, words: Iterable[str]) -> None:
         """Ask for jobs in these states, or with these results. Raises ValueError."""
@@ -111,19 +119,14 @@ def query_of(options: Options, context: Context) -> Query:
     query = Query()
     query.count = integer(options, context, "count", _DEFAULT_COUNT)
     query.name = options.get("name")
-    query.queues = [name for text in options.all("queue") for name in split_commas(text)]
+    query.queues = queue_names(options)
     words = {word for text in options.all("filter") for word in text.split(",")}
     every = options.has("a") or options.has("A")
     query.filtered = every or any(options.has(n) for n in ("count", "filter", "since", "user", "name", "queue"))
-    if options.has("user"):
-        query.userid = user_of(options.get("user") or "")
-    if options.has("A"):
-        query.userid = ANY_USER
+    query.set_user(options)
     if options.has("since"):
         query.since = parse_since(options.get("since") or "")
     if words and options.has("a"):
-        from pytest_flux.cli.arguments import warn
-
         warn(context, "Both -a and --filter specified, ignoring -a")
     elif not words and (options.has("a") or options.has("since")):
         words = {"pending", "running", "inactive"}
@@ -149,16 +152,6 @@ def parse_since(text: str) -> float:
     if since > time.time():
         raise CommandError(f"--since={text} appears to be in the future")
     return since
-
-
-def user_of(text: str) -> int:
-    """A user by name or number, or all of them. Raises ValueError."""
-    from pytest_flux.cli.commands.jobs.common import parse_user
-
-    try:
-        return parse_user(text)
-    except CommandError:
-        raise ValueError(f"Invalid user {text} specified") from None
 
 
 def _include(text: str) -> dict[str, Any]:

@@ -6,8 +6,8 @@ import contextlib
 import errno
 import os
 import signal
-import sys
 
+from pytest_flux.cli.stdio import write
 from pytest_flux.protocol.errors import FluxError
 from pytest_flux.protocol.terminus import decode_data, encode_data
 
@@ -65,7 +65,7 @@ class PtyClient:
             termios.tcsetattr(_STDIN, termios.TCSADRAIN, self._terminal)
             self._terminal = None
             # Whoever drew on the screen may have hidden the cursor.
-            _write(b"\033[?25h")
+            write(b"\033[?25h")
 
     # -- from the job
 
@@ -87,7 +87,7 @@ class PtyClient:
         if kind == "attach":
             self._begin()
         elif kind == "data":
-            _write(decode_data(answer))
+            write(decode_data(answer))
         elif kind == "resize":
             self._resize()
         elif kind == "exit":
@@ -112,7 +112,7 @@ class PtyClient:
             return
         self._is_over = True
         if self.attached:
-            _write(f"\033[999H[detached: {self._message}]\033[K\n\r".encode())
+            write(f"\033[999H[detached: {self._message}]\033[K\n\r".encode())
         self.stop()
         self._ended(self.attached, 1 if self._status else 0)
 
@@ -159,9 +159,3 @@ def _size() -> dict[str, int]:
     except OSError:
         return {"rows": 24, "cols": 80}
     return {"rows": size.lines or 1, "cols": size.columns or 1}
-
-
-def _write(data: bytes) -> None:
-    sys.stdout.flush()
-    sys.stdout.buffer.write(data)
-    sys.stdout.buffer.flush()

@@ -10,6 +10,7 @@ import time
 
 from pytest_flux.cli.command import COLOR, Command, CommandError, Context, reason, wants_color
 from pytest_flux.cli.commands.jobs.common import parse_id
+from pytest_flux.cli.event_format import OPTIONS as FORMAT_OPTIONS
 from pytest_flux.cli.event_format import EventFormatter
 from pytest_flux.client.job_follow import (
     CANCEL_TOPIC,
@@ -140,9 +141,7 @@ def _wait_one(flux: Flux, jobid: int, context: Context) -> int:
 
 
 _FORMATS = (
-    Option("format", "f", "FORMAT", usage="text or json"),
-    Option("time-format", "T", "FORMAT", usage="raw, iso, offset or human"),
-    Option("human", "H", usage="Print times for people"),
+    *FORMAT_OPTIONS,
     COLOR,
     Option("path", "p", "PATH", usage="Another log of the job: exec, output, input, or its key"),
 )

@@ -5,11 +5,11 @@ from __future__ import annotations
 import sys
 from math import inf
 
-from pytest_flux.cli.arguments import ArgumentCommand, connect
+from pytest_flux.cli.arguments import ArgumentCommand, connect, queue_names
 from pytest_flux.cli.command import CommandError, explaining, reason
-from pytest_flux.cli.commands.resource.tables import in_queue, queue_names
+from pytest_flux.cli.commands.resource.tables import in_queue
 from pytest_flux.cli.format import Format
-from pytest_flux.cli.named_formats import FormatShown, find_format
+from pytest_flux.cli.named_formats import find_format
 from pytest_flux.client.resources import STATES, ResourceList, Resources
 from pytest_flux.options import Option
 from pytest_flux.protocol.duration import parse_duration
@@ -137,10 +137,10 @@ def _lookup(config: dict[str, Any], path: str) -> Any:  # noqa: ANN401
     return value
 
 
-def print_queues(options: Options, context: Context) -> None:
+def print_queues(options: Options) -> None:
     """Print the lines."""
     output = Format(find_format(options.get("format") or "default", FORMATS, "flux-queue", "list"), HEADINGS)
-    with connect(context) as flux:
+    with connect() as flux:
         call = flux.rpc("config.get")
         resources = Resources(flux).list()
         config = call.get()
@@ -178,17 +178,14 @@ _ENABLE, _START = "enable", "start"
 
 def list_queues(options: Options, context: Context) -> int:
     """Print queues and their limits."""
-    try:
-        print_queues(options, context)
-    except FormatShown:
-        pass
+    print_queues(options)
     return 0
 
 
 def status(options: Options, context: Context) -> int:
     """Print whether queues take jobs, and whether they start."""
     name = _queue_name(options)
-    with connect(context) as flux:
+    with connect() as flux:
         _print_status(flux, options, name, (_ENABLE, _START))
         if options.has("verbose"):
             _print_requests(flux)
@@ -227,7 +224,7 @@ def stop(options: Options, context: Context) -> int:
 
 def _set_started(options: Options, context: Context, request: dict[str, Any]) -> int:
     if not _queue_name(options) and not options.has("all"):
-        with connect(context) as flux:
+        with connect() as flux:
             if flux.rpc("job-manager.queue-list").get()["queues"]:
                 raise CommandError("Named queues are defined. Specify queues or use --all.")
     return _change(options, context, "start", request, _START)
@@ -238,7 +235,7 @@ def _change(options: Options, context: Context, method: str, request: dict[str, 
     request["all"] = options.has("all")
     if name:
         request["name"] = name
-    with connect(context) as flux:
+    with connect() as flux:
         with explaining(f"{method}"):
             flux.rpc(f"job-manager.queue-{method}", request, nodeid=0).get()
         if not options.has("quiet"):
@@ -298,7 +295,7 @@ def _wait(options: Options, context: Context, method: str) -> dict[str, Any]:
     from pytest_flux.cli.commands.submit.jobspec import parse_fsd
 
     timeout = parse_fsd(options.get("timeout") or "") if options.has("timeout") else None
-    with connect(context) as flux:
+    with connect() as flux:
         try:
             return flux.rpc(f"job-manager.{method}").get(timeout)
         except TimeoutError:

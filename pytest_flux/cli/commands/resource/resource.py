@@ -8,11 +8,11 @@ import os
 import sys
 import time
 
-from pytest_flux.cli.arguments import ArgumentCommand, color_is_on, connect, warn
+from pytest_flux.cli.arguments import ArgumentCommand, color_is_on, connect, invalid, json_or_text, warn
 from pytest_flux.cli.command import CommandError, reason
 from pytest_flux.cli.commands.resource.tables import print_list, print_status, query_resources
+from pytest_flux.cli.event_format import OPTIONS as FORMAT_OPTIONS
 from pytest_flux.cli.event_format import EventFormatter
-from pytest_flux.cli.named_formats import FormatShown
 from pytest_flux.client.resources import Resources
 from pytest_flux.options import Option
 from pytest_flux.protocol.duration import parse_duration
@@ -31,11 +31,10 @@ if TYPE_CHECKING:
     Event = dict[str, Any]
 
 
+_COLOR = Option("color", "L", "WHEN", optional=True, usage="Use color: never, always or auto (default)")
 EVENTLOG_OPTIONS = (
-    Option("format", "f", "FORMAT", usage="text or json"),
-    Option("time-format", "T", "FORMAT", usage="raw, iso, offset or human"),
-    Option("human", "H", usage="Print times for people"),
-    Option("color", "L", "WHEN", optional=True, usage="Use color: never, always or auto (default)"),
+    *FORMAT_OPTIONS,
+    _COLOR,
     Option("follow", "F", usage="Print events as they come"),
     Option("timeout", "t", "TIME", usage="Follow or wait for no longer"),
     Option("wait", "w", "EVENT", usage="Print events until there is one of this name"),
@@ -73,13 +72,10 @@ class _Targets:
 
 def print_events(options: Options, context: Context) -> int:
     """Print the events."""
-    assert isinstance(context.command, ArgumentCommand)
     for name, choices in _CHOICES.items():
         if options.get(name, choices[0]) not in choices:
             known = ", ".join(map(repr, choices))
-            raise context.command.parser().invalid(
-                name, f"invalid choice: '{options.get(name)}' (choose from {known})"
-            )
+            raise invalid(context, name, f"invalid choice: '{options.get(name)}' (choose from {known})")
     times = "human" if options.has("human") else options.get("time-format") or "raw"
     formatter = EventFormatter(
         offset_width=15,
@@ -91,7 +87,7 @@ def print_events(options: Options, context: Context) -> int:
     timeout = _duration(options.get("timeout") or "") if options.has("timeout") else None
     deadline = None if timeout is None else time.monotonic() + timeout
     awaited = options.get("wait")
-    with connect(context) as flux:
+    with connect() as flux:
         targets = _Targets(flux, options.get("include") or "") if options.has("include") else None
         rpc = flux.rpc("resource.journal", streaming=True)
         while True:
@@ -129,10 +125,7 @@ def _context_of(words: list[str]) -> dict[str, Any]:
         if not equals or not key:
             why = "missing '='" if not equals else "empty key"
             raise ValueError(f"invalid KEY=VAL argument: {word!r} ({why})")
-        try:
-            wanted[key] = json.loads(text)
-        except ValueError:
-            wanted[key] = text
+        wanted[key] = json_or_text(text)
     return wanted
 
 
@@ -142,7 +135,6 @@ _STATE = Option("state", argument="STATE,...", hidden=True)
 _INCLUDE = Option("include", "i", "TARGETS", usage="Only these ranks (an idset) or hosts")
 _QUEUE = Option("queue", "q", "QUEUE,...", usage="Only the resources of these queues")
 _NO_HEADER = Option("no-header", "n", usage="Print no header")
-_COLOR = Option("color", "L", "WHEN", optional=True, usage="Use color: never, always or auto (default)")
 _SKIP = Option("skip-empty", usage="Leave out lines without resources")
 _NO_SKIP = Option("no-skip-empty", usage="Print them in any case")
 _FORCE = Option("force", "f", usage="Overwrite the reason; twice, the time also")
@@ -175,7 +167,7 @@ def drain(options: Options, context: Context) -> int:
         return _show_status(options, context, drained=True)
     targets, *words = options.arguments
     mode = _mode(options)
-    with connect(context) as flux:
+    with connect() as flux:
         try:
             Resources(flux).drain(targets, " ".join(words), mode=mode)
         except FluxError as error:
@@ -190,10 +182,9 @@ def undrain(options: Options, context: Context) -> int:
     """Undrain ranks or hosts."""
     mode = _mode(options)
     if not options.arguments:
-        assert isinstance(context.command, ArgumentCommand)
         raise context.command.parser().usage_error("the following arguments are required: targets, reason")
     targets, *words = options.arguments
-    with connect(context) as flux:
+    with connect() as flux:
         Resources(flux).undrain(targets, " ".join(words), mode=mode)
     return 0
 
@@ -204,35 +195,27 @@ def status(options: Options, context: Context) -> int:
 
 
 def _show_status(options: Options, context: Context, *, drained: bool) -> int:
-    try:
-        print_status(options, context, color=color_is_on(options, context), drained=drained)
-    except FormatShown:
-        pass
+    print_status(options, context, color=color_is_on(options, context), drained=drained)
     return 0
 
 
 def list_resources(options: Options, context: Context) -> int:
     """Print free, allocated and missing resources."""
-    try:
-        print_list(
-            options, context, options.get("states", "free,allocated,down") or "", options.get("format") or "default"
-        )
-    except FormatShown:
-        pass
+    print_list(options, options.get("states", "free,allocated,down") or "", options.get("format") or "default")
     return 0
 
 
 def info(options: Options, context: Context) -> int:
     """Print numbers."""
     form = "{nnodes} Nodes, {ncores} Cores, {ngpus} GPUs"
-    print_list(options, context, options.get("states") or "all", form, header=False)
+    print_list(options, options.get("states") or "all", form, header=False)
     return 0
 
 
 def emit(options: Options, context: Context) -> int:
     """Print R (RFC 20)."""
     states = (options.get("states", "all") or "").split(",")
-    resources, _ = query_resources(options, context, states)
+    resources, _ = query_resources(options, states)
     result = resources.of(states[0])
     for state in states[1:]:
         result = result.union(resources.of(state))
@@ -247,7 +230,7 @@ def reload(options: Options, context: Context) -> int:
         raise context.command.usage_error()
     path = os.path.realpath(options.arguments[0])
     request = {"path": path, "xml": options.has("xml"), "force": options.has("force")}
-    with connect(context) as flux:
+    with connect() as flux:
         flux.rpc("resource.reload", request, nodeid=0).get()
     return 0
 

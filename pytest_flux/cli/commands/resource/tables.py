@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 import sys
 
-from pytest_flux.cli.arguments import connect, warn
+from pytest_flux.cli.arguments import connect, queue_names, warn
 from pytest_flux.cli.command import CommandError
 from pytest_flux.cli.format import Format
 from pytest_flux.cli.named_formats import find_format
 from pytest_flux.client.resources import STATES, ResourceList, Resources, ranks_of
-from pytest_flux.options import OptionExit, split_commas
+from pytest_flux.options import OptionExit
 from pytest_flux.protocol.hostlist import encode_hostlist
 from pytest_flux.protocol.idset import encode_idset
 from pytest_flux.protocol.resource_set import ResourceSet
@@ -74,7 +74,7 @@ class ResourceLine:
         return ",".join(name for name in names if properties.issuperset(self._queues[name].get("requires", ())))
 
 
-def query_resources(options: Options, context: Context, states: list[str]) -> tuple[ResourceList, dict[str, Any]]:
+def query_resources(options: Options, states: list[str]) -> tuple[ResourceList, dict[str, Any]]:
     """Ask for resources and configured queues, and keep what --queue and --include leave of them."""
     for state in states:
         if state not in STATES:
@@ -83,19 +83,24 @@ def query_resources(options: Options, context: Context, states: list[str]) -> tu
     if "from-stdin" in options.names and options.has("from-stdin"):
         resources = ResourceList.decode(json.load(sys.stdin))
     else:
-        with connect(context) as flux:
+        with connect() as flux:
             config = flux.rpc("config.get")
             resources = Resources(flux).list()
             queues = config.get().get("queues", {})
     if options.has("queue"):
         resources = _only(resources, ranks_of_queues(resources.all, queues, options))
     if options.has("include"):
-        try:
-            wanted = ranks_of(options.get("include") or "", resources.all)
-        except ValueError:
-            raise ValueError(f"--include: Invalid hostlist: '{options.get('include')}'") from None
-        resources = _only(resources, wanted)
+        resources = _only(resources, _included(options, resources.all))
     return resources, queues
+
+
+def _included(options: Options, resources: ResourceSet) -> Collection[int]:
+    """Return the ranks that --include names. Raises ValueError."""
+    text = options.get("include") or ""
+    try:
+        return ranks_of(text, resources)
+    except ValueError:
+        raise ValueError(f"--include: Invalid hostlist: '{options.get('include')}'") from None
 
 
 def _only(resources: ResourceList, ranks: Collection[int]) -> ResourceList:
@@ -112,22 +117,17 @@ def ranks_of_queues(resources: ResourceSet, queues: dict[str, Any], options: Opt
     return frozenset(ranks)
 
 
-def queue_names(options: Options) -> list[str]:
-    """What --queue says."""
-    return [name for text in options.all("queue") for name in split_commas(text)]
-
-
 def in_queue(resources: ResourceSet, queue: dict[str, Any]) -> ResourceSet:
     """The resources of a queue: those with all properties that it requires."""
     wanted = queue.get("requires", ())
     return resources.select(rank for rank in resources if resources.properties_of(rank).issuperset(wanted))
 
 
-def print_list(options: Options, context: Context, states_text: str, form: str, *, header: bool = True) -> None:
+def print_list(options: Options, states_text: str, form: str, *, header: bool = True) -> None:
     """Print the lines."""
     states = states_text.split(",")
     output = Format(find_format(form, LIST_FORMATS, "flux-resource", "list"), LIST_HEADINGS)
-    resources, queues = query_resources(options, context, states)
+    resources, queues = query_resources(options, states)
     lines = _list_lines(resources, states, queues, queue_names(options) or list(queues), output)
     lines.sort(key=lambda line: (states.index(line.state), next(iter(line.resources), -1)))
     names = options.names
@@ -241,7 +241,7 @@ def print_status(options: Options, context: Context, *, color: bool, drained: bo
     output = Format(find_format(options.get("format") or "default", formats, "flux-resource", table), STATUS_HEADINGS)
     if not color:
         output = output.without(("color_up", "color_off"))
-    status = _ask(options, context)
+    status = _ask(options)
     for state in ("draining", "drained"):
         if state in states or "all" in states:
             status.torpid -= status.of(state)
@@ -268,18 +268,15 @@ def _states(text: str | None, context: Context) -> set[str]:
     return set(states)
 
 
-def _ask(options: Options, context: Context) -> ResourceStatus:
-    with connect(context) as flux:
+def _ask(options: Options) -> ResourceStatus:
+    with connect() as flux:
         config = flux.rpc("config.get")
         status = Resources(flux).status()
         if options.has("queue"):
             queues = config.get().get("queues", {})
             status.keep(ranks_of_queues(status.resources, queues, options))
     if options.has("include"):
-        try:
-            status.keep(ranks_of(options.get("include") or "", status.resources))
-        except ValueError:
-            raise ValueError(f"--include: Invalid hostlist: '{options.get('include')}'") from None
+        status.keep(_included(options, status.resources))
     return status
 
 

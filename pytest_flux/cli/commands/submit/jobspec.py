@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 
+from pytest_flux.cli.arguments import json_or_text
 from pytest_flux.client import jobspec as make
 from pytest_flux.client.job_environment import filter_environment, filter_limits
 from pytest_flux.protocol.duration import parse_duration
@@ -209,21 +210,16 @@ def _constraint(text: str) -> dict[str, Any]:
 
 
 def _key_and_value(option: str, setting: str) -> tuple[str, Any]:
-    import json
-
     key, equals, text = setting.partition("=")
     if key.startswith("^"):
+        import json
+
         with open(text) as file:
             try:
                 return key.lstrip("^"), json.load(file)
             except ValueError as error:
                 raise ValueError(f"{option}: {text}: {error}") from None
-    if not equals:
-        return key, 1
-    try:
-        return key, json.loads(text)
-    except ValueError:
-        return key, text
+    return key, json_or_text(text) if equals else 1
 
 
 def _add_file(jobspec: Jobspec, argument: str) -> None:

@@ -6,12 +6,12 @@ import os
 import sys
 import time
 
-from pytest_flux.cli.arguments import ArgumentCommand, connect
+from pytest_flux.cli.arguments import ArgumentCommand, connect, json_or_text, set_dotted
 from pytest_flux.cli.command import CommandError
 from pytest_flux.cli.commands.submit.directives import parse_directives
 from pytest_flux.cli.commands.submit.jobspec import apply_options
 from pytest_flux.cli.commands.submit.request import COMMON, NEST, NEST_REWRITES, Request
-from pytest_flux.cli.commands.submit.submit import print_jobspec, submit_one
+from pytest_flux.cli.commands.submit.submit import attach, print_jobspec, submit_one
 from pytest_flux.client import jobspec as make
 from pytest_flux.options import Option, OptionExit
 from pytest_flux.protocol.fluid import f58
@@ -87,7 +87,8 @@ def _config(request: Request) -> dict[str, Any] | None:
         if "\n" in text:
             _merge(config, _parse_text(text))
         elif "=" in text:
-            _set(config, text)
+            path, _, value = text.partition("=")
+            set_dotted(config, path, json_or_text(value), f"failed to set {path} to {value}")
         elif text.endswith((".toml", ".json")):
             _merge(config, _parse_file(text))
         else:
@@ -101,21 +102,6 @@ def _merge(config: dict[str, Any], more: dict[str, Any]) -> None:
             _merge(config[key], value)
         else:
             config[key] = value
-
-
-def _set(config: dict[str, Any], text: str) -> None:
-    import json
-
-    path, _, value = text.partition("=")
-    *parents, last = path.split(".")
-    for parent in parents:
-        config = config.setdefault(parent, {})
-        if not isinstance(config, dict):
-            raise ValueError(f"failed to set {path} to {value}")  # noqa: TRY004
-    try:
-        config[last] = json.loads(value)
-    except ValueError:
-        config[last] = value
 
 
 def _parse_text(text: str) -> dict[str, Any]:
@@ -182,7 +168,7 @@ def batch(options: Options, context: Context) -> int:
     if request.has("dry-run"):
         print_jobspec(jobspec)
         return 0
-    with connect(context) as flux:
+    with connect() as flux:
         jobid = submit_one(flux, request, jobspec)
     if not request.has("quiet"):
         print(f58(jobid))
@@ -249,15 +235,10 @@ def alloc(options: Options, context: Context) -> int:
     if request.has("dry-run"):
         print_jobspec(jobspec)
         return 0
-    with connect(context) as flux:
+    with connect() as flux:
         jobid = submit_one(flux, request, jobspec)
         if background:
             return _wait_until_ready(flux, jobid, request)
-        if request.has("verbose"):
-            sys.stderr.write(f"jobid: {f58(jobid)}\n")
-            sys.stderr.flush()
-        from pytest_flux.cli.commands.submit.submit import attach
-
         return attach(flux, jobid, request)
 
 

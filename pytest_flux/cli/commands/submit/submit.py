@@ -10,7 +10,7 @@ from pytest_flux.cli.command import CommandError
 from pytest_flux.cli.commands.submit.jobspec import is_idset, make_jobspec
 from pytest_flux.cli.commands.submit.request import BULK, COMMON, REWRITES, TASKS, Request
 from pytest_flux.cli.commands.submit.watch import Destination, WatchSession
-from pytest_flux.options import Option
+from pytest_flux.options import Option, OptionExit
 from pytest_flux.protocol.errors import FluxError
 from pytest_flux.protocol.fluid import f58
 from pytest_flux.protocol.idset import decode_idset
@@ -77,9 +77,8 @@ def copies_of(request: Request) -> list[int | None]:
 class SubmitSession:
     """Submits without waiting for answers, prints ids as they come, and watches the jobs if told to."""
 
-    def __init__(self, context: Context, request: Request, total: int) -> None:
+    def __init__(self, request: Request, total: int) -> None:
         self.exit_code = 0
-        self._context = context
         self._flux: Flux | None = None
         self._logs: dict[str, TextIO] = {}
         self._watch: WatchSession | None = None
@@ -107,7 +106,8 @@ class SubmitSession:
                 jobspec["attributes"]["system"]["environment"]["FLUX_JOB_CC"] = str(copy)
             if request.has("dry-run"):
                 print_jobspec(jobspec)
-                raise DryRunEnd
+                # A dry run ends with the first jobspec.
+                raise OptionExit(0, "")
             self._send(filled, jobspec, "" if copy is None else f"cc={copy}: ")
 
     def _send(self, request: Request, jobspec: dict[str, Any], label: str) -> None:
@@ -124,7 +124,7 @@ class SubmitSession:
 
     def _connect(self) -> Flux:
         if self._flux is None:
-            self._flux = connect(self._context)
+            self._flux = connect()
             self._watch = WatchSession(
                 self._flux,
                 watch=self._watches,
@@ -182,21 +182,14 @@ class SubmitSession:
         return max(self.exit_code, code)
 
 
-class DryRunEnd(Exception):
-    """A dry run ends with the first jobspec."""
-
-
 SUBMIT_OPTIONS = (*COMMON, *TASKS, *BULK)
 
 
 def submit(options: Options, context: Context) -> int:
     """Submit, print ids, and wait if told to; the exit code is then the highest of the jobs."""
     request = Request.of(options, SUBMIT_OPTIONS)
-    session = SubmitSession(context, request, len(copies_of(request)))
-    try:
-        session.submit(request)
-    except DryRunEnd:
-        return 0
+    session = SubmitSession(request, len(copies_of(request)))
+    session.submit(request)
     return session.finish()
 
 
@@ -232,7 +225,7 @@ def bulksubmit(options: Options, context: Context) -> int:
     dry = request.has("dry-run")
     if dry and request.has("progress"):
         print(f"bulksubmit: submitting a total of {total} jobs")
-    session = SubmitSession(context, request, total)
+    session = SubmitSession(request, total)
     for each in requests:
         if dry or request.has("verbose"):
             print(f"bulksubmit: submit {each}")
@@ -315,12 +308,8 @@ def run(options: Options, context: Context) -> int:
         print_jobspec(jobspec)
         return 0
     submission_flags(request), urgency_of(request)
-    with connect(context) as flux:
-        jobid = submit_one(flux, request, jobspec)
-        if request.has("verbose"):
-            sys.stderr.write(f"jobid: {f58(jobid)}\n")
-            sys.stderr.flush()
-        return attach(flux, jobid, request)
+    with connect() as flux:
+        return attach(flux, submit_one(flux, request, jobspec), request)
 
 
 def attach(flux: Flux, jobid: int, request: Request) -> int:
@@ -328,6 +317,9 @@ def attach(flux: Flux, jobid: int, request: Request) -> int:
     from pytest_flux.cli.command import CommandError
     from pytest_flux.cli.commands.jobs.attach import AttachOptions, AttachSession
 
+    if request.has("verbose"):
+        sys.stderr.write(f"jobid: {f58(jobid)}\n")
+        sys.stderr.flush()
     how = AttachOptions(f58(jobid))
     how.label = request.has("label-io")
     how.show_events, how.show_exec = request.count("verbose") > 1, request.count("verbose") > 2

@@ -8,7 +8,7 @@ import time
 
 from pytest_flux.cli.arguments import ArgumentCommand, connect, integer, job_ids, warn
 from pytest_flux.cli.command import CommandError
-from pytest_flux.cli.commands.jobs.common import LEVELS
+from pytest_flux.cli.commands.jobs.common import format_shell_log
 from pytest_flux.cli.commands.jobs.query import Query, fetch, parse_since
 from pytest_flux.client.job_follow import EXEC, JobFollower
 from pytest_flux.options import Option
@@ -275,7 +275,7 @@ class _WatchedJob:
             text = f"{context['rank']}: {context['stream']} redirected to {context.get('path')}"
             self._destination.error(text + "\n")
         elif name == "log":
-            self._destination.error(format_log(context) + "\n")
+            self._destination.error(format_shell_log(context, f"flux-shell[{context.get('rank', 0)}]"))
 
     def _data(self, context: dict[str, Any]) -> None:
         io = decode_io(context)
@@ -289,12 +289,6 @@ class _WatchedJob:
 
     def _done(self) -> None:
         self._session.ended(self._jobid)
-
-
-def format_log(context: dict[str, Any]) -> str:
-    """A message of the job shell, in the words of Flux's Python programs."""
-    parts = [f"flux-shell[{context.get('rank', 0)}]", LEVELS[context["level"]], context.get("component") or ""]
-    return ": ".join([*(part for part in parts if part), context["message"]])
 
 
 WATCH_OPTIONS = (
@@ -321,7 +315,7 @@ def watch(options: Options, context: Context) -> int:
         context.log("At least one job selection option is required")
         sys.stderr.write("Try 'flux watch --help' for more information.\n")
         return 1
-    with connect(context) as flux:
+    with connect() as flux:
         started = float(flux.getattr("broker.starttime")) if every or options.has("since") else None
         records, errors = fetch(flux, query, ids, options.arguments)
         query.truncate(records)
