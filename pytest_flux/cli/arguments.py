@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 class ArgumentParser(OptionParser):
-    """Parses as Flux's argparse does. ``rewrites`` turns an option into one more appearance of another one."""
+    """Parses as argparse does in Flux. An option in ``rewrites`` counts as another one, with a changed argument."""
 
     def __init__(
         self,
@@ -46,7 +46,7 @@ class ArgumentParser(OptionParser):
         return super().parse(list(self._attach_optional(argv)))
 
     def _attach_optional(self, argv: Sequence[str]) -> Iterator[str]:
-        """Tie the argument that an option may take to it, if the next word can be one."""
+        """Attach optional arguments to their option, where the next word can be the argument."""
         words = iter(range(len(argv)))
         for index in words:
             word = argv[index]
@@ -68,21 +68,21 @@ class ArgumentParser(OptionParser):
                 yield word
 
     def _option_of(self, word: str) -> Option | None:
-        """The option that a word is, if its argument is not in the same word."""
+        """Return the option that a word stands for; None if the word holds the option's argument as well."""
         if word.startswith("--"):
             return self._by_name.get(word[2:])
         if len(word) < 2 or word[0] != "-":
             return None
-        # Of several letters the last, as long as none before it has an argument, which would be the rest.
+        # Of several letters, the last one counts, unless one before it takes the rest as its argument.
         found = [next((option for option in self.table if option.key == key), None) for key in word[1:]]
         return None if any(option is None or option.argument for option in found[:-1]) else found[-1]
 
     def usage_error(self, text: str) -> OptionExit:
-        """A mistake on the command line."""
+        """Return the error for a mistake on the command line."""
         return OptionExit(2, f"usage: {self.program} {self.usage}\n{self.program}: error: {text}\n")
 
     def invalid(self, name: str, text: str) -> OptionExit:
-        """A mistake in the argument of an option."""
+        """Return the error for a mistake in the argument of an option."""
         key = self._by_name[name].key
         return self.usage_error(f"argument {f'-{key}/' if key else ''}--{name}: {text}")
 
@@ -116,15 +116,15 @@ class ArgumentParser(OptionParser):
         return self.unrecognized(what)
 
     def unrecognized(self, what: str) -> OptionExit:
-        """Words that nothing is made of."""
-        # It is found by the parser of the command, not by that of the subcommand.
+        """Return the error for words that have no meaning."""
+        # The parser of the command reports them, not that of the subcommand.
         whole = self.program.split(" ")[0]
         who = whole if "-" in whole else self.program
         return OptionExit(2, f"usage: {self.program} {self.usage}\n{who}: error: unrecognized arguments: {what}\n")
 
 
 class ArgumentCommand(Command):
-    """A command with such a command line. ValueError in ``run`` is an error like CommandError."""
+    """A command whose command line argparse parses in Flux. A ValueError in ``run`` counts as CommandError."""
 
     __slots__ = ("rewrites",)
 
@@ -153,7 +153,7 @@ class ArgumentCommand(Command):
         self.rewrites = rewrites
 
     def parser(self) -> ArgumentParser:
-        """A parser of the command's options."""
+        """Return a parser of the command's options."""
         usage = self.usage
         if self.subcommands:
             usage = "[-h] {" + ",".join(command.name for command in self.subcommands) + "} ..."
@@ -172,7 +172,7 @@ class ArgumentCommand(Command):
         return options
 
     def usage_error(self) -> OptionExit:
-        """Wrong arguments."""
+        """Return the error for a wrong number of arguments."""
         return self.parser().usage_error("wrong number of arguments")
 
 
@@ -191,7 +191,7 @@ def _refusing(run: Run) -> Run:
 
 
 def connect() -> Flux:
-    """Connect to the instance, with the errors of Flux's Python programs."""
+    """Connect to the instance. Raises CommandError with the text of Flux's Python programs."""
     from pytest_flux.client import Flux
 
     try:
@@ -204,7 +204,7 @@ def connect() -> Flux:
 
 
 def warn(context: Context, text: str, level: str = "WARNING") -> None:
-    """A line on stderr that is no error."""
+    """Write a line to stderr that does not report an error."""
     sys.stderr.write(f"{context.command.prefix.removesuffix(': ERROR')}: {level}: {text}\n")
 
 
@@ -216,7 +216,7 @@ def invalid(context: Context, name: str, text: str) -> OptionExit:
 
 
 def integer(options: Options, context: Context, name: str, default: int) -> int:
-    """The argument of an option as a number. Raises OptionExit."""
+    """Return the argument of an option as a number. Raises OptionExit."""
     text = options.get(name)
     if text is None:
         return default
@@ -227,7 +227,7 @@ def integer(options: Options, context: Context, name: str, default: int) -> int:
 
 
 def job_ids(words: Sequence[str], context: Context, name: str = "JOBID") -> list[int]:
-    """Words as job ids. Raises OptionExit."""
+    """Return the job ids that the words stand for. Raises OptionExit."""
     from pytest_flux.protocol.fluid import parse_fluid
 
     ids = []
@@ -265,7 +265,7 @@ def set_dotted(values: dict[str, Any], path: str, value: object, complaint: str)
 
 
 def color_is_on(options: Options, context: Context, name: str = "color") -> bool:
-    """What ``--color`` says; NO_COLOR makes "never" the default (no-color.org). Raises OptionExit."""
+    """Return whether to use color: ``--color``, by default "never" if NO_COLOR is set (no-color.org). Raises OptionExit."""
     when = options.get(name, "never" if os.environ.get("NO_COLOR") else "auto") or "always"
     if when not in ("auto", "always", "never"):
         raise context.command.parser().usage_error(f"Invalid argument to --color: '{when}'")

@@ -16,7 +16,6 @@ if TYPE_CHECKING:
 
     Run = Callable[[Options, "Context"], int]
 
-
 COLOR = Option(
     "color",
     "L",
@@ -31,7 +30,7 @@ SIZE_UNITS = {"": 0, "k": 10, "K": 10, "M": 20, "G": 30, "T": 40, "P": 50, "E": 
 
 
 class CommandError(Exception):
-    """The command failed: the text goes to stderr with the command's name before it, ``status`` is the exit code."""
+    """The command failed. The text goes to stderr after the command's name; ``status`` is the exit code."""
 
     def __init__(self, text: str, status: int = 1) -> None:
         super().__init__(text)
@@ -39,11 +38,11 @@ class CommandError(Exception):
 
 
 class Command:
-    """A command, or a subcommand: ``program`` is its full name as Flux's messages show it (`flux getattr`).
+    """A command or a subcommand; ``program`` is its full name as Flux's messages show it (`flux getattr`).
 
-    A command with ``subcommands`` does nothing by itself; they find its options in their context. ``prefix`` is the
-    name in front of errors where it is not the program's first two words. One that ``takes_all`` reads its command
-    line itself.
+    A command with ``subcommands`` does nothing by itself; its subcommands find its options in their
+    context. ``prefix`` is the name in front of errors, by default the first words of ``program``. A command that
+    ``takes_all`` reads its command line itself.
     """
 
     __slots__ = (
@@ -85,11 +84,11 @@ class Command:
 
     @property
     def name(self) -> str:
-        """The last word of the full name."""
+        """Return the last word of the full name."""
         return self.program.split(" ")[-1].removeprefix("flux-")
 
     def parser(self) -> OptionParser:
-        """A parser of the command's options, whose help text is complete."""
+        """Return a parser of the command's options. Its help text describes the whole command."""
         heading = (Option("", usage=self.summary, group=-1),) if self.summary else ()
         if not self.subcommands:
             return OptionParser(self.program, (*heading, *self.options), self.usage, permute=self.permute)
@@ -104,25 +103,25 @@ class Command:
         return options
 
     def usage_error(self) -> OptionExit:
-        """Wrong arguments: shows the help text."""
+        """Return the error for a wrong number of arguments, which shows the help text."""
         return OptionExit(1, self.parser().help())
 
 
 class _GroupParser(OptionParser):
-    """Its help lists the ways to call each subcommand."""
+    """The parser of a command with subcommands. Its help text shows how to call each of them."""
 
     def __init__(self, program: str, table: Sequence[Option], subcommands: Sequence[Command]) -> None:
         super().__init__(program, table)
         self._usages = [f"{command.program} {command.usage}" for command in subcommands]
 
     def help(self) -> str:
-        """The text of ``--help``."""
+        """Return the text of ``--help``."""
         lines = [f"{'or' if number else 'Usage':>5}: {usage}" for number, usage in enumerate(self._usages)]
         return "\n".join(lines) + "\n" + super().help().partition("\n")[2]
 
 
 class Context:
-    """Where a command runs: what it is called, what was said before its own name, which instance it talks to."""
+    """What a command runs with: itself, and the options of the command that it is a subcommand of."""
 
     __slots__ = ("command", "parent")
 
@@ -132,7 +131,7 @@ class Context:
 
     @property
     def general(self) -> Options:
-        """The options of the command whose subcommand this is."""
+        """Return the options of the command that this one is a subcommand of."""
         assert self.parent is not None
         return self.parent
 
@@ -146,12 +145,12 @@ class Context:
             raise CommandError(f"{complaint}: {error}") from None
 
     def log(self, text: str) -> None:
-        """A line on stderr, with the command's name before it."""
+        """Write a line to stderr, after the command's name."""
         sys.stderr.write(f"{self.command.prefix}: {text}\n")
 
 
 def run_command(command: Command, argv: Sequence[str], parent: Options | None = None) -> int:
-    """Run a command with its arguments; errors are reported, the exit code is returned."""
+    """Run a command with its arguments, report its errors, return its exit code."""
     context = Context(command, parent)
     try:
         options = command.parse(argv)
@@ -169,8 +168,8 @@ def run_command(command: Command, argv: Sequence[str], parent: Options | None = 
         context.log(reason(error))
     except OSError as error:
         if isinstance(error, BrokenPipeError) and error.filename is None:
-            raise  # who reads our output went away
-        # The broker went away while we talked to it.
+            raise  # nobody reads our output any more
+        # The connection to the broker broke.
         context.log(": ".join(str(part) for part in (error.filename, error.strerror or error) if part))
     return 1
 
@@ -186,7 +185,7 @@ def _choose(command: Command, options: Options) -> Command:
 
 
 def reason(error: OSError) -> str:
-    """Why a request failed: the service's words, or else those of its error number."""
+    """Return why a request failed: the text of the response, or else that of its error number."""
     if isinstance(error, FluxError):
         return error.text or os.strerror(error.errnum)
     if isinstance(error, TimeoutError):
@@ -195,7 +194,7 @@ def reason(error: OSError) -> str:
 
 
 class explaining:  # noqa: N801, a context manager, as contextlib.suppress is
-    """Report requests that fail as ``WHAT: WHY``, with what the service says about it."""
+    """Report a request that fails as ``WHAT: WHY``, with the text of the error response."""
 
     __slots__ = ("_what",)
 
@@ -211,7 +210,7 @@ class explaining:  # noqa: N801, a context manager, as contextlib.suppress is
 
 
 class naming:  # noqa: N801
-    """Report requests that fail as ``WHAT: WHY``, with the error number's text, as many of Flux's C programs do."""
+    """Report a request that fails as ``WHAT: WHY``, with the text of the error number, as many of Flux's own do."""
 
     __slots__ = ("_what",)
 
@@ -228,7 +227,7 @@ class naming:  # noqa: N801
 
 
 def wants_color(options: Options, context: Context) -> bool:
-    """What ``--color`` says; NO_COLOR makes "never" the default (no-color.org). Raises OptionExit."""
+    """Return whether to use color: ``--color``, by default "never" if NO_COLOR is set (no-color.org). Raises OptionExit."""
     default = "never" if os.environ.get("NO_COLOR") else "auto"
     when = options.get("color", default)
     if when is None or when == "always":

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import time
 
 from pytest_flux.options import Option
+from pytest_flux.protocol.json_value import compact
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
-
 
 OPTIONS = (
     Option("format", "f", "FORMAT", usage="text or json"),
@@ -51,7 +50,7 @@ class HumanTimes:
 
 
 class EventFormatter:
-    """Formats the events of one log in their order.
+    """Formats the events of one log, in order.
 
     ``timestamps`` are "raw" (seconds since the epoch), "iso" (ISO 8601, local time), "offset" (from the first event
     on) or "human" (the minute, then seconds since it); ``unformatted`` events are the JSON of RFC 18.
@@ -68,20 +67,20 @@ class EventFormatter:
         self._human_times = HumanTimes()
 
     def start(self, timestamp: float) -> None:
-        """Have offsets be those from ``timestamp``, unless it is known where they are from."""
+        """Count offsets from ``timestamp``, unless an earlier call or event has set their origin."""
         if self._first is None:
             self._first = timestamp
 
     def format(self, event: dict[str, Any]) -> str:
-        """One line, with its newline."""
+        """Return one line, with its newline."""
         if self._unformatted:
-            return _encode(event) + "\n"
+            return compact(event) + "\n"
         name, context = event["name"], event.get("context", {})
         color = _BOLD + _RED if name == "exception" else _YELLOW
         words = [self._timestamp(event["timestamp"]), self._paint(color, name)]
         for key, value in context.items():
             is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-            words.append(f"{self._paint(_BLUE, key)}={self._paint(_GRAY if is_number else _MAGENTA, _encode(value))}")
+            words.append(f"{self._paint(_BLUE, key)}={self._paint(_GRAY if is_number else _MAGENTA, compact(value))}")
         return " ".join(words) + "\n"
 
     def _timestamp(self, timestamp: float) -> str:
@@ -108,7 +107,3 @@ def _iso(timestamp: float) -> str:
     zone = time.strftime("%z", local)
     zone = "Z" if zone == "+0000" else f"{zone[:3]}:{zone[3:]}"
     return f"{time.strftime('%Y-%m-%dT%H:%M:%S', local)}.{int((timestamp - int(timestamp)) * 1e6):06}{zone}"
-
-
-def _encode(value: object) -> str:
-    return json.dumps(value, separators=(",", ":"), ensure_ascii=False)

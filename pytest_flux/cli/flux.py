@@ -1,4 +1,4 @@
-"""The `flux` command of embedded instances. It talks to real ones as well."""
+"""The `flux` command of embedded instances. It works with real instances as well."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ if TYPE_CHECKING:
 
     from pytest_flux.options import Options
 
-# What decides which instance a command acts on, and what it finds there.
+# These decide which programs are found, and which instance and namespace a command acts on.
 _VARIABLES = ("PATH", "FLUX_URI", "FLUX_KVS_NAMESPACE", "FLUX_EXEC_PATH")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; the result is its exit code. Without ``argv``, be the program: then ^C just ends it."""
+    """Run one command, and return its exit code. Without ``argv``, act as the program, which ^C ends."""
     if argv is not None:
         return _dispatch(argv)
     _behave_as_program()
@@ -32,7 +32,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         _end_by_signal("SIGINT")
     except BrokenPipeError:
-        # Nobody reads on. That Python ignores the signal is right, as it would also end us when the broker hangs up.
+        # Nobody reads our output any more. Until here the signal is ignored: a broker that hangs up sends it, too.
         _end_by_signal("SIGPIPE")
     return status
 
@@ -58,10 +58,10 @@ def _dispatch(argv: Sequence[str]) -> int:
 
 
 def _behave_as_program() -> None:
-    """What a C program does: write UTF-8; and be found by the programs that are started."""
+    """Write UTF-8 as a C program does, and put this `flux` into the PATH of the programs that it starts."""
     import io
 
-    # A standard descriptor that is closed would become our connection to the broker.
+    # Our connection to the broker would take the place of a standard descriptor that is closed.
     while (spare := os.open(os.devnull, os.O_RDWR)) <= 2:
         pass
     os.close(spare)
@@ -76,7 +76,7 @@ def _behave_as_program() -> None:
 
 
 def _end_by_signal(name: str) -> NoReturn:
-    """End as a C program does that leaves signals alone; what shells conclude depends on it."""
+    """End by a signal, as a C program without handlers does: shells look at it."""
     import signal
 
     signum = signal.Signals[name]
@@ -86,7 +86,7 @@ def _end_by_signal(name: str) -> NoReturn:
 
 
 def path_with(path: str, directory: str) -> str:
-    """``path`` such that the `flux` that is found in it is the one in ``directory``."""
+    """Return ``path``, changed so that a search for `flux` finds the one in ``directory``."""
     places = path.split(os.pathsep)
     directory = os.path.realpath(directory)
     for index, place in enumerate(places):
@@ -98,7 +98,7 @@ def path_with(path: str, directory: str) -> str:
 
 
 def _enter_instance(options: Options) -> int:
-    """Follow --parent and --root by way of FLUX_URI; an exit code, if that fails."""
+    """Set FLUX_URI as --parent and --root say. Return an exit code, 0 if all is well."""
     levels = options.count("parent")
     if not levels and not options.has("root"):
         return 0
@@ -132,7 +132,7 @@ def _run(name: str, arguments: Sequence[str], *, verbose: bool) -> int:
 
 
 def _execute(path: str, words: list[str], verbose: bool) -> str:
-    """Become another program; why not, if that fails."""
+    """Execute a program. Return the reason if that fails."""
     from pytest_flux.cli.commands.instance.env import become
 
     if verbose:
@@ -141,7 +141,7 @@ def _execute(path: str, words: list[str], verbose: bool) -> str:
 
 
 def _search_path() -> list[str]:
-    """Where programs called flux-NAME are commands too."""
+    """Return the directories where programs called flux-NAME count as commands."""
     variables = ("FLUX_EXEC_PATH_PREPEND", "FLUX_EXEC_PATH", "PATH")
     return [place for name in variables for place in os.environ.get(name, "").split(":") if place]
 

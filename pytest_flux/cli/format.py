@@ -1,4 +1,11 @@
-"""Values in output formats: Flux's conversions of times and numbers."""
+"""Flux's output formats: Python's format strings, with conversions and prefixes that Flux adds.
+
+Conversions of times: ``!d`` (for strftime, with a width after ``::``), ``!D`` (ISO 8601), ``!F`` (Flux Standard
+Duration), ``!H`` (H:MM:SS), ``!P`` (percent). A spec may end with ``h``, which shows empty values as ``-``, and with
+``+``, which marks values that are cut off. Text before a field may end with ``?:``, which drops a field that is empty
+for all items, ``+:``, which makes the field as wide as its widest value, or ``?+:``, which does both. A format
+may begin with ``sort:KEY,-KEY``.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +24,7 @@ if TYPE_CHECKING:
     from typing import Any, Protocol
 
     class Item(Protocol):
-        """What can be printed: anything with fields by name."""
+        """Something to print, which has fields with names."""
 
         def field(self, name: str) -> Any:  # noqa: ANN401
             """The value of a field. Raises AttributeError."""
@@ -27,7 +34,7 @@ _EPOCH = "1970-01-01T00:00:00"
 
 
 def convert(value: Any, conversion: str) -> Any:  # noqa: ANN401
-    """The value after ``!d`` and the like. Raises ValueError for a conversion that is none."""
+    """Convert a value as ``!d`` and the like say. Raises ValueError for an unknown conversion."""
     if not conversion:
         return value
     if conversion in ("s", "r", "a"):
@@ -40,12 +47,12 @@ def convert(value: Any, conversion: str) -> Any:  # noqa: ANN401
 
 
 def is_empty(text: str) -> bool:
-    """Whether a text stands for something that is not set."""
+    """Return whether a text stands for a value that is not set."""
     return text in ("", "0s", "0.0", "0:00:00", _EPOCH) or text == _iso(0.0)
 
 
 class Moment:
-    """A time, to be formatted by strftime; what follows ``::`` is a format spec. The epoch stands for no time."""
+    """A time for strftime; a format spec may follow ``::``. The epoch stands for a time that is not set."""
 
     __slots__ = ("timestamp",)
 
@@ -73,7 +80,7 @@ def _iso(timestamp: float) -> str:
 
 
 def _clock(seconds: float) -> str:
-    # Something is never shown as nothing.
+    # A duration above 0 is never shown as 0.
     whole = 1 if 0 < seconds < 1 else round(seconds)
     days, rest = divmod(whole, 86400)
     text = f"{rest // 3600}:{rest // 60 % 60:02}:{rest % 60:02}"
@@ -93,7 +100,6 @@ _CONVERSIONS: dict[str, Callable[[Any], object]] = {
     "P": _percent,
 }
 
-
 _PREFIXES = ("?+:", "?:", "+:")
 _SPEC = re.compile(
     r"(?P<align>(?:.?[<>=^])?)(?P<rest>[- +]?z?#?0?)(?P<width>[0-9]*)(?P<grouping>[_,]?)"
@@ -103,7 +109,7 @@ _SPEC = re.compile(
 
 
 class Field(NamedTuple):
-    """One piece of a format: text, then a field, if ``name`` is not empty."""
+    """One piece of a format: text, followed by a field unless ``name`` is empty."""
 
     text: str
     name: str = ""
@@ -112,7 +118,7 @@ class Field(NamedTuple):
 
     @property
     def prefix(self) -> str:
-        """The prefix for the field that its text ends with."""
+        """Return the prefix for the field, which stands at the end of the text."""
         return next((prefix for prefix in _PREFIXES if self.text.endswith(prefix)), "")
 
     def __str__(self) -> str:
@@ -124,7 +130,7 @@ class Field(NamedTuple):
 
 
 class Format:
-    """A format string. ``headings`` are the fields that there may be. Raises ValueError for others."""
+    """A format string. ``headings`` has the fields that are allowed. Raises ValueError for others."""
 
     def __init__(self, text: str, headings: Mapping[str, str]) -> None:
         self.headings = headings
@@ -142,13 +148,13 @@ class Format:
 
     @property
     def fields(self) -> list[str]:
-        """The fields that items need to have."""
+        """Return the fields that items need to have."""
         return [
             *dict.fromkeys([*(part.name for part in self.parts if part.name), *(key for key, _ in self.sort_keys)])
         ]
 
     def set_sort_keys(self, text: str) -> None:
-        """Sort by these fields, with commas between, descending after ``-``. Raises ValueError."""
+        """Sort by these fields, separated by commas; ``-`` means descending. Raises ValueError."""
         self.sort_keys = []
         for word in filter(None, (word.strip() for word in text.split(","))):
             name = word.removeprefix("-")
@@ -157,7 +163,7 @@ class Format:
             self.sort_keys.append((name, word.startswith("-")))
 
     def without(self, names: Iterable[str], *, widths: bool = True) -> Format:
-        """A copy that lacks some fields; unless ``widths``, expanding fields lose theirs."""
+        """Return a copy without some fields; unless ``widths``, expanding fields lose their widths."""
         excluded = frozenset(names)
         parts = []
         for part in self.parts:
@@ -177,7 +183,7 @@ class Format:
         return copy
 
     def fitted(self, items: Sequence[Item], *, header: bool = True) -> Format:
-        """A copy without prefixes: fields dropped and widened as these items need it."""
+        """Return a copy without prefixes, with fields dropped and widened to suit these items."""
         if not any(part.prefix for part in self.parts):
             return self
         parts = []
@@ -196,7 +202,7 @@ class Format:
         return self._copy(parts)
 
     def header(self, width: int = -1) -> str:
-        """The line with the headings; see :meth:`print` for the ``width``."""
+        """Return the line with the headings; see :meth:`print` for the ``width``."""
         line = ""
         for part in self.parts:
             line += part.text
@@ -206,11 +212,11 @@ class Format:
         return _cut(line, width)
 
     def line(self, item: Item) -> str:
-        """The line of an item. Raises ValueError for a spec that does not suit a value."""
+        """Return the line of an item. Raises ValueError for a spec that does not suit a value."""
         return "".join(part.text + (_show(part, item) if part.name else "") for part in self.parts)
 
     def sorted(self, items: Iterable[Item]) -> list[Item]:
-        """The items in the order that the format asks for."""
+        """Return the items in the order that the format asks for."""
         result = list(items)
         for key, reverse in reversed(self.sort_keys):
             result.sort(key=lambda item: sort_value(item.field(key)), reverse=reverse)
@@ -225,9 +231,9 @@ class Format:
         before: Callable[[Item], None] | None = None,
         after: Callable[[Item], None] | None = None,
     ) -> None:
-        """Print a header, and a line for each item; those that come out blank are left out.
+        """Print a header, and a line for each item; blank lines are left out.
 
-        Lines are cut off at ``width``; at that of the terminal if it is 0, nowhere if it is negative.
+        Lines are cut off at ``width``; 0 means the width of the terminal, a negative one no limit.
         """
         fitted = self.fitted(items, header=header)
         if header:
@@ -244,7 +250,7 @@ class Format:
 
 
 def sort_value(value: object) -> tuple[int, float, str]:
-    """A key that puts what is not set first, then numbers, be they text or not, then text."""
+    """Return a key that sorts values that are not set first, then numbers, also those in text, then text."""
     text = str(value)
     if value is None or text in ("", "-"):
         return (0, 0.0, "")
@@ -255,7 +261,7 @@ def sort_value(value: object) -> tuple[int, float, str]:
 
 
 def _spec(spec: str) -> dict[str, str]:
-    """The parts of a format spec; of one for times, what is after its ``::``."""
+    """Return the parts of a format spec; for times, of the spec after ``::``."""
     _, colons, after = spec.partition("::")
     match = _SPEC.fullmatch(after if colons else spec)
     if match is None:

@@ -1,4 +1,4 @@
-"""Standard input and output of commands that stream bytes."""
+"""Read stdin and write stdout as bytes."""
 
 from __future__ import annotations
 
@@ -11,15 +11,14 @@ if TYPE_CHECKING:
 
     from pytest_flux.reactor.reactor import Reactor
 
-
 MAX_READ = 1 << 20
-"""The most that is read at once, in bytes."""
+"""How much is read at once at the most, in bytes."""
 
 _STDIN = 0
 
 
 class Stdin:
-    """Calls ``on_data`` with what was read, and with nothing at the end; reads no more than it is allowed to."""
+    """Reads stdin as far as it is allowed to. Calls ``on_data`` with bytes, and with none at the end."""
 
     def __init__(self, reactor: Reactor, on_data: Callable[[bytes], None]) -> None:
         self._reactor = reactor
@@ -27,11 +26,11 @@ class Stdin:
         self._room = 0
         self._ended = False
         self._watched = False
-        # A regular file is always readable, and epoll refuses it.
+        # epoll refuses regular files, which are always readable.
         self._always_ready = False
 
     def allow(self, room: int) -> None:
-        """Take up to ``room`` bytes from now on; 0 pauses."""
+        """Read up to ``room`` bytes from now on; 0 pauses."""
         self._room = 0 if self._ended else room
         if self._always_ready:
             if self._room:
@@ -71,12 +70,12 @@ class Stdin:
 
 
 def encode(text: str) -> bytes:
-    """The bytes of a word of the command line, or of a key."""
+    """Return the bytes of a word of the command line, or of a key."""
     return text.encode("utf-8", "surrogateescape")
 
 
 def write(data: bytes) -> None:
-    """Bytes on stdout, at once."""
+    """Write bytes to stdout, and flush them."""
     sys.stdout.flush()
     sys.stdout.buffer.write(data)
     sys.stdout.buffer.flush()

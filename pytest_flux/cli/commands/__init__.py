@@ -88,7 +88,7 @@ TABLE = (
     Entry("help", "help", "print this text, or that of a command", OTHER),
 )
 
-# Commands of flux-core 0.88 that are not here (those that its own commands call are not listed).
+# Commands of flux-core 0.88 that do not exist here. Commands that only flux-core's own programs call are left out.
 LACKING = frozenset(
     (
         "admin archive cgroup cron fortune gc heaptrace hostlist "

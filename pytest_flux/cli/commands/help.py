@@ -1,4 +1,4 @@
-"""`flux help`: what there is, and how to use it."""
+"""`flux help` and `flux --help`: the list of commands, and their help texts."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from pytest_flux.options import Options
 
 
-# Flux suggests commands up to this distance from what was typed.
+# `flux` suggests commands up to this distance from what was typed.
 _SIMILAR_AT_MOST = 3
 
 OPTIONS = (
@@ -41,7 +41,7 @@ class FluxParser(OptionParser):
 
 
 def print_help(options: Options, context: Context) -> int:
-    """Print the help text of a command, with those of its subcommands, or else the list of all commands."""
+    """Print the help texts of a command and its subcommands, or the list of all commands."""
     if not options.arguments:
         sys.stderr.write(FluxParser().help())
         return 0
@@ -58,7 +58,7 @@ def print_help(options: Options, context: Context) -> int:
 
 
 def edit_distance(one: str, other: str) -> int:
-    """How many letters must be added, dropped or replaced to make one word of the other."""
+    """Return how many letters must be added, dropped or replaced to turn one word into the other."""
     row = list(range(len(other) + 1))
     for index, letter in enumerate(one, 1):
         diagonal, row[0] = row[0], index
@@ -71,7 +71,7 @@ def edit_distance(one: str, other: str) -> int:
 
 
 def similar_commands(name: str) -> list[str]:
-    """Commands that may have been meant, as Flux finds them: up to three of the least distance."""
+    """Return lines that name the commands closest to a word, at the most three, by flux-core's rule."""
     ranked: dict[int, list[str]] = {}
     for candidate in (entry.name for entry in TABLE):
         distance = edit_distance(candidate, name)

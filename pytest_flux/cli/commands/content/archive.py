@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from pytest_flux.postmortem.archive import ArchiveWriter, Item, Restored
     from pytest_flux.protocol.kvs_tree import TreeBuilder
 
-
 DUMP_OPTIONS = (
     Option("verbose", "v", usage="List keys on stderr as they are archived"),
     Option("quiet", "q", usage="Show no progress"),
@@ -36,13 +35,13 @@ DUMP_OPTIONS = (
 
 
 def root_of_kvs(flux: Flux) -> str:
-    """The root of the namespace that commands use. Raises CommandError."""
+    """Return the root of the namespace that commands use. Raises CommandError."""
     with explaining("error fetching current KVS root"):
         return str(Kvs(flux).getroot()["rootref"])
 
 
 class Progress:
-    """Tells how far it is: often at first, then every hundred keys. ``program`` has archived or restored."""
+    """Shows progress: for each of the first keys, then for every hundredth. ``done`` is "archived" or "restored"."""
 
     def __init__(self, flux: Flux, options: Options, program: str, done: str) -> None:
         self._flux = flux
@@ -53,19 +52,19 @@ class Progress:
         self._notifies = options.has("sd-notify")
 
     def key(self, name: str, count: int, text: str) -> None:
-        """One more key is done, ``count`` in all."""
+        """Count one more key; there are ``count`` now."""
         if self.verbose:
             sys.stderr.write(f"{name}\n")
         if count % 100 == 0 or count < 10:
             self._tell(text, count)
 
     def end(self, text: str) -> None:
-        """All are done."""
+        """Show the line for the end."""
         if self.shown:
             sys.stderr.write(f"\r{self._program}: {text}\n")
 
     def note(self, line: str) -> None:
-        """A line of its own."""
+        """Write a line between those of the progress."""
         sys.stderr.write(f"\r{line}\n" if self.shown else f"{line}\n")
 
     def _tell(self, text: str, count: int) -> None:
@@ -78,7 +77,7 @@ class Progress:
 
 
 def dump(options: Options, context: Context) -> int:
-    """Walk through the store and write what is there."""
+    """Write every key of the store to an archive."""
     if len(options.arguments) != 1:
         raise context.command.usage_error()
     from pytest_flux.postmortem.archive import ArchiveWriter
@@ -119,7 +118,7 @@ def _write(client: BlobClient, root: str, writer: ArchiveWriter, progress: Progr
                 raise FluxError(found.errnum, f"{name}: {found.problem}{why}")
             written = writer.add(found)
         except FluxError as error:
-            # What is damaged, in contrast to lost, is nothing that flux-core goes on after.
+            # flux-core skips blobs that are lost, but stops at damaged ones.
             if not error.errnum:
                 raise CommandError(error.text or "") from None
             sys.stderr.write(f"{error.text}\n")
@@ -145,7 +144,7 @@ _SHORT_DIGITS = 8
 
 
 def restore(options: Options, context: Context) -> int:
-    """Store what the archive holds."""
+    """Store what is in an archive."""
     if len(options.arguments) != 1:
         raise context.command.usage_error()
     if options.integer("maxreqs", 256) <= 0:

@@ -12,6 +12,7 @@ from pytest_flux.cli.stdio import write
 from pytest_flux.options import Option
 from pytest_flux.protocol.blobref import decode_blobref, encode_blobref
 from pytest_flux.protocol.errors import FluxError, ProtocolError
+from pytest_flux.protocol.json_value import compact
 from pytest_flux.protocol.message import NODEID_ANY
 
 TYPE_CHECKING = False
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
 
 class BlobClient:
-    """Blobs by their references. ``bypass`` goes to the backing store of rank 0, past the caches in front of it."""
+    """Loads and stores blobs. ``bypass`` asks the backing store of rank 0, not the caches in front of it."""
 
     def __init__(self, flux: Flux, *, bypass: bool) -> None:
         self.flux = flux
@@ -32,7 +33,7 @@ class BlobClient:
         self._hash = "sha1"
 
     def load(self, ref: str) -> bytes:
-        """A blob. Raises FluxError."""
+        """Return a blob. Raises FluxError."""
         try:
             digest = decode_blobref(ref)
         except ProtocolError as error:
@@ -44,12 +45,12 @@ class BlobClient:
         self._hash = self.flux.getattr("content.hash")
 
     def store(self, blob: bytes) -> str:
-        """Keep a blob; its reference. Raises FluxError."""
+        """Store a blob, and return its reference. Raises FluxError."""
         digest = self.flux.rpc(f"{self._service}.store", blob, nodeid=self._nodeid).get_bytes()
         return encode_blobref(self._hash, digest)
 
     def checkpoints(self) -> list[Any]:
-        """The checkpoints, newest first. Raises FluxError."""
+        """Return the checkpoints, newest first. Raises FluxError."""
         found = self.flux.rpc(f"{self._service}.checkpoint-get", nodeid=0).get().get("value")
         return found if isinstance(found, list) else [found]
 
@@ -60,7 +61,7 @@ class BlobClient:
 
 
 def choose_checkpoint(client: BlobClient) -> tuple[str, float]:
-    """Root and time of the newest checkpoint. Raises CommandError."""
+    """Return root and time of the newest checkpoint. Raises CommandError."""
     try:
         with explaining("error fetching checkpoints"):
             value = client.checkpoints()[0]
@@ -70,7 +71,7 @@ def choose_checkpoint(client: BlobClient) -> tuple[str, float]:
 
 
 def is_kvs_running(flux: Flux) -> bool:
-    """Whether there is a KVS, which would not see what is done behind its back."""
+    """Return whether a KVS runs. It would not notice changes that bypass it."""
     try:
         flux.rpc("kvs.getroot", {"namespace": "primary", "flags": 0}).get()
     except FluxError as error:
@@ -107,7 +108,7 @@ def load(options: Options, context: Context) -> int:
 
 
 def store(options: Options, context: Context) -> int:
-    """Store what stdin brings, print blobrefs."""
+    """Store stdin, print blobrefs."""
     size = options.integer("chunksize", 0)
     if options.arguments or size < 0:
         raise context.command.usage_error()
@@ -124,12 +125,12 @@ def store(options: Options, context: Context) -> int:
 
 
 def flush(options: Options, context: Context) -> int:
-    """Have all blobs be on disk."""
+    """Write all blobs to disk."""
     return _call("content.flush", options, context)
 
 
 def dropcache(options: Options, context: Context) -> int:
-    """Drop from memory what is on disk."""
+    """Drop blobs from memory that are on disk."""
     return _call("content.dropcache", options, context)
 
 
@@ -160,16 +161,14 @@ def list_checkpoints(options: Options, context: Context) -> int:
 
 def _format(index: int, checkpoint: dict[str, Any], options: Options) -> str:
     if options.has("json"):
-        import json
-
-        return json.dumps(checkpoint, separators=(",", ":"), ensure_ascii=False)
-    # Local time with a Z behind it: so does flux-core.
+        return compact(checkpoint)
+    # flux-core prints local time, too, with a Z behind it.
     moment = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.localtime(checkpoint.get("timestamp", 0)))
     return f"{index:<10} {checkpoint.get('sequence', 0):<10} {moment:<20} {checkpoint['rootref']}"
 
 
 def update_checkpoint(options: Options, context: Context) -> int:
-    """Have the KVS begin with another root next time."""
+    """Let the KVS begin with another root next time."""
     if len(options.arguments) != 1:
         raise context.command.usage_error()
     ref = options.arguments[0]

@@ -26,14 +26,13 @@ if TYPE_CHECKING:
     from pytest_flux.protocol.kvs_tree import Found
     from pytest_flux.protocol.treeobj import TreeObject
 
-
 LOST_AND_FOUND = "lost+found"
 _NO_MERGE, _SYNC = 1, 4
 _TREEOBJ = 16
 
 
 class Repair:
-    """Collects repairs. Raises CommandError where the store does not take them."""
+    """Collects repairs. Raises CommandError if the store refuses them."""
 
     def __init__(self, client: BlobClient) -> None:
         self._client = client
@@ -41,27 +40,27 @@ class Repair:
         self.jobs: dict[str, None] = {}
         self.moved = 0
         self.unlinked = 0
-        # From here on the newest checkpoint is what the KVS has now.
+        # This makes the present root of the KVS the newest checkpoint.
         self._commit([])
 
     def unlink(self, key: str) -> None:
-        """A directory is gone."""
+        """Unlink a directory that is lost."""
         self._op(key, None)
         self.unlinked += 1
 
     def move(self, key: str, found: Found) -> None:
-        """Some blobs of a value are gone."""
+        """Move a value that has lost some blobs."""
         refs = [ref for ref, blob in zip(found.entry.data, found.blobs, strict=True) if isinstance(blob, bytes)]
         self._op(f"{LOST_AND_FOUND}.{key}", treeobj.valref(refs) if refs else treeobj.val(b""))
         self._op(key, None)
         self.moved += 1
 
     def move_job(self, key: str) -> None:
-        """Some of a job is gone: all of it is to go where that went."""
+        """Move the whole directory of a job that has lost some blobs."""
         self.jobs[key] = None
 
     def commit(self) -> bool:
-        """Do it all. Whether there was anything to do."""
+        """Commit the repairs. Return whether there were any."""
         if not self._ops:
             return False
         self._commit(self._ops)
@@ -107,7 +106,7 @@ _JOB = re.compile(r"job(\.[0-9a-fA-F]{4}){4}")
 
 
 class Check:
-    """One run. What it says goes to stderr, with the command's name in front unless that is a terminal."""
+    """One run of the check. Messages go to stderr, after the command's name unless stderr is a terminal."""
 
     def __init__(self, client: BlobClient, options: Options, context: Context) -> None:
         self._client = client
@@ -119,7 +118,7 @@ class Check:
         self.errors = 0
 
     def run(self, root: str) -> None:
-        """Walk from a root."""
+        """Check everything below a root."""
         from pytest_flux.protocol.kvs_tree import walk
 
         def visit(path: tuple[str, ...]) -> None:
@@ -172,7 +171,7 @@ class Check:
                 else f"{key}: error retrieving blobref(s): {os.strerror(last)}"
             )
         self.errors += 1
-        # What cannot be read now may be readable another time.
+        # Blobs that cannot be read now may be readable later.
         if self._repair is not None and all(error.errnum == errno.ENOENT for _, error in errors):
             self._repair.move(key, found)
             self.warn(f"{key} repaired and moved to lost+found")
@@ -180,7 +179,7 @@ class Check:
                 self._repair.move_job(job[0])
 
     def finish(self) -> None:
-        """Do the repairs, and say what there was."""
+        """Commit the repairs, and print a summary."""
         if self._verbose or self.errors:
             self.say(f"Total errors: {self.errors}")
         if self._repair is None:
@@ -201,12 +200,12 @@ class Check:
         self.errors += 1
 
     def warn(self, text: str) -> None:
-        """What --quiet silences."""
+        """Write a line, unless --quiet is given."""
         if not self._quiet:
             self.say(text)
 
     def say(self, text: str) -> None:
-        """A line."""
+        """Write a line."""
         if sys.stderr.isatty():
             sys.stderr.write(f"{text}\n")
         else:
@@ -214,7 +213,7 @@ class Check:
 
 
 def fsck(options: Options, context: Context) -> int:
-    """Check the newest checkpoint, or another root."""
+    """Check the newest checkpoint, or the root that is given."""
     if options.arguments:
         raise context.command.usage_error()
     with context.open() as flux:

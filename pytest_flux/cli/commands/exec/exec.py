@@ -22,6 +22,7 @@ from pytest_flux.client.process import (
 from pytest_flux.options import Option, parse_integer
 from pytest_flux.protocol.errors import FluxError
 from pytest_flux.protocol.idset import decode_idset, encode_idset
+from pytest_flux.protocol.wait_status import exit_code, signal_text
 from pytest_flux.reactor.reactor import Reactor
 
 TYPE_CHECKING = False
@@ -33,11 +34,10 @@ if TYPE_CHECKING:
     from pytest_flux.client import Flux, Rpc
     from pytest_flux.options import Options
 
-
 INTERRUPT_WINDOW = 1.0
-"""Seconds within which one more ^C makes us leave without the processes."""
+"""Within this time, in seconds, another ^C ends the command without the processes."""
 
-# What shells say for a program that may not be run and one that does not exist; EX_NOHOST for a rank that is away.
+# The exit codes of shells for a program that may not be run or does not exist; EX_NOHOST for a rank that is away.
 _EXIT_CODES = {errno.EPERM: 126, errno.EACCES: 126, errno.ENOENT: 127, errno.EHOSTUNREACH: 68}
 
 
@@ -61,13 +61,13 @@ class ExecSession:
         self._interrupts: list[float] = []
         self._target: int | str | None = None
         self._name = options.arguments[0]
-        # sdexec has no credits unless asked for them (flux-core does the same).
+        # sdexec grants no credits by default; flux-core's command turns them off for it, too.
         flow = options.get("stdin-flow", "off" if service == "sdexec" else "on")
         self._flow_control = flow == "on"
         self._stdin: Stdin | None = None if options.has("noinput") else Stdin(self._reactor, self._forward)
 
     def start(self, ranks: list[int], command: dict[str, Any] | None, target: int | str | None) -> None:
-        """Ask for the processes, or for those that run already."""
+        """Request the processes, or attach to those that run already."""
         self._target = target
         if isinstance(target, str):
             self._name = f"label {target}"
@@ -91,7 +91,7 @@ class ExecSession:
         self._tell("Sent all requests")
 
     def run(self) -> int:
-        """Wait for all of them; the exit code."""
+        """Wait for all processes, and return the exit code."""
         if self._stdin is None:
             for process in self._processes.values():
                 process.close_stdin()
@@ -122,7 +122,7 @@ class ExecSession:
             self._stdin.allow(self._room())
 
     def _room(self) -> int:
-        """How many bytes of stdin every process takes; none before all have started."""
+        """Return how many bytes of stdin every process can take: none before all have started."""
         states = [process.state for process in self._processes.values()]
         if STARTING in states:
             return 0
@@ -148,15 +148,15 @@ class ExecSession:
             code = _EXIT_CODES.get(process.error.errnum, 1)
         else:
             self._hanging.discard(process.rank)
-            code = os.waitstatus_to_exitcode(process.status)
-            text = f"Exit {code}" if code >= 0 else signal.strsignal(-code) or f"Signal {-code}"
-            code = code if code >= 0 else 128 - code
+            code = exit_code(process.status)
+            killed = os.WIFSIGNALED(process.status)
+            text = signal_text(os.WTERMSIG(process.status)) if killed else f"Exit {code}"
             if code:
                 self._exits.setdefault(text, set()).add(process.rank)
         self._exit_code = max(self._exit_code, code)
 
     def _forward(self, data: bytes) -> None:
-        """Bytes of stdin, or none at its end, go to every process that still reads."""
+        """Send bytes of stdin to every process that still reads; no bytes mean the end of stdin."""
         for process in self._processes.values():
             if process.state in (STARTING, RUNNING):
                 if data:
@@ -202,7 +202,7 @@ class ExecSession:
 
 
 def _bracketed(ranks: Iterable[int]) -> str:
-    """A set of ranks as Flux's messages show it: in brackets if there is more than one."""
+    """Format a set of ranks as Flux's messages do: in brackets if there is more than one."""
     text = encode_idset(ranks)
     return text if text.isdigit() else f"[{text}]"
 
@@ -229,7 +229,7 @@ OPTIONS = (
 
 
 def execute(options: Options, context: Context) -> int:
-    """Run the program everywhere and wait for the last; the exit code is the highest."""
+    """Run the program on each rank and wait for all; the exit code is the highest of theirs."""
     started = time.monotonic()
     target = _check(options, context)
     command = None if target is not None else _describe(options)
@@ -250,7 +250,7 @@ def execute(options: Options, context: Context) -> int:
 
 
 def _check(options: Options, context: Context) -> int | str | None:
-    """Whether options go together; what to attach to, if anything."""
+    """Check that options go together. Return the process to attach to, if any. Raises CommandError."""
     words = options.arguments
     if options.has("attach"):
         if not words:
@@ -298,7 +298,7 @@ def _describe(options: Options) -> dict[str, Any]:
 
 
 def _complete(flux: Flux, command: dict[str, Any], *, with_imp: bool) -> None:
-    """What only the instance knows: where the IMP is, and whose systemd answers its owner."""
+    """Add what only the instance knows: the path of the IMP, and the D-Bus address of the owner's systemd."""
     if with_imp:
         path = flux.rpc("config.get").get().get("exec", {}).get("imp")
         if path is None:
@@ -313,7 +313,7 @@ def _complete(flux: Flux, command: dict[str, Any], *, with_imp: bool) -> None:
 
 
 def select_ranks(size: int, include: str, exclude: str | None) -> list[int]:
-    """The ranks that --rank and --exclude leave of an instance. Raises CommandError."""
+    """Return the ranks that --rank and --exclude select. Raises CommandError."""
     invalid = os.strerror(errno.EINVAL)
     try:
         ranks = list(range(size)) if include == "all" else decode_idset(include)

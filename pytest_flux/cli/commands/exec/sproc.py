@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import os
 import sys
 
 from pytest_flux.cli.command import Command, CommandError, Context, explaining, reason
@@ -11,6 +10,7 @@ from pytest_flux.options import Option, parse_integer
 from pytest_flux.protocol.errors import FluxError
 from pytest_flux.protocol.ioencode import decode_io
 from pytest_flux.protocol.message import NODEID_ANY
+from pytest_flux.protocol.wait_status import exit_code
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 
     from pytest_flux.client import Flux, Rpc
     from pytest_flux.options import Options
-
 
 _COMMON = (
     Option("rank", "r", "RANK", usage="Ask the broker of this rank (default: the nearest)"),
@@ -45,7 +44,7 @@ def kill(options: Options, context: Context) -> int:
         raise CommandError(f"'{options.arguments[0]}' is not the number of a signal")
     target = _target(options.arguments[1])
     with context.open() as flux:
-        # Asked for first: the process may be gone, and its status with it, before we could.
+        # Wait first: after the signal the process may be gone, and its status with it.
         waiting = _ask(flux, options, "wait", target) if options.has("wait") else None
         try:
             _ask(flux, options, "kill", {**target, "signum": signum}).get()
@@ -53,7 +52,7 @@ def kill(options: Options, context: Context) -> int:
             context.log(f"kill: {reason(error)}")
             if waiting is None or error.errnum != errno.ESRCH:
                 return 1
-        return 0 if waiting is None else _exit_code(_get(waiting, "kill: wait failed"))
+        return 0 if waiting is None else exit_code(_get(waiting, "kill: wait failed")["status"])
 
 
 def wait(options: Options, context: Context) -> int:
@@ -68,7 +67,7 @@ def wait(options: Options, context: Context) -> int:
             stream = sys.stdout if io.stream == "stdout" else sys.stderr
             stream.buffer.write(io.data)
             stream.buffer.flush()
-    return _exit_code(answer)
+    return exit_code(answer["status"])
 
 
 def ps(options: Options, context: Context) -> int:
@@ -100,11 +99,6 @@ def _ask(flux: Flux, options: Options, method: str, request: dict[str, Any]) -> 
 def _get(rpc: Rpc, complaint: str) -> dict[str, Any]:
     with explaining(f"{complaint}"):
         return rpc.get()
-
-
-def _exit_code(answer: dict[str, Any]) -> int:
-    code = os.waitstatus_to_exitcode(answer["status"])
-    return code if code >= 0 else 128 - code
 
 
 COMMANDS = (

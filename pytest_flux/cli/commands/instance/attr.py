@@ -48,14 +48,14 @@ def list_attributes(options: Options, context: Context) -> int:
         if not options.has("values"):
             print("\n".join(names))
             return 0
-        # All at once: the answers cost one round trip together.
+        # Send all requests first, so that all answers cost one round trip.
         for name, rpc in [(name, flux.rpc("attr.get", {"name": name})) for name in names]:
             print(f"{name:<40}{_value(rpc)}")
     return 0
 
 
 def _value(rpc: Rpc) -> str:
-    """The value, or a dash for an attribute that has none."""
+    """Return the value, or a dash if the attribute has none."""
     try:
         return str(rpc.get()["value"])
     except FluxError:

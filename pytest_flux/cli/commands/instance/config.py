@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import errno
-import json
 import os
 
 from pytest_flux.cli.command import Command, CommandError, Context, explaining
 from pytest_flux.options import Option
 from pytest_flux.protocol.duration import parse_duration
+from pytest_flux.protocol.json_value import compact
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
     from pytest_flux.options import Options
-
 
 GET_OPTIONS = (
     Option("config-path", "c", "PATH", usage="Read this file or directory instead of asking the broker"),
@@ -77,7 +76,7 @@ def _fetch(context: Context) -> dict[str, Any]:
 
 
 def find_value(config: dict[str, Any], name: str) -> object:
-    """The value that a dotted name leads to. Raises LookupError, and CommandError for an empty part of the name."""
+    """Return the value under a dotted name. Raises LookupError, and CommandError if a part of the name is empty."""
     value: object = config
     for key in name.split("."):
         if not key:
@@ -88,11 +87,11 @@ def find_value(config: dict[str, Any], name: str) -> object:
 
 
 def format_value(value: object, kind: str, name: str) -> str:
-    """A string as it is, a duration as asked for, everything else as JSON. Raises CommandError for another type."""
+    """Format a string as it is, a duration as ``kind`` says, others as JSON. Raises CommandError for a wrong type."""
     if not _has_type(value, kind):
         raise CommandError(f"{name} does not have the requested type")
     if not isinstance(value, str):
-        return json.dumps(value, separators=(",", ":"), ensure_ascii=False)
+        return compact(value)
     if kind == "fsd-integer":
         return str(int(parse_duration(value)))
     return f"{parse_duration(value):f}" if kind == "fsd-real" else value
@@ -117,12 +116,12 @@ def _load(path: str) -> dict[str, Any]:
     try:
         return load_config(path)
     except ConfigError as error:
-        # That is how the broker begins; this command of Flux does not.
+        # The broker's messages begin with this, those of this command in Flux do not.
         raise CommandError(str(error).removeprefix("Config file error: ")) from None
 
 
 def reload(options: Options, context: Context) -> int:
-    """Have the broker read its configuration files again."""
+    """Make the broker read its configuration files again."""
     if options.arguments:
         raise context.command.usage_error()
     with context.open() as flux:

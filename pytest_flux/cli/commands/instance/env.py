@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def env(options: Options, context: Context) -> int:
-    """Print the variables that `flux` sets or reads, or become the command that is given."""
+    """Print the variables that `flux` sets or reads, or execute the command that is given."""
     del context
     if not options.arguments:
         names = sorted(name for name in os.environ if name == "PATH" or name.startswith("FLUX_"))
@@ -26,11 +26,11 @@ def env(options: Options, context: Context) -> int:
 
 
 def become(program: str, words: list[str]) -> str:
-    """Be another program, found by way of PATH if its name has no slash; why not, if that fails."""
+    """Execute a program, searched in PATH if its name has no slash. Return the reason if that fails."""
     import signal
 
     sys.stdout.flush()
-    # Python ignores it, and what is ignored stays so in the other program.
+    # Python ignores SIGPIPE, and the program would inherit that.
     previous = signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     try:
         os.execvp(program, words)
@@ -40,7 +40,7 @@ def become(program: str, words: list[str]) -> str:
 
 
 def enter_parent(options: Options, context: Context) -> int:
-    """Let FLUX_URI and FLUX_KVS_NAMESPACE be those of the parent; where there is none, leave them."""
+    """Set FLUX_URI and FLUX_KVS_NAMESPACE to those of the parent instance, if there is one."""
     del options
     with context.open() as flux:
         _enter(flux)
@@ -48,7 +48,7 @@ def enter_parent(options: Options, context: Context) -> int:
 
 
 def enter_root(options: Options, context: Context) -> int:
-    """Do that once for each level there is."""
+    """Set them to those of the outermost instance."""
     with context.open() as flux:
         level = flux.getattr("instance-level")
     if not level.isdecimal():

@@ -14,7 +14,6 @@ if TYPE_CHECKING:
     from pytest_flux.options import Options
     from pytest_flux.protocol.message import Message
 
-
 PUB_OPTIONS = (
     Option("raw", "r", usage="The payload is bytes, not JSON"),
     Option("synchronous", "s", usage="Wait for the event's sequence number, and print it"),
@@ -31,7 +30,7 @@ def publish(options: Options, context: Context) -> int:
     topic, *words = options.arguments
     payload: bytes | None = None
     if words:
-        # A string payload carries its NUL (RFC 3). Whether it is JSON is the sender's business.
+        # A string payload includes its NUL (RFC 3). Flux does not check here that it is JSON.
         payload = os.fsencode(" ".join(words)) + (b"" if options.has("raw") else b"\0")
     with context.open() as flux:
         if options.has("loopback"):
@@ -54,7 +53,7 @@ def _send(flux: Flux, topic: str, payload: bytes | None, options: Options) -> No
 
 
 def subscribe(options: Options, context: Context) -> int:
-    """Print events as they come, one a line; without a topic, all."""
+    """Print events as they come, one a line; all events if no topic is given."""
     count = options.integer("count", 0)
     topics = options.arguments or [""]
     with context.open() as flux:
@@ -76,7 +75,7 @@ def _subscribe(flux: Flux, topics: list[str]) -> None:
 
 
 def format_event(event: Message) -> bytes:
-    """Topic, tab, payload; bytes of a raw payload that do not print become dots."""
+    """Format topic, tab and payload. In a raw payload, dots replace bytes that are not printable."""
     payload = event.payload or b""
     if payload.endswith(b"\0"):
         payload = payload.rstrip(b"\0")

@@ -8,9 +8,9 @@ import sys
 
 from pytest_flux.cli.command import Command, CommandError, Context, explaining
 from pytest_flux.cli.commands.instance.attr import find_attribute
-from pytest_flux.cli.commands.instance.log import DEBUG, INFO, WARNING
 from pytest_flux.options import Option
 from pytest_flux.protocol.errors import FluxError
+from pytest_flux.protocol.severity import LOG_DEBUG, LOG_INFO, LOG_WARNING
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def start(options: Options, context: Context) -> int:
-    """Start it."""
+    """Start an instance as `flux-start` does."""
     del context
     from pytest_flux.cli.flux_start import main
 
@@ -27,7 +27,7 @@ def start(options: Options, context: Context) -> int:
 
 
 def broker(options: Options, context: Context) -> int:
-    """Be it."""
+    """Run an embedded broker."""
     del context
     from pytest_flux.broker.main import main
 
@@ -51,11 +51,11 @@ def shutdown(options: Options, context: Context) -> int:
     """Ask the root broker to shut down; print its log until it is nearly gone."""
     if len(options.arguments) > 1:
         raise context.command.usage_error()
-    level = WARNING if options.has("quiet") else DEBUG if options.integer("verbose", 0) else INFO
+    level = LOG_WARNING if options.has("quiet") else LOG_DEBUG if options.integer("verbose", 0) else LOG_INFO
     with context.open(_find_uri(options), "error connecting to Flux") as flux:
         _configure_dump(flux, options, context)
         streaming = not options.has("background")
-        # To the nearest broker: one that is not the root refuses, instead of passing it on.
+        # Ask the nearest broker: it refuses if it is not the root, and does not forward the request.
         rpc = flux.rpc("shutdown.start", {"loglevel": level}, streaming=streaming)
         try:
             while streaming:
@@ -78,7 +78,7 @@ def _find_uri(options: Options) -> str | None:
 
 
 def _configure_dump(flux: Flux, options: Options, context: Context) -> None:
-    """Whether and where the KVS is dumped is the attribute content.dump, which the broker's rc3 obeys."""
+    """Set the attribute content.dump, which tells the broker's rc3 whether and where to dump the KVS."""
     if options.has("gc") and (options.has("skip-gc") or options.has("dump")):
         raise CommandError("--gc is incompatible with --skip-gc or --dump")
     path = find_attribute(flux, _DUMP)
@@ -111,7 +111,7 @@ def _remove_attribute(flux: Flux, name: str) -> None:
 
 
 def _wants_collection(flux: Flux, options: Options) -> bool:
-    """Whether there is enough garbage, by the configuration, and nobody objects."""
+    """Return whether the configuration asks for garbage collection, and the user agrees."""
     from pytest_flux.client.kvs import Kvs
 
     try:

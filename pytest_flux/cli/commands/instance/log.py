@@ -11,19 +11,13 @@ from pytest_flux.cli.command import COLOR, Command, CommandError, Context, expla
 from pytest_flux.cli.event_format import HumanTimes
 from pytest_flux.options import Option
 from pytest_flux.protocol.errors import FluxError
+from pytest_flux.protocol.severity import SEVERITY_NAMES, severity_name
 from pytest_flux.record import NamedTuple
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from pytest_flux.client import Flux
     from pytest_flux.options import Options
-
-
-LEVELS = ("emerg", "alert", "crit", "err", "warning", "notice", "info", "debug")
-"""The index is the number: the lower, the worse."""
-
-WARNING, INFO, DEBUG = 4, 6, 7
-
 
 DMESG_OPTIONS = (
     Option("clear", "C", usage="Clear the log, print nothing"),
@@ -39,11 +33,11 @@ _RESET = "\x1b[0m"
 _NAME = "\x1b[33m"
 _TIME = "\x1b[32m"
 _TIME_BREAK = "\x1b[1m\x1b[32m"
-_SEVERITIES = ("\x1b[7m\x1b[31m", "\x1b[7m\x1b[31m", "\x1b[1m\x1b[31m", "\x1b[31m", "\x1b[1m", "", "", "\x1b[34m")
+_COLORS = ("\x1b[7m\x1b[31m", "\x1b[7m\x1b[31m", "\x1b[1m\x1b[31m", "\x1b[31m", "\x1b[1m", "", "", "\x1b[34m")
 
 
 class Entry(NamedTuple):
-    """One line of the log, taken apart. ``stamp`` is its time as text."""
+    """The parts of one line of the log. ``stamp`` is its time as text."""
 
     level: int
     stamp: str
@@ -53,7 +47,7 @@ class Entry(NamedTuple):
 
 
 def parse_entry(line: str) -> Entry | None:
-    """An entry from RFC 5424 in Flux's dialect (see ``flux logger``); None for any other text."""
+    """Parse a line of RFC 5424 as Flux writes it (see ``format_header``). Return None for any other text."""
     priority, bracket, rest = line.partition(">")
     fields = rest.split(" ", 6)
     if not bracket or not priority.startswith("<") or not priority[1:].isdecimal() or len(fields) < 7:
@@ -75,7 +69,7 @@ def _split_structured_data(body: str) -> tuple[str, str, str]:
 
 
 class Printer:
-    """Writes lines as the options want them; the human form of a time depends on the line before."""
+    """Formats lines as the options say. A time for people depends on the line before."""
 
     def __init__(self, *, color: bool, human: bool, delta: bool) -> None:
         self._color = color
@@ -83,14 +77,14 @@ class Printer:
         self._times = HumanTimes(delta=delta)
 
     def format(self, line: str) -> str:
-        """The line to print, without its end."""
+        """Return the line to print, without a newline."""
         entry = parse_entry(line)
         if entry is None:
             return line
         stamp = self._format_human(entry.stamp) if self._human else self._paint(_TIME, iso_time(entry.stamp))
-        level = LEVELS[entry.level] if entry.level < len(LEVELS) else "-"
+        level = severity_name(entry.level)
         name = self._paint(_NAME, f"{entry.appname}.{level}[{entry.rank}]")
-        start = _SEVERITIES[entry.level] if self._color and entry.level < len(LEVELS) else ""
+        start = _COLORS[entry.level] if self._color and entry.level < len(_COLORS) else ""
         return f"{stamp} {name}: {start}{entry.text}{_RESET if self._color else ''}"
 
     def _paint(self, color: str, text: str) -> str:
@@ -105,7 +99,7 @@ class Printer:
 
 
 def parse_stamp(stamp: str) -> tuple[int, float] | None:
-    """Seconds since the epoch, and the fraction, of ``2026-11-22T11:53:07.508577Z``; None for anything else."""
+    """Parse ``2026-11-22T11:53:07.508577Z``. Return whole seconds since the epoch and the fraction, or None."""
     import calendar
 
     whole, _, fraction = stamp.removesuffix("Z").partition(".")
@@ -117,7 +111,7 @@ def parse_stamp(stamp: str) -> tuple[int, float] | None:
 
 
 def iso_time(stamp: str) -> str:
-    """The time in our own zone, with its offset; as it is where that is UTC."""
+    """Convert a time to the local time zone, with its offset. Leave it as it is if that is UTC."""
     parsed = parse_stamp(stamp)
     if parsed is None:
         return stamp
@@ -129,7 +123,7 @@ def iso_time(stamp: str) -> str:
 
 
 def dmesg(options: Options, context: Context) -> int:
-    """Print and clear as told."""
+    """Print the log, clear it, or both."""
     if options.arguments:
         raise CommandError("flux-dmesg accepts no free arguments")
     if options.has("delta") and not options.has("human"):
@@ -161,7 +155,7 @@ LOGGER_OPTIONS = (
     Option("appname", "n", "NAME", usage="Who says so (default: logger)"),
 )
 
-# Limits of RFC 5424, which flux-core cuts to.
+# flux-core cuts names to the limits of RFC 5424.
 _MAX_HOSTNAME = 255
 _MAX_APPNAME = 48
 
@@ -169,7 +163,7 @@ _MAX_APPNAME = 48
 def logger(options: Options, context: Context) -> int:
     """Log the words of the command line as one message, or each line of stdin."""
     severity = (options.get("severity", "notice") or "").lower()
-    if severity not in LEVELS:
+    if severity not in SEVERITY_NAMES:
         raise CommandError("invalid severity: Use emerg|alert|crit|err|warning|notice|info|debug")
     if options.arguments:
         text = os.fsencode(" ".join(options.arguments))
@@ -179,15 +173,15 @@ def logger(options: Options, context: Context) -> int:
     with context.open() as flux:
         for line in text.replace(b"\r", b"\n").split(b"\n"):
             if line:
-                header = format_header(LEVELS.index(severity), flux.rank, appname, time.time_ns())
+                header = format_header(SEVERITY_NAMES.index(severity), flux.rank, appname, time.time_ns())
                 flux.post("log.append", header.encode("utf-8", "surrogateescape") + line, flags=0)
     return 0
 
 
 def format_header(level: int, rank: int, appname: str, now: int) -> str:
-    """What stands before a message in the log; ``now`` is nanoseconds since the epoch.
+    """Format the header of a message; ``now`` is nanoseconds since the epoch.
 
-    RFC 5424, but for the priority: flux-core writes severity times eight plus facility, not the reverse.
+    It is that of RFC 5424 except for the priority: flux-core writes severity * 8 + facility, not the reverse.
     """
     seconds, rest = divmod(now, 10**9)
     stamp = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds))

@@ -1,4 +1,4 @@
-"""`flux module`: the parts that a broker is made of."""
+"""`flux module`: the modules of a broker."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ if TYPE_CHECKING:
     from typing import Any
 
     from pytest_flux.options import Options
-
 
 LIST_OPTIONS = (Option("long", "l", usage="Print the path of each module too"),)
 STATS_OPTIONS = (
@@ -58,7 +57,7 @@ def list_modules(options: Options, context: Context) -> int:
 
 
 def format_module(module: dict[str, Any], *, long: bool) -> str:
-    """One line of the table."""
+    """Format one line of the table."""
     idle = str(module["idle"]) if module["idle"] <= _MAX_IDLE else "idle"
     state = _STATES[module["status"]] if 0 <= module["status"] < len(_STATES) else "?"
     queues = f"{module.get('sendqueue', 0):>5} {module.get('recvqueue', 0):>5}"
@@ -72,7 +71,7 @@ def format_module(module: dict[str, Any], *, long: bool) -> str:
 
 
 def stats(options: Options, context: Context) -> int:
-    """Print or clear what a module counts."""
+    """Print or clear the statistics of a module."""
     if len(options.arguments) != 1:
         raise context.command.usage_error()
     service = options.arguments[0]
@@ -113,7 +112,7 @@ def _format_value(value: object, options: Options) -> str:
 
 
 def debug(options: Options, context: Context) -> int:
-    """Print the debug flags of a module, after changing them as told."""
+    """Change the debug flags of a module if asked to, and print them."""
     if len(options.arguments) != 1:
         raise CommandError("flux-debug requires service argument")
     topic = f"{options.arguments[0]}.debug"
@@ -138,7 +137,7 @@ def _parse_mask(text: str) -> int:
 
 
 def lacking(options: Options, context: Context) -> int:
-    """What would load or unload code."""
+    """Refuse subcommands that load or unload code."""
     name = context.command.name
     raise CommandError(f"{name}: needs flux-core: an embedded broker has its services built in")
 

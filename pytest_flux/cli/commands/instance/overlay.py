@@ -1,4 +1,4 @@
-"""`flux overlay`: the network of brokers, which is a tree, and the health of each of them."""
+"""`flux overlay`: the tree in which brokers are connected, and the health of each broker."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 class Topology:
-    """The part of the tree below one rank: who belongs to it, whether online or not."""
+    """The part of the tree below one rank, with the ranks that are offline."""
 
     __slots__ = ("children", "rank", "size")
 
@@ -35,31 +35,31 @@ class Topology:
 
     @classmethod
     def parse(cls, value: dict[str, Any]) -> Topology:
-        """From the answer of ``overlay.topology``."""
+        """Make a tree from the answer of ``overlay.topology``."""
         return cls(int(value["rank"]), int(value["size"]), [cls.parse(child) for child in value["children"]])
 
     def __iter__(self) -> Iterator[Topology]:
-        """This node, then those below it."""
+        """Yield this node, then the nodes below it."""
         yield self
         for child in self.children:
             yield from child
 
     @property
     def ranks(self) -> set[int]:
-        """Every rank of this part."""
+        """Return all ranks of this part."""
         return {node.rank for node in self}
 
     def find(self, rank: int) -> Topology | None:
-        """The part below another rank."""
+        """Return the part below another rank."""
         return next((node for node in self if node.rank == rank), None)
 
     def parent_of(self, rank: int) -> int | None:
-        """The rank's parent, None for the root and for ranks that are not in this part."""
+        """Return the parent of a rank; None for the root and for ranks outside of this part."""
         return next((node.rank for node in self for child in node.children if child.rank == rank), None)
 
 
 def fetch_topology(flux: Flux) -> Topology:
-    """The whole tree. Raises CommandError."""
+    """Return the whole tree. Raises CommandError."""
     try:
         return Topology.parse(flux.rpc("overlay.topology", {"rank": 0}, nodeid=0).get())
     except FluxError as error:
@@ -69,7 +69,7 @@ def fetch_topology(flux: Flux) -> Topology:
 
 
 def find_parent(flux: Flux, rank: int) -> int:
-    """The parent of a rank. Raises CommandError for the root and for ranks outside of the instance."""
+    """Return the parent of a rank. Raises CommandError for the root and for ranks outside of the instance."""
     topology = fetch_topology(flux)
     if not 0 <= rank < topology.size:
         raise CommandError(f"{rank} is not a valid rank in this instance")
@@ -109,7 +109,7 @@ _MARK, _RESET = "\x1b[01;34m", "\x1b[0m"
 
 
 class Node(NamedTuple):
-    """One line: a broker's state as it says itself or as its parent says, or as its place among the lost says."""
+    """One line: the state of a broker, as it or its parent reports it, or as a lost parent implies it."""
 
     rank: int
     status: str
@@ -120,7 +120,7 @@ class Node(NamedTuple):
 
 
 class Style(NamedTuple):
-    """How lines look, and which are left out."""
+    """How lines look, and which lines are left out."""
 
     verbose: int
     color: bool
@@ -130,7 +130,7 @@ class Style(NamedTuple):
 
 
 class StatusTree:
-    """Walks the tree from the root down, asking every broker that has children, and prints it."""
+    """Walks down the tree, asks every broker that has children, and prints a line for each broker."""
 
     def __init__(self, flux: Flux, style: Style, *, timeout: float | None, wait: str | None) -> None:
         self._flux = flux
@@ -142,12 +142,12 @@ class StatusTree:
         self._asked = 0.0
 
     def print_summary(self, rank: int) -> None:
-        """The state of the whole, without names."""
+        """Print the state of the whole tree, without names."""
         node, _ = self._ask(rank)
         print(f"{self._paint(node)}{self._since(node)}{self._elapsed()}")
 
     def print_tree(self, rank: int, *, only_bad: bool) -> None:
-        """Everything, or the parts that are not full. Raises CommandError if the root does not answer."""
+        """Print the whole tree, or the parts that are not full. Raises CommandError if the root does not answer."""
         shown = (lambda node: node.status != "full") if only_bad else (lambda _: True)
         try:
             node, children = self._ask(rank)
@@ -156,7 +156,7 @@ class StatusTree:
         self._walk(node, children, "", "", shown)
 
     def _ask(self, rank: int) -> tuple[Node, list[Node]]:
-        """The state of a broker and of its children, by its own account."""
+        """Ask a broker for its state and those of its children."""
         self._asked = time.monotonic()
         rpc = self._flux.rpc("overlay.health", nodeid=rank, streaming=self._wait is not None)
         deadline = None if self._timeout is None else self._asked + self._timeout
@@ -180,7 +180,7 @@ class StatusTree:
     def _walk(
         self, node: Node, children: list[Node], indent: str, connector: str, shown: Callable[[Node], bool]
     ) -> None:
-        """``indent`` is what stands before the children's connectors, except for what ``connector`` asks for."""
+        """Print a broker that has answered, and those below it, after ``indent`` and ``connector``."""
         if not shown(node):
             return
         self._print(node, indent, connector, elapsed=self._elapsed())
@@ -190,7 +190,7 @@ class StatusTree:
             self._visit(child, below, _ELBOW if last else _TEE, shown)
 
     def _visit(self, node: Node, indent: str, connector: str, shown: Callable[[Node], bool]) -> None:
-        """A child, by its parent's account; by its own, if it has children and can be asked."""
+        """Print a child as its parent reports it; ask it for its own report if it has children and can be reached."""
         if not shown(node):
             return
         self._print_hearsay(node, indent, connector)
@@ -200,7 +200,7 @@ class StatusTree:
             try:
                 answer, children = self._ask(node.rank)
             except OSError as error:
-                # Its parent has not noticed yet that it is gone: go on with what must be true of those below.
+                # Its parent has not noticed yet that it is gone. Go on with what this implies for the ranks below.
                 self._complain(node, indent, connector, reason(error))
             else:
                 self._walk(answer, children, indent, connector, shown)
@@ -209,7 +209,7 @@ class StatusTree:
             self._haunt(node, indent + _continuation(connector), shown)
 
     def _haunt(self, parent: Node, indent: str, shown: Callable[[Node], bool]) -> None:
-        """Those below a broker that cannot be asked: presumably as it is."""
+        """Print the brokers below one that cannot be asked, with the same state as that one."""
         part = self._topology.find(parent.rank) if self._topology is not None else None
         children = part.children if part is not None else []
         for number, child in enumerate(children):
@@ -225,7 +225,7 @@ class StatusTree:
         return len(node.ranks) > 1 or self._style.verbose >= 2
 
     def _print_hearsay(self, node: Node, indent: str, connector: str) -> None:
-        """Unless the broker will be asked itself, and then be printed."""
+        """Print a broker as its parent reports it, unless the broker will be asked and printed then."""
         if node.status in _AWAY or not self._goes_deeper(node):
             self._print(node, indent, connector)
 
@@ -262,7 +262,7 @@ class StatusTree:
 
 
 def _continuation(connector: str) -> str:
-    """What stands under a connector in the lines of those below."""
+    """Return what stands under a connector in the lines below."""
     return {_TEE: _PIPE, _ELBOW: _BLANK}.get(connector, "")
 
 
@@ -314,7 +314,7 @@ DISCONNECT_OPTIONS = (
     Option("parent", "r", "NODEID", usage="Ask this rank to do it (default: the parent in the tree)"),
 )
 
-# From this size on, the answer of a flat tree's root takes longer than the usual timeout.
+# In flat trees larger than this, the root's answer takes longer than the usual timeout.
 _LARGE = 2048
 
 
@@ -338,7 +338,7 @@ class _ErrorCollector:
         self._topology: Topology | None = None
 
     def ask(self, rank: int) -> None:
-        """Collect what a broker knows about its children, and what they know about theirs."""
+        """Collect the errors of a broker's children, and of all brokers below them."""
         try:
             children = self._flux.rpc("overlay.health", nodeid=rank, timeout=self._timeout).get()["children"]
         except OSError as error:
@@ -388,7 +388,7 @@ def parentof(options: Options, context: Context) -> int:
 
 
 def disconnect(options: Options, context: Context) -> int:
-    """Have a broker, with those below it, cut off."""
+    """Disconnect a broker, and with it those below."""
     if len(options.arguments) != 1:
         raise CommandError("TARGET is required")
     target = options.arguments[0]
@@ -412,7 +412,7 @@ def disconnect(options: Options, context: Context) -> int:
 
 
 def trace(options: Options, context: Context) -> int:
-    """Say where it can be had."""
+    """Refuse: embedded brokers cannot trace."""
     del options, context
     raise CommandError("the overlay of embedded brokers cannot be traced; flux-core's can, by its own `flux'")
 

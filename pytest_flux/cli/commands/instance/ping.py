@@ -1,4 +1,4 @@
-"""`flux ping`: how long the way to a service is, and which way it is."""
+"""`flux ping`: measure the round trip to a service, and show the route."""
 
 from __future__ import annotations
 
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from pytest_flux.client import Flux, Rpc
     from pytest_flux.options import Options
 
-
 OPTIONS = (
     Option("rank", "r", "RANK", usage="Look for TARGET at this rank or host, or at 'any' or 'upstream'"),
     Option("pad", "p", "N", usage="Add N bytes to each request; N may end in k, M or G"),
@@ -33,7 +32,7 @@ _NANOSECONDS = 10**9
 
 
 class Target(NamedTuple):
-    """Whom to ping: a service at a rank, and how the command line named the rank."""
+    """The service and rank to ping, and the rank's name on the command line."""
 
     service: str
     nodeid: int
@@ -42,7 +41,7 @@ class Target(NamedTuple):
 
     @property
     def topic(self) -> str:
-        """The request's topic."""
+        """Return the topic of the request."""
         return f"{self.service}.ping"
 
 
@@ -70,7 +69,7 @@ def ping(options: Options, context: Context) -> int:
 
 
 def find_target(hosts: HostMap, text: str) -> Target:
-    """What ``NODE!SERVICE``, ``NODE`` (the broker there) or ``SERVICE`` (the nearest) means. Raises CommandError."""
+    """Parse ``NODE!SERVICE``, ``NODE`` (the broker there) or ``SERVICE`` (the nearest). Raises CommandError."""
     node, bang, service = text.partition("!")
     found = _find_node(hosts, node)
     if found is not None:

@@ -1,4 +1,4 @@
-"""`flux pmi`: a client of the process management interface, to try it out (RFC 13)."""
+"""`flux pmi`: try out the process management interface as a client (RFC 13)."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     Result = TypeVar("Result")
 
     class _Store(Protocol):
-        """What is needed of a method of the embedded broker's boot, which has them all."""
+        """The operations that this command uses of the embedded broker's boot methods."""
 
         @property
         def method(self) -> str: ...
@@ -55,7 +55,7 @@ EXCHANGE_OPTIONS = (Option("count", argument="N", usage="Do it N times (default 
 
 
 class Client:
-    """A store that is open, whose operations are traced and whose errors are ours."""
+    """An open store. It traces operations, and turns errors into CommandError."""
 
     def __init__(self, store: _Store, *, trace: bool) -> None:
         self.store = store
@@ -64,7 +64,7 @@ class Client:
         self._say(f"initialize: rank={store.rank} size={store.size} name={store.name}: success")
 
     def get(self, key: str) -> str:
-        """The value of a key."""
+        """Return the value of a key."""
         value = self._attempt(f"get key={key}", lambda: self.store.get(key), f"get {key}: ")
         self._say(f"get key={key} value={value}: success")
         return value
@@ -75,12 +75,12 @@ class Client:
         self._say(f"put key={key} value={value}: success")
 
     def barrier(self) -> None:
-        """Wait for the others."""
+        """Wait for all ranks to enter the barrier."""
         self._attempt("barrier", self.store.barrier, "barrier: ")
         self._say("barrier: success")
 
     def finalize(self) -> None:
-        """End the conversation."""
+        """Finalize the connection."""
         self._attempt("finalize", self.store.finalize, "finalize: ")
         self._say("finalize: success")
 
@@ -99,7 +99,7 @@ class Client:
 
 
 def open_client(general: Options, context: Context) -> Client:
-    """The client that the general options ask for. Raises CommandError."""
+    """Return the client that the general options ask for. Raises CommandError."""
     trace = general.integer("verbose", 0) > 0
     timeout = general.duration("timeout", -1)
     if timeout >= 0:
@@ -169,7 +169,7 @@ def get(options: Options, context: Context) -> int:
 
 
 def barrier(options: Options, context: Context) -> int:
-    """Wait for all ranks, once or more often."""
+    """Enter a barrier, once or several times."""
     if options.arguments:
         raise context.command.usage_error()
     count = options.integer("test-count", 1)
@@ -177,7 +177,7 @@ def barrier(options: Options, context: Context) -> int:
     timing = options.has("test-timing")
     client = open_client(context.general, context)
     if timing:
-        client.barrier()  # stragglers must not count
+        client.barrier()  # do not measure the start of the processes
     if abort == client.store.rank:
         client.store.abort(1, f"flux-pmi: rank {abort} is aborting")
         return 1
@@ -192,7 +192,7 @@ def barrier(options: Options, context: Context) -> int:
 
 
 def exchange(options: Options, context: Context) -> int:
-    """Have every rank tell every other something, and check that it arrives."""
+    """Send something from every rank to every other rank, and check that it arrives."""
     if options.arguments:
         raise context.command.usage_error()
     count = options.integer("count", 1)

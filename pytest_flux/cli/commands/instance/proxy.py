@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from pytest_flux.cli.command import Context
     from pytest_flux.options import Options
 
-
 URI_OPTIONS = (
     Option("remote", usage="Print it for other hosts"),
     Option("local", usage="Print it for this host"),
@@ -55,7 +54,7 @@ PROXY_OPTIONS = (
 
 
 def proxy(options: Options, context: Context) -> int:
-    """Run the command, or a shell; its exit code is ours."""
+    """Run a command, or a shell, and return its exit code."""
     if not options.arguments:
         raise context.command.usage_error()
     target, *words = options.arguments
@@ -94,7 +93,7 @@ def _run(uri: str, words: list[str]) -> int:
                     code = process.wait()
                     break
                 except KeyboardInterrupt:
-                    # The command has got it, too, and decides.
+                    # The command has got the signal, too, and decides what to do.
                     interrupted = True
         if interrupted and code < 0:
             raise KeyboardInterrupt
@@ -102,7 +101,7 @@ def _run(uri: str, words: list[str]) -> int:
 
 
 def _listen(path: str, uri: str) -> None:
-    """Give everyone who connects to ``path`` a connection of their own to the instance."""
+    """Open a connection to the instance for each program that connects to ``path``."""
     import socket
     from threading import Thread
 

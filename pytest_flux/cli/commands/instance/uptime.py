@@ -16,12 +16,11 @@ if TYPE_CHECKING:
     from pytest_flux.client import Flux
     from pytest_flux.options import Options
 
-
 _UNITS = ((60.0, 1.0, "s"), (3600.0, 60.0, "m"), (86400.0, 3600.0, "h"), (float("inf"), 86400.0, "d"))
 
 
 def uptime(options: Options, context: Context) -> int:
-    """Print the lines."""
+    """Print one or two lines."""
     del options
     with context.open() as flux:
         owner = _attribute(flux, "security.owner")
@@ -44,7 +43,7 @@ def uptime(options: Options, context: Context) -> int:
 
 
 def format_uptime(seconds: float) -> str:
-    """A Flux Standard Duration of two significant digits."""
+    """Format a Flux Standard Duration with two significant digits."""
     if 0 != seconds < 0.1:
         return f"{seconds * 1000:.2g}ms"
     scale, unit = next((scale, unit) for limit, scale, unit in _UNITS if seconds < limit)
@@ -60,7 +59,7 @@ def _ask(
 
 
 def _ask_optional(flux: Flux, topic: str, payload: dict[str, Any] | None, complaint: str) -> dict[str, Any]:
-    """The same, but empty where the service does not exist: instances without jobs have no resources or queues."""
+    """Ask as ``_ask`` does, but return nothing if the service does not exist, as in instances without jobs."""
     try:
         return flux.rpc(topic, payload, nodeid=0).get()
     except FluxError as error:

@@ -10,13 +10,12 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from pytest_flux.options import Options
 
-
 FLUX_CORE_VERSION = "0.88.0"
-"""The version of flux-core whose protocols, options and output these commands have."""
+"""The version of flux-core whose protocols, options and output these commands follow."""
 
 
 def version(options: Options, context: Context) -> int:
-    """Print what Flux prints, and that the commands are not Flux's own."""
+    """Print what Flux prints, and a note that the commands are not Flux's own."""
     del options
     import pytest_flux
 

@@ -1,4 +1,4 @@
-"""`flux job attach`: connect to a job: its output here, our stdin and signals there, its exit code as ours."""
+"""`flux job attach`: print the output of a job, send it stdin and signals, return its exit code."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from pytest_flux.options import Option
 from pytest_flux.protocol.errors import FluxError
 from pytest_flux.protocol.idset import decode_idset, encode_idset
 from pytest_flux.protocol.ioencode import decode_io, encode_io
+from pytest_flux.protocol.json_value import compact
 from pytest_flux.protocol.wait_status import describe_failure, exit_code
 from pytest_flux.reactor.reactor import Reactor
 
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 
 
 class AttachOptions:
-    """How to be attached; ``name`` is the job's id as the user gave it, ``tail`` the lines of old output to print."""
+    """How to attach. ``name`` is the job's id as the user wrote it, ``tail`` the number of old lines to print."""
 
     __slots__ = (
         *("label", "name", "quiet", "read_only", "show_events", "show_exec", "show_status"),
@@ -50,9 +51,9 @@ class AttachOptions:
 
 
 class AttachOutput:
-    """Prints the events of an output log. ``zero`` is when the job was submitted, from which times count.
+    """Prints the events of an output log. ``zero`` is the time of submission, from which times count.
 
-    What the first task writes to its terminal is left out, if a ``pty`` shows it already (``is_captured_too``).
+    The output of the first task is left out if ``pty`` shows it already (``is_captured_too``).
     """
 
     def __init__(self, options: AttachOptions) -> None:
@@ -63,11 +64,11 @@ class AttachOutput:
         self.is_captured_too = False
 
     def since(self, timestamp: float) -> str:
-        """A time in the job's life."""
+        """Format the time since the submission."""
         return f"{timestamp - (self.zero or 0.0):.3f}s"
 
     def event(self, event: Event) -> None:
-        """Print an event, or keep it until it is known to be among the last of the old ones."""
+        """Print an event, or keep it until all old events have come, of which only the last are printed."""
         if self._tail is not None and event["name"] in ("data", "log"):
             if not event.get("context", {}).get("eof"):
                 self._tail.append(event)
@@ -75,7 +76,7 @@ class AttachOutput:
             self._print(event)
 
     def old_is_over(self) -> None:
-        """What was there when we came has been told."""
+        """Print the last of the old events; those that follow are new."""
         if self._tail is not None:
             events, self._tail = self._tail, None
             for event in events[max(len(events) - (self._options.tail or 0), 0) :]:
@@ -121,7 +122,7 @@ _QUEUE_INTERVAL = 10.0
 
 
 class StatusLine:
-    """Appears when a job has not started after two seconds, and then every second."""
+    """A line that shows what a job is waiting for, from the third second on until it starts."""
 
     def __init__(self, flux: Flux, jobid: int, name: str, reactor: Reactor, dispatch: Callable[[], None]) -> None:
         self._dispatch = dispatch
@@ -139,14 +140,14 @@ class StatusLine:
         self._asked = 0.0
 
     def start(self, *, shown: bool, allowed: bool) -> None:
-        """Begin, if the line is asked for, or if it is ``allowed`` and everything of ours is a terminal."""
+        """Begin if the line is asked for, or if it is ``allowed`` and stdin, stdout and stderr are terminals."""
         if os.environ.get("FLUX_ATTACH_NONINTERACTIVE") is not None:
             return
         if shown or (allowed and all(os.isatty(fd) for fd in range(3))):
             self._timer = self._reactor.call_later(0 if shown else _FIRST_DELAY, self._tick)
 
     def event(self, event: Event) -> None:
-        """Something has happened to the job."""
+        """Take an event of the job."""
         name = event["name"]
         if name == "submit":
             self._started = event["timestamp"]
@@ -159,7 +160,7 @@ class StatusLine:
             self._end()
 
     def clear(self) -> None:
-        """Make room for a message."""
+        """Clear the line before a message."""
         if self._shown:
             sys.stderr.write("\r\033[K")
 
@@ -196,7 +197,7 @@ class StatusLine:
             return 80
 
     def _ask(self) -> None:
-        """Find out, now and then, whether the job's queue is stopped."""
+        """Ask whether the job's queue is stopped, but not too often."""
         now = time.monotonic()
         if self._asked and now - self._asked < _QUEUE_INTERVAL:
             return
@@ -229,7 +230,7 @@ _MAX_INPUT = 1 << 17
 
 
 class AttachSession:
-    """One attachment; :meth:`run` lasts until the job is complete, or we are no longer wanted."""
+    """One attachment; :meth:`run` returns when the job is complete or the user detaches."""
 
     def __init__(self, flux: Flux, jobid: int, options: AttachOptions) -> None:
         self._flux = flux
@@ -256,7 +257,7 @@ class AttachSession:
         self._follower.on_sentinel = self._output.old_is_over
 
     def run(self) -> int:
-        """Follow the job; the exit code. Raises CommandError."""
+        """Follow the job, and return the exit code. Raises CommandError."""
         self._follower.start()
         if not self._options.read_only:
             self._reactor.on_signal(signal.SIGINT, self._interrupt)
@@ -354,7 +355,7 @@ class AttachSession:
             self._exit_code, self._fatal, self._has_left = code, False, True
             self._reactor.stop()
         else:
-            # The job may be over: what it wrote is in its log.
+            # The job may have ended: its output is in its log.
             self._output.pty = None
             self._begin_stdin()
 
@@ -366,11 +367,7 @@ class AttachSession:
             self._stdin.allow(_MAX_INPUT)
 
     def _show(self, event: Event, prefix: str) -> None:
-        import json
-
-        context = ""
-        if "context" in event:
-            context = " " + json.dumps(event["context"], separators=(",", ":"), ensure_ascii=False)
+        context = f" {compact(event['context'])}" if "context" in event else ""
         sys.stderr.write(f"{self._output.since(event['timestamp'])}: {prefix}.{event['name']}{context}\n")
 
     # -- stdin
@@ -380,11 +377,11 @@ class AttachSession:
         self._send(self._options.stdin_ranks, data)
 
     def _send(self, ranks: str, data: bytes) -> None:
-        """Bytes, or the end of the stream; what comes next is read when the shell has taken this."""
+        """Send bytes, or the end of the stream. More is read when the shell has accepted this."""
         io = encode_io("stdin", ranks, data, eof=not data)
         rpc = self._flux.rpc(f"{self._service}.stdin", io, nodeid=self._leader)
         rpc.then(self._sent)
-        # With the request sent, answers to others may have been read, which nothing else would wake us for.
+        # Sending may have read answers to other requests, which do not make the connection readable again.
         self._reactor.call_soon(self._dispatch)
 
     def _sent(self, rpc: Rpc) -> None:
@@ -406,7 +403,7 @@ class AttachSession:
             self._stdin = None
 
     def _close_other_stdins(self, context: dict[str, Any]) -> None:
-        """Tasks that are to get nothing find the end of their stdin at once."""
+        """Close the stdin of the tasks that get no input."""
         import json
 
         from pytest_flux.protocol.taskmap import decode_taskmap
@@ -481,7 +478,7 @@ _DEFAULT_TAIL = 10
 
 
 def attach(options: Options, context: Context) -> int:
-    """Be attached; the exit code is the job's."""
+    """Attach to a job; the exit code is that of the job."""
     if len(options.arguments) != 1:
         raise context.command.usage_error()
     jobid = parse_id(options.arguments[0])

@@ -33,7 +33,6 @@ if TYPE_CHECKING:
     from pytest_flux.cli.command import Context
     from pytest_flux.options import Options
 
-
 CANCEL_OPTIONS = (
     Option("all", usage="All of our jobs"),
     Option("dry-run", "n", usage="Cancel nothing"),
@@ -57,7 +56,7 @@ _STATES = {
 
 
 def cancel(options: Options, context: Context) -> int:
-    """Cancel some jobs, or many."""
+    """Cancel the jobs with these ids, or all that match."""
     many = options.has("all") or options.has("user") or options.has("states")
     ids = job_ids(options.arguments, context, "JOBID...")
     if ids and many:
@@ -123,7 +122,7 @@ UPDATE_OPTIONS = (
 )
 _DURATION = "attributes.system.duration"
 _CURRENT = 3
-"""Flags of job-info.lookup: as JSON, with the updates that there were."""
+"""Flags of job-info.lookup: decode JSON, apply updates."""
 
 
 def update(options: Options, context: Context) -> int:
@@ -163,7 +162,7 @@ def _update(jobid: int, word: str) -> tuple[str, Any]:
 
 
 def _duration(jobid: int, text: str) -> float:
-    """Seconds; 0 is without end. With a sign, so much more or less than it is now."""
+    """Parse a duration in seconds; 0 means no limit. A sign changes the present duration by that much."""
     sign = text[:1] if text.startswith(("+", "-")) else ""
     number = text[len(sign) :]
     try:

@@ -1,4 +1,4 @@
-"""Parts that commands about jobs share: ids, users, signals, and answers to requests."""
+"""Parse ids, users, states and signals, and collect answers, for commands about jobs."""
 
 from __future__ import annotations
 
@@ -7,7 +7,15 @@ import os
 from pytest_flux.cli.command import CommandError, Context, reason
 from pytest_flux.protocol.errors import FluxError
 from pytest_flux.protocol.fluid import parse_fluid
-from pytest_flux.protocol.job_state import parse_state
+from pytest_flux.protocol.job_state import (
+    FLAG_DEBUG,
+    FLAG_NOVALIDATE,
+    FLAG_WAITABLE,
+    URGENCY_DEFAULT,
+    URGENCY_EXPEDITE,
+    URGENCY_HOLD,
+    parse_state,
+)
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -17,14 +25,15 @@ if TYPE_CHECKING:
     from pytest_flux.client import Rpc
     from pytest_flux.options import Options
 
-
 ANY_USER = 0xFFFFFFFF
+SUBMISSION_FLAGS = {"debug": FLAG_DEBUG, "waitable": FLAG_WAITABLE, "novalidate": FLAG_NOVALIDATE}
+URGENCIES = {"hold": URGENCY_HOLD, "default": URGENCY_DEFAULT, "expedite": URGENCY_EXPEDITE}
 _LEVELS = ("FATAL", "FATAL", "FATAL", "ERROR", " WARN", "", "DEBUG", "TRACE")
-"""How messages of the job shell are marked, by level (RFC 24)."""
+"""The marks of messages of the job shell, by level (RFC 24)."""
 
 
 def parse_id(text: str) -> int:
-    """A job id in any form. Raises CommandError."""
+    """Parse a job id in any form. Raises CommandError."""
     try:
         return parse_fluid(text)
     except ValueError:
@@ -32,7 +41,7 @@ def parse_id(text: str) -> int:
 
 
 def parse_user(text: str) -> int:
-    """A user's name or number, or "all". Raises CommandError."""
+    """Parse the name or number of a user, or "all". Raises CommandError."""
     if text == "all":
         return ANY_USER
     import pwd
@@ -46,7 +55,7 @@ def parse_user(text: str) -> int:
 
 
 def parse_signal_name(text: str, command: str) -> int:
-    """A signal for `flux job kill` or its like. Raises CommandError."""
+    """Parse a signal for `flux job kill` or `killall`. Raises CommandError."""
     try:
         return parse_signal(text)
     except ValueError:
@@ -78,7 +87,7 @@ def parse_states(names: Iterable[str]) -> int:
 
 
 def collect(calls: Iterable[tuple[str, Rpc]], context: Context) -> int:
-    """Take the answers to one request for each job, and report those that are errors; the exit code."""
+    """Wait for the answer about each job, report errors, return the exit code."""
     status = 0
     for name, call in calls:
         try:
@@ -90,7 +99,7 @@ def collect(calls: Iterable[tuple[str, Rpc]], context: Context) -> int:
 
 
 def parse_signal(text: str) -> int:
-    """The number of a signal: ``15``, ``TERM``, ``SIGTERM``. Raises ValueError."""
+    """Parse a signal: ``15``, ``TERM``, ``SIGTERM``. Raises ValueError."""
     if text.isdigit():
         if not int(text):
             raise ValueError("signal must be > 0")

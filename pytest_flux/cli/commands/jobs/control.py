@@ -8,6 +8,8 @@ import sys
 from pytest_flux.cli.arguments import json_or_text, set_dotted
 from pytest_flux.cli.command import Command, CommandError, Context, explaining
 from pytest_flux.cli.commands.jobs.common import (
+    SUBMISSION_FLAGS,
+    URGENCIES,
     collect,
     parse_id,
     parse_signal_name,
@@ -16,14 +18,7 @@ from pytest_flux.cli.commands.jobs.common import (
 )
 from pytest_flux.options import Option
 from pytest_flux.protocol.fluid import f58, parse_fluid
-from pytest_flux.protocol.job_state import (
-    ACTIVE,
-    FLAG_DEBUG,
-    FLAG_NOVALIDATE,
-    FLAG_WAITABLE,
-    INACTIVE,
-    URGENCY_DEFAULT,
-)
+from pytest_flux.protocol.job_state import ACTIVE, INACTIVE, URGENCY_DEFAULT
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -33,7 +28,6 @@ if TYPE_CHECKING:
     from pytest_flux.cli.command import Context
     from pytest_flux.client import Flux, Rpc
     from pytest_flux.options import Options
-
 
 PURGE_OPTIONS = (
     Option("age-limit", argument="FSD", usage="Purge jobs that became inactive beyond age-limit."),
@@ -45,8 +39,7 @@ SUBMIT_OPTIONS = (
     Option("urgency", "u", "N", usage="Set job urgency (0-31), hold=0, default=16, expedite=31"),
     Option("flags", "f", "FLAGS", split=True, usage="Set flags: debug, waitable, novalidate, signed"),
 )
-_URGENCIES = {"hold": 0, "expedite": 31, "default": URGENCY_DEFAULT}
-_FLAGS = {"debug": FLAG_DEBUG, "waitable": FLAG_WAITABLE, "novalidate": FLAG_NOVALIDATE, "signed": 0}
+_FLAGS = {**SUBMISSION_FLAGS, "signed": 0}
 
 
 def urgency(options: Options, context: Context) -> int:
@@ -55,7 +48,7 @@ def urgency(options: Options, context: Context) -> int:
         raise context.command.usage_error()
     name, text = options.arguments
     jobid = parse_id(name)
-    value = _URGENCIES.get(text.lower())
+    value = URGENCIES.get(text.lower())
     if value is None:
         if not text.isdigit():
             raise CommandError(f'error parsing urgency: "{text}"')
@@ -86,7 +79,7 @@ def memo(options: Options, context: Context) -> int:
 
 
 def purge(options: Options, context: Context) -> int:
-    """Forget inactive jobs."""
+    """Purge inactive jobs."""
     force = options.has("force")
     with context.open() as flux:
         with explaining("purge"):
@@ -125,7 +118,7 @@ def _purge_ids(flux: Flux, options: Options, *, force: bool) -> int:
 
 
 def submit(options: Options, context: Context) -> int:
-    """Submit a jobspec as it is, from a file or stdin."""
+    """Submit a jobspec from a file or stdin."""
     if len(options.arguments) > 1:
         raise context.command.usage_error()
     path = options.arguments[0] if options.arguments else "-"
@@ -170,7 +163,7 @@ RAISEALL_OPTIONS = (
 
 
 def kill(options: Options, context: Context) -> int:
-    """Send a signal."""
+    """Send a signal to jobs."""
     if not options.arguments:
         raise context.command.usage_error()
     ids, rest = _leading_ids(options.arguments)
@@ -182,7 +175,7 @@ def kill(options: Options, context: Context) -> int:
 
 
 def raise_exception(options: Options, context: Context) -> int:
-    """Raise an exception."""
+    """Raise an exception on jobs."""
     return _raise(options, context, options.get("type") or "cancel", options.integer("severity", 0), "raise")
 
 
@@ -205,7 +198,7 @@ def _raise(options: Options, context: Context, kind: str, severity: int, prefix:
 
 
 def _leading_ids(words: list[str]) -> tuple[list[str], list[str]]:
-    """The words that are job ids, and what follows them."""
+    """Split words into the job ids at the beginning, and the rest."""
     for index, word in enumerate(words):
         try:
             parse_fluid(word)

@@ -9,7 +9,7 @@ from string import Formatter
 
 from pytest_flux.cli.arguments import ArgumentCommand, color_is_on, connect, integer, job_ids, warn
 from pytest_flux.cli.command import CommandError
-from pytest_flux.cli.commands.jobs.query import FILTERS, fetch, query_of
+from pytest_flux.cli.commands.jobs.query import FILTERS, count_pending, count_running, fetch, query_of
 from pytest_flux.cli.format import Format
 from pytest_flux.cli.named_formats import find_format
 from pytest_flux.client import Flux
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from pytest_flux.client import Flux
     from pytest_flux.client.job_record import JobRecord
     from pytest_flux.options import Options
-
 
 _START = "{id.f58:>12} ?:{queue:<8.8} +:{username:<8} {name:<10.10+} "
 _COUNTS = "{ntasks:>6} {nnodes:>6h} "
@@ -84,7 +83,7 @@ HEADINGS |= {
     "instance.gpu_utilization": "GPU%",
     "instance.progress": "PROG",
 }
-# Those annotations that RFC 27 knows.
+# The annotations that RFC 27 defines.
 for _prefix in ("annotations.sched", "sched"):
     HEADINGS |= {
         f"{_prefix}.t_estimate": "T_ESTIMATE",
@@ -97,7 +96,7 @@ HEADINGS |= {f"instance.resources.all.n{kind}": kind.upper() for kind in ("cores
 
 
 def headings_for(form: str) -> dict[str, str]:
-    """All headings, with those of the annotations that a format names, which may be anything."""
+    """Return all headings, and those of the annotations in a format, whose names are free."""
     headings = dict(HEADINGS)
     for _, name, _, _ in Formatter().parse(form):
         if not name or name in headings:
@@ -124,7 +123,7 @@ class Instance:
         self._resources = resources
 
     def field(self, name: str) -> Any:  # noqa: ANN401
-        """A field, empty if there is none of this name."""
+        """Return a field; it is empty if the name is unknown."""
         if name in ("utilization", "gpu_utilization"):
             kind = "core" if name == "utilization" else "gpu"
             total = self._resources.all.count(kind)
@@ -142,15 +141,13 @@ class Instance:
 
     def _statistic(self, name: str) -> Any:  # noqa: ANN401
         if not name:
-            states = self._states
-            pending = states["depend"] + states["priority"] + states["sched"]
-            running = states["run"] + states["cleanup"]
+            pending, running = count_pending(self._states), count_running(self._states)
             return f"PD:{pending} R:{running} CD:{self._stats['successful']} F:{self._stats['failed']}"
         return self._stats.get(name, self._states.get(name, ""))
 
 
 def look_into(record: JobRecord) -> Instance | None:
-    """The instance that a job is; None if it is none that can be asked."""
+    """Return the instance that runs as a job; None if there is none, or it cannot be reached."""
     if not record.uri or record.status != "RUN":
         return None
     try:
@@ -161,7 +158,7 @@ def look_into(record: JobRecord) -> Instance | None:
 
 
 def add_instances(records: list[JobRecord], fields: Iterable[str]) -> None:
-    """Ask those jobs that are instances about themselves, if a field is about that."""
+    """Ask the jobs that are instances for statistics, if a field shows them."""
     if any(field.startswith("instance.") for field in fields):
         for record in records:
             record.instance = look_into(record)
@@ -289,7 +286,7 @@ class _Listing:
         ]
 
     def _descend(self, record: JobRecord, use: Any) -> None:  # noqa: ANN401
-        """Ask an instance; one that cannot be reached, or is not ready, has no jobs."""
+        """Ask an instance for its jobs. Skip it if it cannot be reached or is not ready."""
         from pytest_flux.client import Flux
 
         try:

@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from pytest_flux.client import Flux
     from pytest_flux.options import Options
 
-
 _COUNT = Option("count", "c", "N", usage="Limit output to N jobs")
 LIST_OPTIONS = (
     _COUNT,
@@ -50,13 +49,13 @@ def list_jobs(options: Options, context: Context) -> int:
     userid = user_option(options)
     if options.has("all"):
         userid = ANY_USER
-    # flux-core sends the number of "all" as it is, too.
+    # flux-core, too, sends the number that stands for all users as -1.
     constraint = {"and": [{"userid": [-1 if userid == ANY_USER else userid]}, {"states": [states]}]}
     return _print_jobs(context, constraint, options.integer("count", 0), 0.0)
 
 
 def list_inactive(options: Options, context: Context) -> int:
-    """Print jobs that are over."""
+    """Print inactive jobs."""
     _begin(context, right_number=not options.arguments)
     try:
         since = float(options.get("since") or 0.0)
@@ -66,7 +65,7 @@ def list_inactive(options: Options, context: Context) -> int:
 
 
 def list_ids(options: Options, context: Context) -> int:
-    """Print some jobs."""
+    """Print the jobs with these ids."""
     _begin(context, right_number=bool(options.arguments))
     try:
         state = parse_state(options.get("wait-state") or "depend")
@@ -232,7 +231,7 @@ def _job_expiration(flux: Flux, name: str) -> float:
         raise CommandError(f"flux_job_list_id: {name}: {reason(error)}") from None
     if job["state"] & PENDING:
         raise CommandError(f"job {name} has not started")
-    # 1970 is over: no time left.
+    # A time in the past: nothing is left.
     return float(job.get("expiration", 0.0)) if job["state"] == RUN else 1.0
 
 
@@ -246,7 +245,7 @@ TASKMAP_OPTIONS = (
 
 
 def print_taskmap(options: Options, context: Context) -> int:
-    """Print a task map, or something that it tells."""
+    """Print a task map, or an answer from it."""
     if not options.arguments:
         raise context.command.usage_error()
     text = options.arguments[0]

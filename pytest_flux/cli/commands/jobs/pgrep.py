@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from pytest_flux.client import Flux
     from pytest_flux.options import Options
 
-
 CHOICE = (
     Option("a", "a", usage="Search jobs in all states"),
     Option("A", "A", usage="Search jobs of all users"),
@@ -49,7 +48,7 @@ _PRINTED = 99999
 
 
 class _Expression:
-    """What a job has to be like: a pattern for its name, a range of ids, or both. Raises ValueError."""
+    """A pattern for the names of jobs, a range of their ids, or both. Raises ValueError."""
 
     def __init__(self, words: Sequence[str]) -> None:
         self._pattern: re.Pattern[str] | None = None
@@ -67,7 +66,7 @@ class _Expression:
                 raise ValueError(str(error)) from None
 
     def match(self, record: JobRecord) -> bool:
-        """Whether a job is like that."""
+        """Return whether a job matches."""
         if self._pattern is not None and not self._pattern.search(str(record.values.get("name", ""))):
             return False
         return self._range is None or self._range[0] <= record.id <= self._range[1]
@@ -84,7 +83,7 @@ def _range_of(word: str) -> tuple[int, int] | None:
 
 
 def find(flux: Flux, options: Options, context: Context, query: Query) -> list[JobRecord]:
-    """The jobs that the expressions mean. Raises CommandError, OptionExit."""
+    """Return the jobs that match the expressions. Raises CommandError, OptionExit."""
     try:
         expression = _Expression(options.arguments)
     except ValueError as error:
@@ -125,7 +124,7 @@ def pgrep(options: Options, context: Context) -> int:
 
 
 def pkill(options: Options, context: Context) -> int:
-    """Cancel jobs; the exit code is 1 if none matches, or not all can be."""
+    """Cancel jobs; the exit code is 1 if none matches, or if some cannot be canceled."""
     query = _query_of(options, context, ["state"])
     failed = canceled = 0
     with connect() as flux:

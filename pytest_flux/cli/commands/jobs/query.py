@@ -1,4 +1,4 @@
-"""Select jobs, and ask the instance for them: the filters of `flux jobs`, `pgrep` and `watch`."""
+"""Query the instance for jobs, with the filters of `flux jobs`, `pgrep` and `watch`."""
 
 from __future__ import annotations
 
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from pytest_flux.client import Flux
     from pytest_flux.options import Options
 
-
 FILTERS = (
     Option("count", "c", "N", usage="List N jobs at most (default 1000)"),
     Option("filter", "f", "STATE|RESULT", usage="List jobs with these states or results"),
@@ -40,7 +39,7 @@ _DEFAULT_COUNT = 1000
 
 
 class Query:
-    """Conditions on jobs, and what is to be known of them. ``filtered`` is whether there are any conditions."""
+    """Conditions on jobs, and the attributes to ask for. ``filtered`` says whether there are any conditions."""
 
     def __init__(self) -> None:
         self.count = _DEFAULT_COUNT
@@ -55,7 +54,7 @@ class Query:
         self.attributes: list[str] = []
 
     def set_fields(self, fields: Iterable[str], *, everything: bool = False) -> None:
-        """Ask for what these fields need."""
+        """Ask for the attributes that these fields need."""
         self.attributes = ["all"] if everything else sorted(attributes_for(fields))
 
     def set_user(self, options: Options) -> None:
@@ -77,7 +76,7 @@ class Query:
                     raise ValueError(f"Invalid filter specified: {word}") from None
 
     def constraint(self) -> dict[str, Any]:
-        """The conditions as RFC 31 object."""
+        """Return the conditions as an RFC 31 object."""
         parts: list[dict[str, Any]] = [] if self.include is None else [self.include]
         if self.userid != ANY_USER:
             parts.append({"userid": [self.userid]})
@@ -91,14 +90,14 @@ class Query:
         return {"and": parts}
 
     def truncate(self, records: list[JobRecord]) -> bool:
-        """Drop the one that was asked for to see if there are more; whether there are."""
+        """Cut the list to the count, and return whether there were more. One more than the count was asked for."""
         if self.count > 0 and len(records) > self.count:
             del records[self.count :]
             return True
         return False
 
     def stats_of(self, stats: dict[str, Any]) -> dict[str, int]:
-        """Numbers of jobs by what they do, of the queues that are asked for."""
+        """Return numbers of jobs by state and result, in the queues that are asked for."""
         parts = [stats]
         if self.queues:
             known = {queue["name"]: queue for queue in stats.get("queues", ())}
@@ -109,13 +108,23 @@ class Query:
         result = {name: sum(part[name] for part in parts) for name in ("successful", "inactive_purged")}
         result["failed"] = sum(part[name] for part in parts for name in ("failed", "timeout", "canceled"))
         states = [part["job_states"] for part in parts]
-        result["pending"] = sum(state[name] for state in states for name in ("depend", "priority", "sched"))
-        result["running"] = sum(state[name] for state in states for name in ("run", "cleanup"))
+        result["pending"] = sum(map(count_pending, states))
+        result["running"] = sum(map(count_running, states))
         return result
 
 
+def count_pending(states: dict[str, int]) -> int:
+    """Return how many jobs are pending, by the numbers of jobs in each state."""
+    return states["depend"] + states["priority"] + states["sched"]
+
+
+def count_running(states: dict[str, int]) -> int:
+    """Return how many jobs are running."""
+    return states["run"] + states["cleanup"]
+
+
 def query_of(options: Options, context: Context) -> Query:
-    """What the options say. Raises OptionExit, CommandError, ValueError."""
+    """Return the query that the options ask for. Raises OptionExit, CommandError, ValueError."""
     query = Query()
     query.count = integer(options, context, "count", _DEFAULT_COUNT)
     query.name = options.get("name")
@@ -139,7 +148,7 @@ def query_of(options: Options, context: Context) -> Query:
 
 
 def parse_since(text: str) -> float:
-    """``--since`` as time. Raises CommandError, ValueError."""
+    """Parse the argument of ``--since``. Raises CommandError, ValueError."""
     from pytest_flux.cli.moment import parse_moment
 
     try:
@@ -165,7 +174,7 @@ def _include(text: str) -> dict[str, Any]:
 
 
 def fetch(flux: Flux, query: Query, ids: list[int], names: Sequence[str] = ()) -> tuple[list[JobRecord], list[str]]:
-    """The jobs, and complaints about ids that are none."""
+    """Return the jobs, and error lines for ids without a job."""
     if not ids:
         entries = query.count + 1 if query.count > 0 else query.count
         found = flux.jobs.list(

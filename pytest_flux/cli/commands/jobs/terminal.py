@@ -19,16 +19,15 @@ if TYPE_CHECKING:
     from pytest_flux.client import Flux, Rpc
     from pytest_flux.reactor.reactor import Reactor, Timer
 
-
 _STDIN = 0
 _CHUNK = 4096
 _DETACH = b"\x1d"
 _KEEPALIVE = 1.0
-"""So often, in seconds, the far end is tried, which may have gone without a word."""
+"""The interval in seconds at which we check that the job's end is still there."""
 
 
 class PtyClient:
-    """``ended`` is called once, with whether it was attached at all, and the exit code."""
+    """Connects the terminals. Calls ``ended`` once, with whether it was attached at all, and the exit code."""
 
     def __init__(
         self, flux: Flux, reactor: Reactor, topic: str, nodeid: int, ended: Callable[[bool, int], None]
@@ -46,13 +45,13 @@ class PtyClient:
         self._is_over = False
 
     def start(self) -> None:
-        """Ask to be attached; what follows is told in ``Flux.dispatch``."""
+        """Request the connection. ``Flux.dispatch`` handles the answers."""
         request = {"type": "attach", "mode": "rw", "winsize": _size()}
         self._flux.rpc(self._topic, request, nodeid=self._nodeid, streaming=True).then(self._answered)
         self._flux.flush()
 
     def stop(self) -> None:
-        """Give the terminal back, and listen to it no more."""
+        """Restore our terminal, and stop reading from it."""
         if self.attached:
             with contextlib.suppress(OSError):
                 self._reactor.on_readable(_STDIN, None)
@@ -64,7 +63,7 @@ class PtyClient:
 
             termios.tcsetattr(_STDIN, termios.TCSADRAIN, self._terminal)
             self._terminal = None
-            # Whoever drew on the screen may have hidden the cursor.
+            # A full-screen program may have hidden the cursor.
             write(b"\033[?25h")
 
     # -- from the job
@@ -104,7 +103,7 @@ class PtyClient:
         self._reactor.on_signal(signal.SIGWINCH, lambda _: self._resize())
         self._timer = self._reactor.call_later(_KEEPALIVE, self._keep_alive)
         with contextlib.suppress(OSError):
-            # epoll refuses files, which have nothing to say to a terminal anyhow.
+            # epoll refuses regular files, whose content is not meant for a terminal.
             self._reactor.on_readable(_STDIN, self._read)
 
     def _end(self) -> None:
@@ -147,7 +146,7 @@ class PtyClient:
         try:
             rpc.get()
         except FluxError as error:
-            # After its end there is nobody to send to; that it has ended, comes by itself.
+            # The job's terminal has ended; its answer to our attachment will say so.
             if not self._is_over and error.errnum not in (errno.ENOSYS, errno.ENOENT):
                 self._message, self._status = "error writing to remote pty", 1
                 self._end()

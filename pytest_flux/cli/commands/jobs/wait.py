@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import json
 import os
 import sys
 import time
@@ -28,13 +27,14 @@ from pytest_flux.options import Option
 from pytest_flux.protocol.errors import FluxError
 from pytest_flux.protocol.eventlog import decode_eventlog
 from pytest_flux.protocol.fluid import f58
+from pytest_flux.protocol.json_value import compact
+from pytest_flux.protocol.wait_status import exit_code
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from pytest_flux.client import Flux, Rpc
     from pytest_flux.options import Options
     from pytest_flux.protocol.eventlog import Event
-
 
 STATUS_OPTIONS = (
     Option("verbose", "v", usage="Increase verbosity"),
@@ -48,7 +48,7 @@ WAIT_OPTIONS = (
 
 
 def status(options: Options, context: Context) -> int:
-    """Wait for jobs; the highest exit code."""
+    """Wait for jobs, and return the highest exit code."""
     names = options.arguments
     if not names:
         raise context.command.usage_error()
@@ -62,18 +62,13 @@ def status(options: Options, context: Context) -> int:
         context.log("all done.")
     for name, result in results:
         if options.has("json"):
-            print(json.dumps(result.json(), separators=(",", ":"), ensure_ascii=False))
+            print(compact(result.json()))
         fatal = result.values.get("exception_severity") == 0
-        own = 0 if result.waitstatus is None else _shell_code(result.waitstatus)
+        own = 0 if result.waitstatus is None else exit_code(result.waitstatus)
         code = max(code, own, options.integer("exception-exit-code", 1) if fatal else 0)
         if verbose:
             _describe(context, name, result, own, verbose)
     return code
-
-
-def _shell_code(waitstatus: int) -> int:
-    code = os.waitstatus_to_exitcode(waitstatus)
-    return code if code >= 0 else 128 - code
 
 
 def _result(name: str, jobid: int, rpc: Rpc, options: Options) -> JobResult:
@@ -101,7 +96,7 @@ def _describe(context: Context, name: str, result: JobResult, code: int, verbose
 
 
 def wait(options: Options, context: Context) -> int:
-    """Wait for jobs that were submitted to be waited for."""
+    """Wait for jobs that were submitted as waitable."""
     if len(options.arguments) > 1:
         raise context.command.usage_error()
     jobid = parse_id(options.arguments[0]) if options.arguments else ANY_JOB
@@ -216,7 +211,7 @@ class _Wait:
         self.timeout: float | None = None
 
     def run(self) -> int:
-        """Wait; the exit code. Raises CommandError."""
+        """Wait, and return the exit code. Raises CommandError."""
         deadline = None if self.timeout is None else time.monotonic() + self.timeout
         with self._context.open() as flux:
             rpc = watch_log(flux, self._jobid, self._path, self.flags)
@@ -252,7 +247,7 @@ class _Wait:
         if self.key not in context:
             return False
         value = context[self.key]
-        return self.value in (value, json.dumps(value, separators=(",", ":"), ensure_ascii=False))
+        return self.value in (value, compact(value))
 
 
 def _path(options: Options) -> str:

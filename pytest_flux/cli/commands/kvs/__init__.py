@@ -1,1 +1,1 @@
-"""`flux kvs`, by what its subcommands do."""
+"""`flux kvs`: one module for each group of subcommands."""

@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from pytest_flux.client import Rpc
     from pytest_flux.options import Options
 
-
 _WAITCREATE = Option("waitcreate", "W", usage="Wait for a key that does not exist yet")
 _FORMAT = (
     Option("unformatted", "u", usage="Print events as they are, in JSON (RFC 18)"),

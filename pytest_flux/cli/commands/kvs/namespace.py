@@ -1,4 +1,4 @@
-"""`flux kvs namespace`, and what concerns a namespace as a whole: `version`, `wait`, `getroot`, `sync`."""
+"""`flux kvs namespace`, `version`, `wait`, `getroot` and `sync`: namespaces and their roots."""
 
 from __future__ import annotations
 
@@ -12,12 +12,11 @@ if TYPE_CHECKING:
     from pytest_flux.client import Flux
     from pytest_flux.options import Options
 
-
 NAMESPACE = Option("namespace", "N", "NS", usage="Use this namespace (default: FLUX_KVS_NAMESPACE, or primary)")
 
 
 def open_kvs(flux: Flux, options: Options) -> Kvs:
-    """The namespace that the options name."""
+    """Return the namespace that the options name."""
     return Kvs(flux, options.get("namespace"))
 
 
@@ -36,7 +35,7 @@ _UNKNOWN = 0xFFFFFFFF
 
 
 def create(options: Options, context: Context) -> int:
-    """Make namespaces."""
+    """Create namespaces."""
     if not options.arguments:
         raise context.command.usage_error()
     owner = options.get("owner", str(_UNKNOWN)) or ""
@@ -111,7 +110,7 @@ def getroot(options: Options, context: Context) -> int:
 
 
 def sync(options: Options, context: Context) -> int:
-    """Have everything on disk that was committed before."""
+    """Write to disk what was committed before."""
     if options.arguments:
         raise context.command.usage_error()
     with context.open() as flux, naming("flux_kvs_commit"):

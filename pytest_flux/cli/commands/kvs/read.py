@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from pytest_flux.options import Options
     from pytest_flux.protocol.treeobj import TreeObject
 
-
 AT = Option("at", "a", "TREEOBJ", usage="Look in the snapshot of which this is the root")
 GET_OPTIONS = (
     NAMESPACE,
@@ -58,7 +57,7 @@ _WATCH_FLAGS = (("full", client.WATCH_FULL), ("uniq", client.WATCH_UNIQ), ("appe
 
 
 def snapshot(kvs: Kvs, options: Options, key: str) -> Kvs:
-    """The same, as it was at what ``--at`` says. Raises CommandError, which names ``key``."""
+    """Return the namespace as it was at the root that ``--at`` names. Raises CommandError, which names ``key``."""
     if not options.has("at"):
         return kvs
     import json
@@ -70,12 +69,12 @@ def snapshot(kvs: Kvs, options: Options, key: str) -> Kvs:
 
 
 def c_string(data: bytes) -> bytes:
-    """What printf of a C program makes of a value: it ends at the first NUL."""
+    """Cut a value at the first NUL, as printf does in flux-core."""
     return data.partition(b"\0")[0]
 
 
 def window_width(options: Options) -> int:
-    """Columns to write to; 0 for no limit. Raises OptionExit."""
+    """Return the number of columns to write to; 0 means no limit. Raises OptionExit."""
     width = options.integer("width", -1)
     if width >= 0:
         return width
@@ -144,7 +143,7 @@ def _stream(key: str, rpc: Rpc, options: Options) -> None:
 
 
 def _watch(kvs: Kvs, options: Options, maximum: int) -> None:
-    """Follow all keys at once; the count is that of all values together, as in flux-core."""
+    """Follow all keys at once. The count applies to the values of all keys together, as in flux-core."""
     calls = {_begin(kvs, key, options): key for key in options.arguments}
     count = 0
     while calls:
@@ -165,7 +164,7 @@ def _watch(kvs: Kvs, options: Options, maximum: int) -> None:
 
 
 def readlink(options: Options, context: Context) -> int:
-    """Print where links lead."""
+    """Print the targets of links."""
     if not options.arguments:
         raise context.command.usage_error()
     with context.open() as flux:
@@ -188,7 +187,6 @@ READLINK = Command(
     summary="Print where links lead",
     options=READLINK_OPTIONS,
 )
-
 
 WIDTH = Option("width", "w", "COLS", usage="Write to so many columns; 0 means no limit")
 DIR_OPTIONS = (
@@ -248,7 +246,7 @@ def _show(kvs: Kvs, directory: str, width: int, options: Options) -> None:
 
 
 def format_value(key: bytes, value: bytes, width: int) -> bytes:
-    """A line of ``flux kvs dir``: up to ``width`` bytes (3 and less means any), and of the value its first line."""
+    """Format a line of ``flux kvs dir``: the value's first line, cut at ``width`` bytes if that is over 3."""
     line = key + b" = " + c_string(value)
     if width > _ELLIPSIS:
         is_cut = len(line) > width - _ELLIPSIS
@@ -280,7 +278,7 @@ def ls(options: Options, context: Context) -> int:
 
 
 def _sort(kvs: Kvs, key: str, singles: list[str], directories: list[str], options: Options) -> bool:
-    """Put a key where it belongs; False if it is none."""
+    """Add a key to single keys or directories. Return False if it does not exist."""
     name = key
     while len(name) > 1 and name.endswith("."):
         name = name[:-1]
@@ -336,7 +334,7 @@ def _mark(name: str, entry: TreeObject, options: Options) -> str:
 
 
 def columns(names: Iterable[str], longest: int, width: int) -> bytes:
-    """Names in columns; a width of 0 takes them all in one line."""
+    """Arrange names in columns; a width of 0 means one line."""
     column = longest + _GAP
     output, position, last = bytearray(), 0, 0
     for name in map(encode, names):

@@ -19,13 +19,11 @@ if TYPE_CHECKING:
     from pytest_flux.client.kvs import Transaction
     from pytest_flux.options import Options
 
-
 RESULT = (
     Option("treeobj-root", "O", usage="Print the new root as RFC 11 object"),
     Option("blobref", "b", usage="Print the blobref of the new root"),
     Option("sequence", "s", usage="Print the sequence number of the new root"),
 )
-
 
 PUT_OPTIONS = (
     NAMESPACE,
@@ -152,12 +150,12 @@ def mkdir(options: Options, context: Context) -> int:
 
 
 def copy(options: Options, context: Context) -> int:
-    """Have a second key for what is at the first."""
+    """Copy a key to another one."""
     return _copy(options, context, "copy")
 
 
 def move(options: Options, context: Context) -> int:
-    """The same, and remove the first. Not atomic: as in flux-core there is a moment with both."""
+    """Move a key to another one. This is not atomic: as in flux-core, both exist for a moment."""
     return _copy(options, context, "move")
 
 

@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from pytest_flux.client import Flux
     from pytest_flux.options import Options
 
-
 _FLAGS = "?:{queuem:<8.8} {color_enabled}{enabled:>2}{color_off} {color_started}{started:>2}{color_off} "
 _TIMES = "{defaults.timelimit!F:>8} {limits.timelimit!F:>8} "
 _KINDS = {"nnodes": "node", "ncores": "core", "ngpus": "gpu"}
@@ -66,7 +65,7 @@ for _count in _KINDS:
 
 
 class Queue:
-    """One queue; the one without a name, where none is configured."""
+    """One queue. Its name is empty if no queues are configured."""
 
     def __init__(self, name: str, config: dict[str, Any], resources: ResourceList, status: dict[str, Any]) -> None:
         self._name = name
@@ -76,7 +75,7 @@ class Queue:
         self._resources = resources.changed(lambda each: in_queue(each, self._own)) if name else resources
 
     def field(self, name: str) -> Any:  # noqa: ANN401
-        """The value of a field."""
+        """Return the value of a field."""
         first, _, rest = name.partition(".")
         if first == "limits":
             return self._limit(rest)
@@ -122,7 +121,7 @@ class Queue:
         return inf if size < 0 else float(size) if size == inf else int(size)
 
     def _policy(self, path: str, default: Any) -> Any:  # noqa: ANN401
-        """What the queue's policy says, or else that of all queues."""
+        """Return a value of the queue's policy, or else of the policy for all queues."""
         for config in (self._own, self._config):
             value = _lookup(config, f"policy.{path}")
             if value is not None:
@@ -138,7 +137,7 @@ def _lookup(config: dict[str, Any], path: str) -> Any:  # noqa: ANN401
 
 
 def print_queues(options: Options) -> None:
-    """Print the lines."""
+    """Print a line for each queue."""
     output = Format(find_format(options.get("format") or "default", FORMATS, "flux-queue", "list"), HEADINGS)
     with connect() as flux:
         call = flux.rpc("config.get")
@@ -193,12 +192,12 @@ def status(options: Options, context: Context) -> int:
 
 
 def enable(options: Options, context: Context) -> int:
-    """Take jobs."""
+    """Enable queues, so that they accept jobs."""
     return _set_enabled(options, context, {"enable": True})
 
 
 def disable(options: Options, context: Context) -> int:
-    """Refuse jobs."""
+    """Disable queues, so that they refuse jobs."""
     return _set_enabled(options, context, {"enable": False, "reason": options.get("message") or _DISABLED})
 
 
@@ -210,12 +209,12 @@ def _set_enabled(options: Options, context: Context, request: dict[str, Any]) ->
 
 
 def start(options: Options, context: Context) -> int:
-    """Let jobs start."""
+    """Start queues, so that their jobs can run."""
     return _set_started(options, context, {"start": True, "nocheckpoint": False})
 
 
 def stop(options: Options, context: Context) -> int:
-    """Let no more jobs start."""
+    """Stop queues, so that no more of their jobs start."""
     request: dict[str, Any] = {"start": False, "nocheckpoint": options.has("nocheckpoint")}
     if options.has("message"):
         request["reason"] = options.get("message")

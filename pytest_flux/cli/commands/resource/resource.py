@@ -1,4 +1,4 @@
-"""`flux resource`: what resources there are, which are drained, and what has happened to them."""
+"""`flux resource`: list resources, drain them, print their events."""
 
 from __future__ import annotations
 
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
 
     Event = dict[str, Any]
 
-
 _COLOR = Option("color", "L", "WHEN", optional=True, usage="Use color: never, always or auto (default)")
 EVENTLOG_OPTIONS = (
     *FORMAT_OPTIONS,
@@ -45,7 +44,7 @@ _CHOICES = {"format": ("text", "json"), "time-format": ("raw", "iso", "offset", 
 
 
 class _Targets:
-    """Ranks, or hosts, that events have to be about."""
+    """Ranks or hosts that events must be about."""
 
     def __init__(self, flux: Flux, text: str) -> None:
         hosts = decode_hostlist(flux.getattr("hostlist"))
@@ -62,7 +61,7 @@ class _Targets:
             self._ranks = frozenset(rank for rank, host in enumerate(hosts) if host in self._hosts)
 
     def match(self, event: Event) -> bool:
-        """Whether the event is about one of them."""
+        """Return whether an event is about one of them."""
         context = event.get("context", {})
         if self._hosts and self._hosts & frozenset(decode_hostlist(context.get("nodelist", ""))):
             return True
@@ -206,7 +205,7 @@ def list_resources(options: Options, context: Context) -> int:
 
 
 def info(options: Options, context: Context) -> int:
-    """Print numbers."""
+    """Print the numbers of nodes, cores and GPUs."""
     form = "{nnodes} Nodes, {ncores} Cores, {ngpus} GPUs"
     print_list(options, options.get("states") or "all", form, header=False)
     return 0
@@ -225,7 +224,7 @@ def emit(options: Options, context: Context) -> int:
 
 
 def reload(options: Options, context: Context) -> int:
-    """Have the instance use other resources."""
+    """Make the instance use other resources."""
     if len(options.arguments) != 1:
         raise context.command.usage_error()
     path = os.path.realpath(options.arguments[0])

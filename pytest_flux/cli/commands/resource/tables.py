@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from pytest_flux.client.resources import Drain, ResourceStatus
     from pytest_flux.options import Options
 
-
 LIST_FORMATS = {
     "default": (
         "Default flux-resource list format string",
@@ -50,7 +49,7 @@ class ResourceLine:
         self._shown = shown
 
     def field(self, name: str) -> Any:  # noqa: ANN401
-        """The value of a field."""
+        """Return the value of a field."""
         resources = self.resources
         kinds = {"nnodes": "node", "ncores": "core", "ngpus": "gpu"}
         if name in kinds:
@@ -75,7 +74,7 @@ class ResourceLine:
 
 
 def query_resources(options: Options, states: list[str]) -> tuple[ResourceList, dict[str, Any]]:
-    """Ask for resources and configured queues, and keep what --queue and --include leave of them."""
+    """Ask for resources and configured queues, and keep the resources that --queue and --include select."""
     for state in states:
         if state not in STATES:
             raise CommandError(f"Invalid resource state {state} specified")
@@ -108,7 +107,7 @@ def _only(resources: ResourceList, ranks: Collection[int]) -> ResourceList:
 
 
 def ranks_of_queues(resources: ResourceSet, queues: dict[str, Any], options: Options) -> frozenset[int]:
-    """The ranks of the queues that --queue names. Raises ValueError."""
+    """Return the ranks of the queues that --queue names. Raises ValueError."""
     ranks: set[int] = set()
     for name in queue_names(options):
         if name not in queues:
@@ -118,13 +117,13 @@ def ranks_of_queues(resources: ResourceSet, queues: dict[str, Any], options: Opt
 
 
 def in_queue(resources: ResourceSet, queue: dict[str, Any]) -> ResourceSet:
-    """The resources of a queue: those with all properties that it requires."""
+    """Return the resources of a queue: those with all properties that it requires."""
     wanted = queue.get("requires", ())
     return resources.select(rank for rank in resources if resources.properties_of(rank).issuperset(wanted))
 
 
 def print_list(options: Options, states_text: str, form: str, *, header: bool = True) -> None:
-    """Print the lines."""
+    """Print a line for each set of resources."""
     states = states_text.split(",")
     output = Format(find_format(form, LIST_FORMATS, "flux-resource", "list"), LIST_HEADINGS)
     resources, queues = query_resources(options, states)
@@ -142,7 +141,7 @@ def print_list(options: Options, states_text: str, form: str, *, header: bool = 
 def _list_lines(
     resources: ResourceList, states: list[str], queues: dict[str, Any], shown: list[str], output: Format
 ) -> list[ResourceLine]:
-    """Resources in as few lines as differ in state, queue or properties, as far as these are printed."""
+    """Merge resources into one line if the printed ones among state, queue and properties are the same."""
     fields = output.fields
     key_fields = [name for name in fields if name in _DISTINCT] if len(fields) > 1 or "state" in fields else []
     lines: dict[tuple[object, ...], ResourceLine] = {}
@@ -198,7 +197,7 @@ _GREEN, _RED, _RESET = "\033[01;32m", "\033[01;31m", "\033[0;0m"
 
 
 class StatusLine:
-    """One line: ranks in one state, that are online, or not; and, if they are drained, why."""
+    """One line: ranks in one state that are online, or offline; with the reason if they are drained."""
 
     def __init__(
         self, status: ResourceStatus, state: str, ranks: Iterable[int], *, online: bool, drain: Drain | None
@@ -210,7 +209,7 @@ class StatusLine:
         self._drain = drain
 
     def field(self, name: str) -> Any:  # noqa: ANN401
-        """The value of a field."""
+        """Return the value of a field."""
         hosts = self._status.hosts(self.ranks)
         drain = self._drain
         values = {
@@ -231,7 +230,7 @@ class StatusLine:
 
 
 def print_status(options: Options, context: Context, *, color: bool, drained: bool) -> None:
-    """Print the lines; with ``drained``, those of `flux resource drain`."""
+    """Print the lines of `flux resource status`; with ``drained``, those of `flux resource drain`."""
     text = None if drained or "states" not in options.names else options.get("states")
     if text == "help":
         warn(context, f"valid states: {','.join(_VALID)}", "INFO")
@@ -301,7 +300,7 @@ def _status_lines(status: ResourceStatus, states: set[str]) -> Iterator[StatusLi
 
 
 def merge(lines: Iterable[StatusLine], output: Format) -> list[StatusLine]:
-    """Lines that would look the same but for their ranks become one."""
+    """Merge lines that would differ in their ranks only."""
     key_format = output.without(("nodelist", "ranks", "nnodes"), widths=False)
     merged: dict[str, StatusLine] = {}
     for line in lines:

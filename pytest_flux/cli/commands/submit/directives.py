@@ -19,7 +19,7 @@ class Directive(NamedTuple):
 
 
 def parse_directives(text: str) -> list[Directive]:
-    """The directives of a script. Raises ValueError, which names the line."""
+    """Return the directives of a script. Raises ValueError, which names the line."""
     parser = _Parser()
     for number, line in enumerate(text.splitlines(), start=1):
         parser.take(number, line)
@@ -27,7 +27,7 @@ def parse_directives(text: str) -> list[Directive]:
 
 
 class _Parser:
-    """All directives begin alike, and stand together; a quote of three may go over several of them."""
+    """Parses line by line. All directives begin alike and form one block; a triple quote may span several lines."""
 
     def __init__(self) -> None:
         self.directives: list[Directive] = []
@@ -95,7 +95,7 @@ class _Parser:
 
 
 def _escape_quotes(number: int, value: str) -> str:
-    """A quote of three that ends on its line is one for the shell."""
+    """Replace triple quotes that end on their line by quotes of the shell."""
     if any((count := value.count(quote)) and count % 2 == 0 for quote in _TRIPLE):
         return re.sub(r"(\"\"\"|''')(.*)\1", lambda match: shlex.quote(match[2]), value)
     if re.search(r"(\"\"\"|''').", value):

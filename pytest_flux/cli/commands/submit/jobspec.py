@@ -19,13 +19,12 @@ if TYPE_CHECKING:
 
     Jobspec = dict[str, Any]
 
-
 _PER_TASK = ("ntasks", "cores-per-task", "gpus-per-task")
 _PER_RESOURCE = ("tasks-per-node", "tasks-per-core", "gpus-per-node", "cores")
 
 
 def make_jobspec(request: Request) -> Jobspec:
-    """The jobspec of `flux submit` and its like. Raises ValueError."""
+    """Make the jobspec of `flux run`, `submit` and `bulksubmit`. Raises ValueError."""
     if not request.command:
         raise ValueError("job command and arguments are missing")
     numbers = {name: request.number(name) for name in ("nodes", *_PER_TASK, *_PER_RESOURCE)}
@@ -92,7 +91,7 @@ def _attributes(request: Request) -> dict[str, Any]:
 
 
 def is_idset(text: str) -> bool:
-    """Whether ``--input`` names tasks, not a file."""
+    """Return whether the argument of ``--input`` names tasks, not a file."""
     try:
         decode_idset(text)
     except ValueError:
@@ -101,7 +100,7 @@ def is_idset(text: str) -> bool:
 
 
 def apply_options(jobspec: Jobspec, request: Request) -> None:
-    """What all kinds of jobs have: environment, limits, signal, dependencies, and so on. Raises ValueError."""
+    """Apply the options that all kinds of jobs have: environment, limits, dependencies, ... Raises ValueError."""
     environment, templates = filter_environment(request.all("env"), os.environ)
     jobspec["attributes"]["system"]["environment"] = environment
     if templates:
@@ -132,7 +131,7 @@ def apply_options(jobspec: Jobspec, request: Request) -> None:
 
 
 def _time_limit(text: str) -> float:
-    """Minutes, where there is no unit."""
+    """Parse a time limit, in minutes if it has no unit."""
     try:
         return float(text) * 60
     except ValueError:
@@ -140,7 +139,7 @@ def _time_limit(text: str) -> float:
 
 
 def parse_fsd(text: str) -> float:
-    """A duration, with the message of Flux's Python programs."""
+    """Parse a duration. Raises ValueError with the text of Flux's Python programs."""
     try:
         seconds = parse_duration(text)
     except ValueError:
@@ -170,7 +169,7 @@ def _number(text: str) -> float:
 
 
 def _uri(text: str, name: str) -> dict[str, Any]:
-    """``SCHEME[:VALUE][?KEY=VALUE&...]`` as RFC 26 has it."""
+    """Parse ``SCHEME[:VALUE][?KEY=VALUE&...]`` (RFC 26)."""
     scheme, _, rest = text.partition(":")
     value, _, query = rest.partition("?")
     if (

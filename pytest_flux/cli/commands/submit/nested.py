@@ -29,12 +29,11 @@ if TYPE_CHECKING:
 
     Jobspec = dict[str, Any]
 
-
 _DUMP = "flux-{{jobid}}-dump.tgz"
 
 
 def make_nested(request: Request, build: Callable[..., Jobspec], **how: Any) -> Jobspec:  # noqa: ANN401
-    """Build a jobspec with what the common options say. Raises ValueError."""
+    """Build a jobspec from the options that batch and alloc share. Raises ValueError."""
     slots, nodes, exclusive = request.number("nslots"), request.number("nodes"), request.has("exclusive")
     if not slots:
         if not nodes:
@@ -71,7 +70,7 @@ def make_nested(request: Request, build: Callable[..., Jobspec], **how: Any) -> 
 
 
 def _add_brokers(request: Request, config: dict[str, Any], brokers: int, nodes: int | None) -> None:
-    """More brokers on the first node, that run no jobs: for tests of large instances."""
+    """Add brokers on the first node that run no jobs, for tests of large instances."""
     if not nodes:
         raise ValueError("--add-brokers may only be specified with -N, --nnodes")
     request.values["taskmap"] = [f"manual:[[0,1,{1 + brokers},1],[1,{nodes - 1},1,1]]"]
@@ -81,7 +80,7 @@ def _add_brokers(request: Request, config: dict[str, Any], brokers: int, nodes: 
 
 
 def _config(request: Request) -> dict[str, Any] | None:
-    """What ``--conf`` says, one after the other. Raises ValueError."""
+    """Merge the arguments of ``--conf``, in order. Raises ValueError."""
     config: dict[str, Any] = {}
     for text in request.all("conf"):
         if "\n" in text:
@@ -146,7 +145,7 @@ _SHELL = "#!/bin/sh\n"
 
 
 def batch(options: Options, context: Context) -> int:
-    """Submit the script; options in it come before those of the command line."""
+    """Submit a script. Options of the command line outweigh those in the script."""
     request = Request.of(options, BATCH_OPTIONS)
     if request.command and request.has("wrap"):
         script, name = " ".join(request.command) + "\n", request.command[0]
@@ -218,7 +217,7 @@ ALLOC_OPTIONS = (
 
 
 def alloc(options: Options, context: Context) -> int:
-    """Start an instance, and be attached to it, or wait until it is ready."""
+    """Start an instance, and attach to it, or wait until it is ready."""
     request = Request.of(options, ALLOC_OPTIONS)
     background = request.has("bg")
     extra = ("-Sbroker.rc2_none=1",) if background and not request.command else ()

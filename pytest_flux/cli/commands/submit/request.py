@@ -1,4 +1,4 @@
-"""The options of the commands that submit jobs, and what a command line says with them."""
+"""The options of commands that submit jobs, and the request that a command line makes with them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from pytest_flux.options import Option, Options
-
 
 COMMON = (
     Option("bank", "B", "BANK", usage="Submit to this bank"),
@@ -98,7 +97,7 @@ def _same(text: str) -> str:
     return text
 
 
-# Those that become appearances of another option keep their place among its own.
+# An option that counts as another one keeps its place among the appearances of that one.
 REWRITES: dict[str, tuple[str, Callable[[str], str]]] = {
     "env-remove": ("env", "-{}".format),
     "env-file": ("env", "^{}".format),
@@ -108,13 +107,12 @@ REWRITES: dict[str, tuple[str, Callable[[str], str]]] = {
 }
 NEST_REWRITES = {**REWRITES, "broker-opt": ("broker-opts", _same)}
 
-
 _LIST_SEPARATOR = "::list::"
 _NOT_FILLED_IN = frozenset(("add-file", "rlimit", "bank", "define", "sep", "conf", "broker-opts"))
 
 
 class Request:
-    """The arguments of the options, in order, which options there are, and the words of the job's command."""
+    """What a command line asks for: arguments of options, in order, flags, and the words of the job's command."""
 
     __slots__ = ("changed", "command", "flags", "values")
 
@@ -126,7 +124,7 @@ class Request:
 
     @classmethod
     def of(cls, options: Options, table: Sequence[Option]) -> Request:
-        """What was said on a command line that has this table."""
+        """Make a request from a command line with this option table."""
         names = [option.name for option in table if option.name]
         command = options.arguments
         if command[:1] == ["--"]:
@@ -135,24 +133,24 @@ class Request:
         return cls(values, {name: options.count(name) for name in names}, list(command))
 
     def has(self, name: str) -> bool:
-        """Whether the option was there."""
+        """Return whether the option appeared."""
         return bool(self.flags.get(name))
 
     def count(self, name: str) -> int:
-        """How often it was there."""
+        """Return how often the option appeared."""
         return self.flags.get(name, 0)
 
     def get(self, name: str) -> str | None:
-        """Its last argument."""
+        """Return the last argument of the option."""
         values = self.values.get(name)
         return values[-1] if values else None
 
     def all(self, name: str) -> list[str]:
-        """All its arguments."""
+        """Return all arguments of the option."""
         return self.values.get(name, [])
 
     def number(self, name: str) -> int | None:
-        """Its last argument as number. Raises ValueError."""
+        """Return the last argument of the option as a number. Raises ValueError."""
         text = self.get(name)
         if not text:
             return None
@@ -164,9 +162,9 @@ class Request:
     def filled(
         self, inputs: Sequence[str] = (), methods: Mapping[str, str] | None = None, **names: object
     ) -> Request:
-        """A copy in which ``{}``, ``{0.%}``, ``{cc}`` and the like are replaced, but not mustache templates.
+        """Return a copy in which ``{}``, ``{0.%}``, ``{cc}`` and the like are replaced, but not mustache templates.
 
-        Raises OptionExit for a replacement of something that there is not.
+        Raises OptionExit for a replacement field that has no value.
         """
         wrapped = [Input(text, methods or {}) for text in inputs]
         command: list[str] = []
@@ -206,12 +204,12 @@ _ORDER = (
     "time-limit env urgency setopt setattr job-name input output error cc bcc log log-stderr dependency taskmap "
     "requires wait-event cwd flags begin-time signal"
 ).split()
-"""In which flux-core shows what was filled in."""
+"""The order in which flux-core shows replaced options."""
 _LISTS = frozenset(("env", "setopt", "setattr", "dependency", "requires", "flags"))
 
 
 class Input:
-    """One input of `flux bulksubmit`, with parts of it as attributes for format strings."""
+    """One input of `flux bulksubmit`. Its attributes give parts of the input to format strings."""
 
     __slots__ = ("methods", "text")
 
@@ -236,13 +234,13 @@ class Input:
             return os.path.basename(os.path.splitext(self.text)[0])
         if name not in self.methods:
             raise ValueError(f"Unknown input string method '.{name}'")
-        # Python of the user's own, from --define, as in flux-core.
+        # The code comes from the user's --define, as in flux-core.
         result = eval(self.methods[name], {}, {"x": self.text})
         return _LIST_SEPARATOR.join(result) if isinstance(result, list) else result
 
 
 def _refusal(text: str) -> OptionExit:
-    # In the name of `flux`, as in Flux.
+    # Flux, too, reports this in the name of `flux`.
     return OptionExit(1, f"flux: ERROR: {text}\n")
 
 

@@ -1,4 +1,4 @@
-"""`flux run`, `flux submit` and `flux bulksubmit`."""
+"""`flux run`, `flux submit` and `flux bulksubmit`: submit jobs."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import sys
 
 from pytest_flux.cli.arguments import ArgumentCommand, connect
 from pytest_flux.cli.command import CommandError
+from pytest_flux.cli.commands.jobs.common import SUBMISSION_FLAGS, URGENCIES
 from pytest_flux.cli.commands.submit.jobspec import is_idset, make_jobspec
 from pytest_flux.cli.commands.submit.request import BULK, COMMON, REWRITES, TASKS, Request
 from pytest_flux.cli.commands.submit.watch import Destination, WatchSession
@@ -14,7 +15,6 @@ from pytest_flux.options import Option, OptionExit
 from pytest_flux.protocol.errors import FluxError
 from pytest_flux.protocol.fluid import f58
 from pytest_flux.protocol.idset import decode_idset
-from pytest_flux.protocol.job_state import FLAG_DEBUG, FLAG_NOVALIDATE, FLAG_WAITABLE
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -25,44 +25,41 @@ if TYPE_CHECKING:
     from pytest_flux.options import Options
 
 
-_FLAGS = {"debug": FLAG_DEBUG, "waitable": FLAG_WAITABLE, "novalidate": FLAG_NOVALIDATE}
-_URGENCIES = {"default": 16, "hold": 0, "expedite": 31}
-
-# Answers are taken from time to time while jobs are still being made, so that neither side piles up too much.
+# Answers are read after this many requests, so that they do not pile up while jobs are still being made.
 _TAKE_ANSWERS_AFTER = 64
 
 
 def submission_flags(request: Request) -> int:
-    """What ``--flags`` says. Raises ValueError."""
+    """Return the flags that ``--flags`` names. Raises ValueError."""
     flags = 0
     for text in request.all("flags"):
         for name in text.split(","):
-            if name not in _FLAGS:
+            if name not in SUBMISSION_FLAGS:
                 raise ValueError(f"--flags: Unknown flag {name}")
-            flags |= _FLAGS[name]
+            flags |= SUBMISSION_FLAGS[name]
     return flags
 
 
 def urgency_of(request: Request) -> int:
-    """What ``--urgency`` says. Raises ValueError."""
+    """Return the urgency that ``--urgency`` names. Raises ValueError."""
     text = request.get("urgency") or "default"
-    return _URGENCIES[text] if text in _URGENCIES else int(text)
+    return URGENCIES[text] if text in URGENCIES else int(text)
 
 
 def print_jobspec(jobspec: dict[str, Any]) -> None:
-    """The output of ``--dry-run``."""
+    """Print the output of ``--dry-run``."""
     import json
 
     print(json.dumps(jobspec, ensure_ascii=False))
 
 
 def submit_one(flux: Flux, request: Request, jobspec: dict[str, Any]) -> int:
-    """Submit one job, and wait for its id."""
+    """Submit one job, and return its id."""
     return flux.jobs.submit(jobspec, urgency=urgency_of(request), flags=submission_flags(request))
 
 
 def copies_of(request: Request) -> list[int | None]:
-    """The numbers of the copies that ``--cc`` or ``--bcc`` ask for; one without number if neither. ValueError."""
+    """Return the numbers of the copies that ``--cc`` or ``--bcc`` ask for, or None for one job. Raises ValueError."""
     if request.get("cc") and request.get("bcc"):
         raise ValueError("specify only one of --cc or --bcc")
     text = request.get("cc") or request.get("bcc")
@@ -75,7 +72,7 @@ def copies_of(request: Request) -> list[int | None]:
 
 
 class SubmitSession:
-    """Submits without waiting for answers, prints ids as they come, and watches the jobs if told to."""
+    """Submits without waiting for answers, prints ids as they come, and watches the jobs if asked to."""
 
     def __init__(self, request: Request, total: int) -> None:
         self.exit_code = 0
@@ -88,7 +85,7 @@ class SubmitSession:
         self._watches = request.has("watch")
         self._progress = request.has("progress")
         if self._progress and not sys.stdout.isatty():
-            # In the name of `flux`, as in Flux.
+            # Flux, too, reports this in the name of `flux`.
             sys.stderr.write("flux: WARNING: stdout is not a tty. Ignoring --progress option\n")
             self._progress = False
         self._total = total
@@ -170,7 +167,7 @@ class SubmitSession:
             self._watch.progress.submitted()
 
     def finish(self) -> int:
-        """Wait for all answers and, if told to, for all jobs; the exit code."""
+        """Wait for all answers and, if asked to, for all jobs. Return the exit code."""
         if self._flux is None or self._watch is None:
             return self.exit_code
         with self._flux:
@@ -186,7 +183,7 @@ SUBMIT_OPTIONS = (*COMMON, *TASKS, *BULK)
 
 
 def submit(options: Options, context: Context) -> int:
-    """Submit, print ids, and wait if told to; the exit code is then the highest of the jobs."""
+    """Submit a job or copies of it. With --wait or --watch, the exit code is the highest of the jobs."""
     request = Request.of(options, SUBMIT_OPTIONS)
     session = SubmitSession(request, len(copies_of(request)))
     session.submit(request)
@@ -205,7 +202,7 @@ _MARK = ":::"
 
 
 def bulksubmit(options: Options, context: Context) -> int:
-    """Fill in every combination of inputs, and submit all."""
+    """Submit a job for each combination of inputs."""
     request = Request.of(options, BULKSUBMIT_OPTIONS)
     methods = dict(_method(text) for text in request.all("define"))
     separator = (request.get("sep") or "\n").encode().decode("unicode_escape")
@@ -248,10 +245,10 @@ def _method(text: str) -> tuple[str, str]:
 def split_inputs(
     words: list[str], separator: str | None
 ) -> tuple[list[str], list[list[str]], list[tuple[int, list[str]]]]:
-    """The command, its lists of inputs, and lists that are linked to others, with their places.
+    """Return the command, its lists of inputs, and the linked lists with their places.
 
     ``:::`` begins a list, ``::::`` names a file of inputs, and a ``+`` at the end links the list to those before.
-    Without any, inputs come from stdin.
+    If there is no list, inputs come from stdin.
     """
     starts = [index for index, word in enumerate(words) if word.startswith(_MARK)]
     command = words[: starts[0]] if starts else words
@@ -283,7 +280,7 @@ def _read_inputs(path: str, separator: str | None) -> list[str]:
 
 
 def combine(lists: list[list[str]], links: list[tuple[int, list[str]]]) -> list[list[str]]:
-    """Every combination of the inputs; those of linked lists go round."""
+    """Return every combination of the inputs. The inputs of a linked list repeat as needed."""
     from itertools import product
 
     combinations = [list(each) for each in product(*lists)]
@@ -301,7 +298,7 @@ RUN_OPTIONS = (
 
 
 def run(options: Options, context: Context) -> int:
-    """Submit, attach; the exit code is the job's."""
+    """Submit a job and attach to it; the exit code is that of the job."""
     request = Request.of(options, RUN_OPTIONS)
     jobspec = make_jobspec(request)
     if request.has("dry-run"):
@@ -313,7 +310,7 @@ def run(options: Options, context: Context) -> int:
 
 
 def attach(flux: Flux, jobid: int, request: Request) -> int:
-    """Be attached to a new job as `flux job attach` is; the exit code."""
+    """Attach to a new job as `flux job attach` does, and return the exit code."""
     from pytest_flux.cli.command import CommandError
     from pytest_flux.cli.commands.jobs.attach import AttachOptions, AttachSession
 
@@ -330,7 +327,7 @@ def attach(flux: Flux, jobid: int, request: Request) -> int:
     try:
         return AttachSession(flux, jobid, how).run()
     except CommandError as error:
-        # From here on it is flux-job that speaks, as in Flux.
+        # In Flux, `flux run` becomes `flux job attach` here, so errors have that name.
         sys.stderr.write(f"flux-job: {error}\n")
         return error.status
 

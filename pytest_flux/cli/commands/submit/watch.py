@@ -14,6 +14,7 @@ from pytest_flux.client.job_follow import EXEC, JobFollower
 from pytest_flux.options import Option
 from pytest_flux.protocol.fluid import f58
 from pytest_flux.protocol.ioencode import decode_io
+from pytest_flux.protocol.wait_status import exit_code
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -24,13 +25,12 @@ if TYPE_CHECKING:
     from pytest_flux.options import Options
     from pytest_flux.protocol.eventlog import Event
 
-
 _BLOCKS = " ▏▎▍▌▋▊▉█"
 _INTERVAL = 0.25
 
 
 class Progress:
-    """Counts jobs by what they are doing, and draws that if it is to be ``shown``."""
+    """The progress bar, on the last line of a terminal. Counts jobs by state, and draws only if ``shown``."""
 
     def __init__(
         self,
@@ -52,22 +52,22 @@ class Progress:
         self._failed_submissions = 0
 
     def begin(self, jobid: int) -> None:
-        """A job is pending."""
+        """Count a job that is pending."""
         self._states[jobid] = "PD"
         self._total = max(self._total, len(self._states))
 
     def submitted(self) -> None:
-        """A job has been submitted, which is all that is waited for."""
+        """Count a job as done when it is submitted."""
         self._count += 1
         self.draw()
 
     def failed_to_submit(self) -> None:
-        """A job has been refused."""
+        """Count a job that was refused."""
         self._count += 1
         self._failed_submissions += 1
 
     def event(self, jobid: int, event: Event) -> None:
-        """Something has happened to a job."""
+        """Take an event of a job."""
         name, context, state = event["name"], event.get("context", {}), self._states.get(jobid)
         if name == "alloc" and state == "PD":
             self._states[jobid] = "R"
@@ -77,11 +77,11 @@ class Progress:
             self._states[jobid] = "F" if context["status"] else "CD"
 
     def done(self, jobid: int) -> None:
-        """A job needs no more watching."""
+        """Count a job that needs no more watching."""
         self._count += 1
 
     def line(self, width: int) -> str:
-        """The bar, as wide as the terminal."""
+        """Return the bar, as wide as the terminal."""
         share = min(self._count / self._total, 1.0) if self._total else 0.0
         elapsed = time.time() - self._started
         after = f"{100 * share:5.1f}% "
@@ -104,14 +104,14 @@ class Progress:
         return "".join(f"{name}:{count:<3} " for name, count in counts.items())
 
     def draw(self) -> None:
-        """Show the bar, in the last line; the lines above scroll on without it."""
+        """Draw the bar in the last line; the lines above scroll without it."""
         if self._shown:
             columns, lines = _terminal_size()
             self._write(f"\0337\033[r\0338\033D\033M\0337\033[1;{lines - 1}r\0338")
             self._write(f"\0337\033[{lines};1H\033[2K\033[?7l\033[0m{self.line(columns)}\033[?7h\0338")
 
     def end(self) -> None:
-        """Leave the bar as it is at the end, and give the line back."""
+        """Draw the bar a last time, as a line that scrolls."""
         if self._shown:
             columns, lines = _terminal_size()
             self._write(f"\0337\033[{lines};1H\033[K\033[r\0338{self.line(columns)}\n")
@@ -122,7 +122,6 @@ class Progress:
 
 
 def _terminal_size() -> tuple[int, int]:
-    import os
 
     try:
         return os.get_terminal_size(1)
@@ -131,7 +130,7 @@ def _terminal_size() -> tuple[int, int]:
 
 
 class Destination:
-    """Where the output and the messages of a job go. Text and bytes keep their order."""
+    """Where the output and the messages of a job go. It keeps text and bytes in order."""
 
     __slots__ = ("_error", "_output")
 
@@ -140,15 +139,15 @@ class Destination:
         self._error = error
 
     def output(self, text: str) -> None:
-        """Print to stdout, or instead of it."""
+        """Write text to stdout, or to the file in its place."""
         self._output.write(text)
 
     def error(self, text: str) -> None:
-        """Print to stderr, or instead of it."""
+        """Write text to stderr, or to the file in its place."""
         self._error.write(text)
 
     def data(self, stream: str, data: bytes) -> None:
-        """Bytes as they are."""
+        """Write bytes to one of the two."""
         target = self._error if stream == "stderr" else self._output
         target.flush()
         target.buffer.write(data)
@@ -156,7 +155,7 @@ class Destination:
 
 
 class WatchSession:
-    """Jobs are added at any time; :meth:`run` waits for all of them."""
+    """Watches jobs, which can be added at any time; :meth:`run` waits for all of them."""
 
     def __init__(
         self,
@@ -191,7 +190,7 @@ class WatchSession:
         _WatchedJob(self, jobid, destination, wait_event).start(self._flux)
 
     def run(self) -> int:
-        """Wait for all jobs; the highest exit code."""
+        """Wait for all jobs, and return the highest exit code."""
         self.progress.draw()
         while self._active:
             self._flux.dispatch(self.progress.interval)
@@ -200,13 +199,13 @@ class WatchSession:
         return self.exit_code
 
     def log(self, jobid: int, destination: Destination, timestamp: float, text: str) -> None:
-        """A line with the time since the first submission."""
+        """Write a line with the time since the first submission."""
         if self._zero is None or timestamp < self._zero:
             self._zero = timestamp
         destination.error(f"{f58(jobid)}: {timestamp - self._zero:4.3f}s: {text}\n")
 
     def ended(self, jobid: int, code: int = 0) -> None:
-        """A job needs no more watching."""
+        """Count a job that needs no more watching."""
         self._active.discard(jobid)
         self.exit_code = max(self.exit_code, code)
         self.progress.done(jobid)
@@ -244,8 +243,7 @@ class _WatchedJob:
             self._destination.error(f"job.exception: type={context['type']} severity=0{note}\n")
         elif name == "finish":
             status = context["status"]
-            code = os.waitstatus_to_exitcode(status)
-            session.exit_code = max(session.exit_code, code if code >= 0 else 128 - code)
+            session.exit_code = max(session.exit_code, exit_code(status))
             if session._log_status:
                 text = f"{'failed' if status else 'complete'}: status={status}"
                 session.log(self._jobid, self._destination, event["timestamp"], text)
@@ -306,7 +304,7 @@ _ACTIVE = {"pending", "running"}
 
 
 def watch(options: Options, context: Context) -> int:
-    """Watch; the exit code is the highest of the jobs."""
+    """Watch jobs; the exit code is the highest of theirs."""
     ids = job_ids(options.arguments, context)
     if ids and any(options.has(name) for name in ("active", "all", "filter", "since", "count")):
         warn(context, "Filtering options ignored with jobid list")
@@ -346,7 +344,7 @@ def watch(options: Options, context: Context) -> int:
 
 
 def _query_of(options: Options, context: Context) -> tuple[Query, bool]:
-    """Which jobs, and whether inactive ones are asked for. Raises CommandError, OptionExit."""
+    """Return the query, and whether it includes inactive jobs. Raises CommandError, OptionExit."""
     query = Query()
     query.count = integer(options, context, "count", 0)
     query.set_fields(["state", "result", "t_submit"])
