@@ -265,7 +265,7 @@ def set_dotted(values: dict[str, Any], path: str, value: object, complaint: str)
 
 
 def color_is_on(options: Options, context: Context, name: str = "color") -> bool:
-    """Return whether to use color: ``--color``, by default "never" if NO_COLOR is set (no-color.org). Raises OptionExit."""
+    """Return whether to use color, by ``--color`` and NO_COLOR (no-color.org). Raises OptionExit."""
     when = options.get(name, "never" if os.environ.get("NO_COLOR") else "auto") or "always"
     if when not in ("auto", "always", "never"):
         raise context.command.parser().usage_error(f"Invalid argument to --color: '{when}'")

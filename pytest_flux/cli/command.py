@@ -227,7 +227,7 @@ class naming:  # noqa: N801
 
 
 def wants_color(options: Options, context: Context) -> bool:
-    """Return whether to use color: ``--color``, by default "never" if NO_COLOR is set (no-color.org). Raises OptionExit."""
+    """Return whether to use color, by ``--color`` and NO_COLOR (no-color.org). Raises OptionExit."""
     default = "never" if os.environ.get("NO_COLOR") else "auto"
     when = options.get("color", default)
     if when is None or when == "always":
