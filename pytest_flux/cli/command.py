@@ -209,16 +209,10 @@ class explaining:  # noqa: N801, a context manager, as contextlib.suppress is
             raise CommandError(f"{self._what}: {reason(error)}") from None
 
 
-class naming:  # noqa: N801
+class naming(explaining):  # noqa: N801
     """Report a request that fails as ``WHAT: WHY``, with the text of the error number, as many of Flux's own do."""
 
-    __slots__ = ("_what",)
-
-    def __init__(self, what: str) -> None:
-        self._what = what
-
-    def __enter__(self) -> None:
-        pass
+    __slots__ = ()
 
     def __exit__(self, kind: object, error: object, trace: object) -> None:
         if isinstance(error, (FluxError, ProtocolError)):
