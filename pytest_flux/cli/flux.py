@@ -102,7 +102,6 @@ def _enter_instance(options: Options) -> int:
     levels = options.count("parent")
     if not levels and not options.has("root"):
         return 0
-    from pytest_flux.cli.command import run_command
     from pytest_flux.cli.commands.instance.env import enter_parent, enter_root
 
     step = enter_root if options.has("root") else enter_parent

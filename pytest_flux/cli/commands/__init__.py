@@ -38,7 +38,7 @@ class Entry(NamedTuple):
     section: str = ""
 
     def load(self) -> Command:
-        """Import the command."""
+        """Import the command, which is the only one in its module whose full name ends with ``name``."""
         commands: tuple[Command, ...] = __import__(f"{__name__}.{self.module}", fromlist=["COMMANDS"]).COMMANDS
         return next(command for command in commands if command.name == self.name)
 

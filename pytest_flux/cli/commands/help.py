@@ -12,7 +12,6 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from pytest_flux.options import Options
 
-
 # `flux` suggests commands up to this distance from what was typed.
 _SIMILAR_AT_MOST = 3
 

@@ -10,7 +10,6 @@ from pytest_flux.cli.commands.instance.attr import find_attribute
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from pytest_flux.client import Flux
     from pytest_flux.options import Options
 
 
@@ -43,7 +42,14 @@ def enter_parent(options: Options, context: Context) -> int:
     """Set FLUX_URI and FLUX_KVS_NAMESPACE to those of the parent instance, if there is one."""
     del options
     with context.open() as flux:
-        _enter(flux)
+        uri = find_attribute(flux, "parent-uri")
+        if uri is None:
+            return 0
+        namespace = find_attribute(flux, "parent-kvs-namespace")
+    os.environ["FLUX_URI"] = uri
+    os.environ.pop("FLUX_KVS_NAMESPACE", None)
+    if namespace is not None:
+        os.environ["FLUX_KVS_NAMESPACE"] = namespace
     return 0
 
 
@@ -56,18 +62,6 @@ def enter_root(options: Options, context: Context) -> int:
     for _ in range(int(level)):
         enter_parent(options, context)
     return 0
-
-
-def _enter(flux: Flux) -> None:
-    uri = find_attribute(flux, "parent-uri")
-    if uri is None:
-        return
-    namespace = find_attribute(flux, "parent-kvs-namespace")
-    os.environ["FLUX_URI"] = uri
-    if namespace is None:
-        os.environ.pop("FLUX_KVS_NAMESPACE", None)
-    else:
-        os.environ["FLUX_KVS_NAMESPACE"] = namespace
 
 
 COMMANDS = (

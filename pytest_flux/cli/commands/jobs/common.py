@@ -54,6 +54,21 @@ def parse_user(text: str) -> int:
         raise CommandError(f"unknown user {text}") from None
 
 
+def parse_signal(text: str) -> int:
+    """Parse a signal: ``15``, ``TERM``, ``SIGTERM``. Raises ValueError."""
+    if text.isdigit():
+        if not int(text):
+            raise ValueError("signal must be > 0")
+        return int(text)
+    import signal
+
+    for name in (text, f"SIG{text}"):
+        found = getattr(signal, name, None)
+        if isinstance(found, signal.Signals):
+            return int(found)
+    raise ValueError(f"signal '{text}' is invalid")
+
+
 def parse_signal_name(text: str, command: str) -> int:
     """Parse a signal for `flux job kill` or `killall`. Raises CommandError."""
     try:
@@ -96,21 +111,6 @@ def collect(calls: Iterable[tuple[str, Rpc]], context: Context) -> int:
             context.log(f"{name}: {reason(error)}")
             status = 1
     return status
-
-
-def parse_signal(text: str) -> int:
-    """Parse a signal: ``15``, ``TERM``, ``SIGTERM``. Raises ValueError."""
-    if text.isdigit():
-        if not int(text):
-            raise ValueError("signal must be > 0")
-        return int(text)
-    import signal
-
-    for name in (text, f"SIG{text}"):
-        found = getattr(signal, name, None)
-        if isinstance(found, signal.Signals):
-            return int(found)
-    raise ValueError(f"signal '{text}' is invalid")
 
 
 def format_shell_log(context: dict[str, Any], origin: str, place: str = "") -> str:

@@ -11,7 +11,6 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from pytest_flux.options import Options
 
-
 # Those without a summary are not shown, as in flux-core.
 TABLE = (
     Entry("list", "jobs.lookup", ""),

@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from pytest_flux.client import Flux, Rpc
     from pytest_flux.options import Options
 
-
 # Answers are read after this many requests, so that they do not pile up while jobs are still being made.
 _TAKE_ANSWERS_AFTER = 64
 
