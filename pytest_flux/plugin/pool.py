@@ -1,4 +1,4 @@
-"""The instances of one pytest process: started for whom, held by which fixture, stopped off the tests' path."""
+"""The instances of one pytest process: which fixture holds them, for which test. They stop while other tests run."""
 
 from __future__ import annotations
 
@@ -8,26 +8,29 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from pytest_flux.instance import FluxInstance, InstanceError
+from pytest_flux.instance import flux_instance
+from pytest_flux.instance.flux_instance import FluxInstance, InstanceError
+from pytest_flux.instance.settings import Settings
 from pytest_flux.launcher import forkserver
-from pytest_flux.session import dumping, options, shapes
-from pytest_flux.session.pristine import Baseline, Verdict
-from pytest_flux.session.shared import controller_pid
-from pytest_flux.session.tracebacks import is_plain
-from pytest_flux.settings import Settings
+from pytest_flux.plugin import dumping, options, shapes
+from pytest_flux.plugin.pristine import Baseline, Verdict
+from pytest_flux.plugin.tracebacks import is_plain
+from pytest_flux.plugin.workers import controller_pid
 
 __tracebackhide__ = is_plain
+# Instances know no pytest, so the plugin hides their frames.
+vars(flux_instance)["__tracebackhide__"] = is_plain
 _NAMED_ENGINES = ("auto", "system", "embedded")
-# More than this many that are being stopped would slow down the tests that run meanwhile.
+# More instances that stop at the same time would slow down the tests that run meanwhile.
 _MAX_STOPPING = 4
 
 Maker = Callable[[Settings], FluxInstance]
 
 
 class Held:
-    """An instance that a fixture holds. ``mark`` is where, in its log, the present test begins.
+    """An instance that a fixture holds. ``mark`` is the position in its log where the present test begins.
 
-    ``marked_node`` is, for one that several tests have, where the markers are that it was made by.
+    ``marked_node`` is, for a shared instance, the node whose markers gave its settings.
     """
 
     def __init__(self, name: str, instance: FluxInstance, scope: str, nodeid: str) -> None:
@@ -43,12 +46,12 @@ class Held:
         self.marked_node: pytest.Item | pytest.Collector | None = None
 
     def is_used_by(self, item: pytest.Item) -> bool:
-        """Whether a test has it, as far as its arguments tell."""
+        """Whether a test uses it, judged by the test's fixtures."""
         return self.name in getattr(item, "fixturenames", ())
 
 
 class Late(NamedTuple):
-    """An error that came to light when its test was over."""
+    """An error that was found after its test was over."""
 
     item: pytest.Item | None
     nodeid: str
@@ -56,7 +59,7 @@ class Late(NamedTuple):
 
 
 class Pool:
-    """One per pytest process, made when first asked for."""
+    """All instances of a pytest process. There is one pool, made on first use."""
 
     def __init__(self, config: pytest.Config) -> None:
         self.config = config
@@ -73,7 +76,7 @@ class Pool:
     # -- starting
 
     def settle(self, settings: Settings, nodeid: str) -> Settings:
-        """Let the hooks have their say, and see that the engine exists."""
+        """Let hooks change the settings, and find the engine. Raises UsageError."""
         changed = self.config.hook.pytest_flux_settings(config=self.config, settings=settings, nodeid=nodeid)
         settings = settings if changed is None else changed
         if settings.broker not in _NAMED_ENGINES and "/" not in settings.broker:
@@ -87,14 +90,14 @@ class Pool:
         return settings
 
     def make(self, settings: Settings) -> FluxInstance:
-        """An instance that is not started yet."""
-        # For a dump of one whose rank 0 dies, its state must be on disk.
+        """Make an instance without starting it."""
+        # A dump of an instance whose rank 0 dies needs its state on disk.
         return FluxInstance(settings, keep=self._kept != "no", durable=self._dumps, trace=self._trace)
 
     def acquire(
         self, name: str, settings: Settings, scope: str, nodeid: str, item: pytest.Item | None, make: Maker | None
     ) -> Held:
-        """An instance that runs. Raises InstanceError."""
+        """Return a running instance. Raises InstanceError."""
         instance = self._take_ready(settings) if make is None else make(settings)
         self._start(instance, nodeid)
         held = Held(name, instance, scope, nodeid)
@@ -103,7 +106,7 @@ class Pool:
         return held
 
     def watch(self, held: Held) -> None:
-        """Have an instance compared, after each test, with how it is now. Raises FluxError or OSError."""
+        """Take the baseline to compare an instance with after each test. Raises FluxError or OSError."""
         held.baseline = Baseline(held.instance)
         held.mark = held.instance.output.position() if held.user is None else held.mark
 
@@ -126,7 +129,7 @@ class Pool:
         return self.make(settings)
 
     def prestart(self, wanted: list[Settings]) -> None:
-        """See to it that these are being started, and no others."""
+        """Start instances with these settings ahead of their tests; kill others that were started ahead."""
         spare = list(self._ready)
         self._ready = []
         for settings in wanted:
@@ -138,7 +141,7 @@ class Pool:
                 try:
                     match.begin()
                 except InstanceError:
-                    # Whoever needs it will try again, and is told.
+                    # The test that needs it will try again, and gets the error.
                     continue
             self._ready.append(match)
         for instance in spare:
@@ -147,11 +150,11 @@ class Pool:
     # -- between tests
 
     def used_by(self, item: pytest.Item) -> Iterator[Held]:
-        """The instances that a test has."""
+        """The instances that a test uses."""
         return (held for held in list(self.held) if held.user is item or held.is_used_by(item))
 
     def before(self, item: pytest.Item) -> None:
-        """A test begins: renew what it uses and another test has broken, and note where its log begins."""
+        """Prepare shared instances for a test: start again what another test has broken, and mark the log."""
         for held in self.held:
             if held.scope == "function" or not held.is_used_by(item):
                 continue
@@ -168,7 +171,7 @@ class Pool:
             held.user = item
 
     def after(self, item: pytest.Item) -> list[str]:
-        """A test is over: what it has left behind in instances that others will use."""
+        """Check the shared instances of a test that is over. Return what it has left behind in them."""
         leaks: list[str] = []
         for held in self.held:
             if held.user is item and held.scope != "function":
@@ -186,17 +189,17 @@ class Pool:
     # -- stopping
 
     def release(self, held: Held, item: pytest.Item | None) -> list[str]:
-        """Have an instance stopped; what its last user has left behind. Raises InstanceError if brokers have died."""
+        """Begin to stop an instance. Return what its last user left behind. InstanceError if brokers have died."""
         leaks: list[str] = []
         if held.user is not None and held.scope != "function":
             leaks = self._check(held)
         self.held.remove(held)
-        dumping.before_end(item, held)
         instance = held.instance
+        dumping.before_end(item, held.name, instance)
         instance.keep = self._kept == "all" or (self._kept == "failed" and held.failed)
         died = instance.failed_brokers()
         if held.broken or (died and leaks):
-            # Told already, with its culprit.
+            # Reported already, for the test that did it.
             self._kill(instance, held.nodeid)
         elif died:
             self._finish(instance, held.nodeid)
@@ -207,22 +210,22 @@ class Pool:
 
     def _kill(self, instance: FluxInstance, nodeid: str) -> None:
         instance.kill()
-        self._tell_stopped(instance, nodeid, None)
+        self._call_stopped(instance, nodeid, None)
 
     def _finish(self, instance: FluxInstance, nodeid: str) -> None:
         try:
             instance.finish_stop()
         except InstanceError as error:
-            self._tell_stopped(instance, nodeid, error)
+            self._call_stopped(instance, nodeid, error)
             raise
-        self._tell_stopped(instance, nodeid, None)
+        self._call_stopped(instance, nodeid, None)
 
-    def _tell_stopped(self, instance: FluxInstance, nodeid: str, error: Exception | None) -> None:
+    def _call_stopped(self, instance: FluxInstance, nodeid: str, error: Exception | None) -> None:
         hook: Any = self.config.hook
         hook.pytest_flux_instance_stopped(config=self.config, instance=instance, error=error, nodeid=nodeid)
 
     def collect(self, *, everything: bool = False) -> list[Late]:
-        """Finish the stops that have come to their end, or all; the errors among them."""
+        """Finish the stops that are complete, or all of them, and return their errors."""
         late: list[Late] = []
         remaining = []
         for entry in self._stopping:
@@ -238,7 +241,7 @@ class Pool:
         return late
 
     def close(self) -> None:
-        """Take down what is left: instances that nobody has come for, and, after ^C, those that tests had."""
+        """Kill all instances that are left: unused ones and, after ^C, those of tests."""
         self.prestart([])
         for held in self.held:
             held.instance.kill()

@@ -1,4 +1,4 @@
-"""An instance that somebody else has started: an enclosing one, a cluster's, another worker's, the last run's."""
+"""An instance that something else has started: an enclosing instance, a cluster, another worker, the last run."""
 
 from __future__ import annotations
 
@@ -7,21 +7,21 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from pytest_flux.instance import FluxInstance, InstanceError
+from pytest_flux.instance.flux_instance import FluxInstance, InstanceError
+from pytest_flux.instance.log import InstanceLog
+from pytest_flux.instance.settings import Settings
 from pytest_flux.protocol.errors import FluxError
-from pytest_flux.session.log import InstanceLog
-from pytest_flux.settings import Settings
 
 if TYPE_CHECKING:
-    from pytest_flux.session.brokers import BrokerHandle
+    from pytest_flux.instance.brokers import BrokerHandle
 
 _INTERVAL = 0.01
 
 
 class AttachedInstance(FluxInstance):
-    """The instance at ``uri``. Starting it is to wait until it runs, stopping it to hang up.
+    """The instance at ``uri``. ``start`` waits until it runs; ``stop`` closes our connections.
 
-    ``log`` is the file that it prints to, if that is known. What would harm it is refused unless it ``is_ours``.
+    ``log`` is the file of its output, if known. Operations that would harm it are refused unless it ``is_ours``.
     """
 
     def __init__(self, uri: str, settings: Settings, *, log: str | None = None, is_ours: bool = False) -> None:
@@ -30,7 +30,7 @@ class AttachedInstance(FluxInstance):
         self._is_ours = is_ours
 
     def begin(self) -> None:
-        """Nothing: others have."""
+        """Do nothing: the instance has been started."""
 
     def start(self) -> None:
         """Wait until it runs. Raises InstanceError."""
@@ -41,33 +41,33 @@ class AttachedInstance(FluxInstance):
                 break
             except (FluxError, OSError) as error:
                 self._close_connections()
-                # Another process may be about to start it: there is nothing that would tell when it listens.
+                # Another process may be starting it; nothing signals the moment from which it listens.
                 if not self._is_ours or isinstance(error, (FluxError, TimeoutError)) or time.monotonic() > deadline:
                     raise InstanceError(f"instance at {self.uri}: {error}\n{self.log_tail()}") from None
             time.sleep(_INTERVAL)
         self.size = self.client.size
 
     def begin_stop(self) -> None:
-        """Hang up."""
+        """Close our connections."""
         self._close_connections()
 
     def finish_stop(self) -> None:
-        """Nothing more to do."""
+        """Close our copy of the log."""
         self._end()
 
     def kill(self) -> None:
-        """Hang up."""
+        """Close our connections and our copy of the log."""
         self._close_connections()
         self._end()
 
     @property
     def is_stopping(self) -> bool:
-        """Never: it goes on."""
+        """Always False: the instance goes on."""
         return False
 
     @property
     def can_be_restored(self) -> bool:
-        """Not what belongs to others, or is used by others at the same time."""
+        """False: the instance belongs to others, or others use it at the same time."""
         return False
 
     @property
@@ -82,22 +82,22 @@ class AttachedInstance(FluxInstance):
 
     @property
     def uri(self) -> str:
-        """What it was attached by."""
+        """The URI that was attached to."""
         return self._uri
 
     @property
     def brokers(self) -> Sequence[BrokerHandle]:
-        """Refused where the instance is not ours to take apart. Raises InstanceError."""
+        """The brokers, by rank. Raises InstanceError if the instance is not ours."""
         if not self._is_ours:
             raise InstanceError(f"brokers of {self.uri}: this instance was not started for tests, and is left alone")
         return super().brokers
 
     def dead_brokers(self) -> dict[int, int]:
-        """Nobody tells us."""
+        """Always empty: the ends of brokers are not reported to us."""
         return {}
 
     def log(self) -> str:
-        """What it has printed, if we know where, else what its rank 0 has in its log."""
+        """Its output, if we know the file, else the log that rank 0 has in memory."""
         if self.output.path is not None or not self.is_running:
             return super().log()
         rpc = self.client.rpc("log.dmesg", {"follow": False}, nodeid=0, streaming=True, timeout=self.settings.timeout)
@@ -110,9 +110,9 @@ class AttachedInstance(FluxInstance):
 
 
 class KeptInstance(AttachedInstance):
-    """One that was left to us by an earlier run: ours alone."""
+    """An instance that an earlier run has left to us alone."""
 
     @property
     def can_be_restored(self) -> bool:
-        """As if we had started it."""
+        """True, as if we had started it."""
         return True

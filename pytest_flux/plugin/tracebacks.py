@@ -1,4 +1,4 @@
-"""Which of our frames pytest leaves out of a report: those of an error that says itself what is the matter."""
+"""The frames of ours that pytest leaves out of a report: those of an error whose text says all."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ if TYPE_CHECKING:
 
 
 def is_plain(info: ExceptionInfo[BaseException]) -> bool:
-    """Whether an error is for people who use the plugin, and needs no tour of our modules.
+    """Whether an error is made for users of the plugin, who do not need our frames.
 
-    For ``__tracebackhide__`` at the top of a module. Whatever else is raised there is a mistake of ours, and shown.
+    For ``__tracebackhide__`` at the top of a module. Any other error there is our mistake, and is shown with frames.
     """
     import pytest
 

@@ -1,4 +1,4 @@
-"""What happens at each of pytest's hooks."""
+"""What to do at each of pytest's hooks, and where the instances of a run are kept: with pytest's configuration."""
 
 from __future__ import annotations
 
@@ -7,28 +7,54 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pytest_flux.session import options, reporting
-from pytest_flux.session.stash import pool_if_any
-from pytest_flux.session.tracebacks import is_plain
+from pytest_flux.plugin import options, reporting
+from pytest_flux.plugin.tracebacks import is_plain
 
 if TYPE_CHECKING:
-    from pytest_flux.session.pool import Pool
-    from pytest_flux.settings import Settings
+    from pytest_flux.instance.settings import Settings
+    from pytest_flux.plugin.pool import Pool
 
 __tracebackhide__ = is_plain
+_POOL = pytest.StashKey["Pool"]()
 _PC_FILES = ("lib/pkgconfig", "lib64/pkgconfig", "share/pkgconfig")
 
 
+def pool_of(config: pytest.Config) -> Pool:
+    """The instances of this pytest process."""
+    pool = config.stash.get(_POOL, None)
+    if pool is None:
+        # Imported on first use: most runs of pytest do not use Flux.
+        from pytest_flux.plugin.pool import Pool
+
+        pool = config.stash[_POOL] = Pool(config)
+    return pool
+
+
+def pool_if_any(config: pytest.Config) -> Pool | None:
+    """The instances of this pytest process; None if no test has needed one yet."""
+    return config.stash.get(_POOL, None)
+
+
+def check(config: pytest.Config) -> None:
+    """Raise UsageError for an invalid option or ini setting, before any test runs."""
+    for setting in options.RUN:
+        options.origin(config, setting)
+    if options.shape_of(config):
+        from pytest_flux.plugin import shapes
+
+        shapes.of_run(config)
+
+
 def command(config: pytest.Config) -> int | None:
-    """Do what is to be done instead of running tests, if anything; the exit code."""
+    """Execute an option that replaces the run of tests, if one is given, and return the exit code."""
     if config.getoption("flux_show_config"):
-        from pytest_flux.session import shapes
+        from pytest_flux.plugin import shapes
 
         shapes.of_run(config)
         print(options.show(config))
         return 0
     if config.getoption("flux_sweep"):
-        from pytest_flux.session.sweep import sweep
+        from pytest_flux.plugin.sweep import sweep
 
         for line in sweep():
             print(line)
@@ -37,7 +63,7 @@ def command(config: pytest.Config) -> int | None:
 
 
 def header(config: pytest.Config) -> str | None:
-    """Which engine tests run on by default, its version and its path."""
+    """The engine that tests use by default, its version and its path."""
     from pytest_flux import __version__
     from pytest_flux.launcher.engine import find_engine
     from pytest_flux.launcher.spec import LaunchError
@@ -56,7 +82,7 @@ def header(config: pytest.Config) -> str | None:
 
 
 def _version(prefix: str) -> str:
-    """The version of an installed Flux, without running it: what its pkg-config file says."""
+    """Read the version of an installed Flux from its pkg-config file, without running Flux."""
     for directory in _PC_FILES if prefix else ():
         try:
             with open(f"{prefix}/{directory}/flux-core.pc", encoding="utf-8") as file:
@@ -70,7 +96,7 @@ def _version(prefix: str) -> str:
 def generate(metafunc: pytest.Metafunc) -> None:
     """Multiply a test by the lists in its markers."""
     if "flux_instance" in metafunc.fixturenames:
-        from pytest_flux.session import shapes
+        from pytest_flux.plugin import shapes
 
         shapes.generate(metafunc)
 
@@ -79,29 +105,29 @@ def parametrize_id(value: object, name: str) -> str | None:
     """The id of a parameter of the fixture flux_instance, if it is one."""
     if name != "flux_instance":
         return None
-    from pytest_flux.session import shapes
+    from pytest_flux.plugin import shapes
 
     return shapes.identify_parameter(value)
 
 
 def before(item: pytest.Item) -> None:
-    """The setup of a test begins."""
+    """Prepare instances of wider scope when the setup of a test begins."""
     pool = pool_if_any(item.config)
     if pool is not None:
         pool.before(item)
 
 
 def after(item: pytest.Item) -> None:
-    """All fixtures that go with a test are gone. Fails it for what it leaves behind, if that is an error."""
+    """Check instances of wider scope after the teardown of a test's fixtures. With ``--flux-strict``, leaks fail it."""
     pool = pool_if_any(item.config)
     if pool is None:
         return
-    _tell_late(item.config, pool, everything=False)
+    _report_late(item.config, pool, everything=False)
     reporting.add_leaks(item, pool.after(item), strict=pool.strict)
 
 
 def prestart(item: pytest.Item) -> None:
-    """A test has what it needs: start what the next ones will."""
+    """Start the instances of the next tests, when a test has its own."""
     count: int = options.value_of(item.config, "prestart")
     pool = pool_if_any(item.config)
     if pool is None or not count:
@@ -113,15 +139,15 @@ def _wanted(pool: Pool, item: pytest.Item, nextitem: pytest.Item | None) -> list
     if options.value_of(item.config, "scope") != "function" or nextitem is None:
         return []
     items = item.session.items
-    # A worker of pytest-xdist knows no more than the next one.
+    # A worker of pytest-xdist knows only the next test.
     upcoming = [nextitem] if hasattr(item.config, "workerinput") else items[items.index(item) + 1 :]
     count: int = options.value_of(item.config, "prestart")
     return [settings for each in upcoming[: 2 * count] for settings in _settings_ahead(pool, each)]
 
 
 def _settings_ahead(pool: Pool, item: pytest.Item) -> list[Settings]:
-    """The settings of an instance that a test will ask for, if they can be known now."""
-    from pytest_flux.session import shapes
+    """The settings of the instance that a test will need, if they can be known now."""
+    from pytest_flux.plugin import shapes
 
     if shapes.FIXTURE not in getattr(item, "fixturenames", ()):
         return []
@@ -132,19 +158,19 @@ def _settings_ahead(pool: Pool, item: pytest.Item) -> list[Settings]:
 
 
 def finish_loop(config: pytest.Config) -> None:
-    """All tests have run: wait for what is being stopped, and report on it while that still counts."""
+    """Wait, after the last test, for the stops that were begun, and report their errors while they still count."""
     pool = pool_if_any(config)
     if pool is not None:
-        _tell_late(config, pool, everything=True)
+        _report_late(config, pool, everything=True)
 
 
-def _tell_late(config: pytest.Config, pool: Pool, *, everything: bool) -> None:
+def _report_late(config: pytest.Config, pool: Pool, *, everything: bool) -> None:
     for late in pool.collect(everything=everything):
         reporting.send_late(config, late)
 
 
 def close(config: pytest.Config) -> None:
-    """The run is over, however it went: leave nothing."""
+    """Stop everything that still runs at the end of the run."""
     pool = pool_if_any(config)
     if pool is not None:
         pool.close()
@@ -154,6 +180,6 @@ def close(config: pytest.Config) -> None:
     if forkserver is not None:
         forkserver.close()
     if not hasattr(config, "workerinput") and config.pluginmanager.hasplugin("dsession"):
-        from pytest_flux.session.shared import stop_shared
+        from pytest_flux.plugin.workers import stop_shared
 
         stop_shared(config)

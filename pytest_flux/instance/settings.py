@@ -1,4 +1,4 @@
-"""What an instance shall be like: one frozen value, checked in one place, whichever door it came in by."""
+"""The settings of one instance: a frozen value, checked in one place, wherever it comes from."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
-from pytest_flux.launcher.spec import LaunchSpec
+from pytest_flux.launcher.spec import START_MODES, LaunchError, LaunchSpec, hostnames
 
 PERSONALITIES = ("full", "job", "minimal", "kvs", "system")
-_CHOICES = {"personality": PERSONALITIES, "start_mode": ("all", "leader")}
+_CHOICES = {"personality": PERSONALITIES, "start_mode": START_MODES}
 _PLAIN_NAME = re.compile(r"[^.=]+")
 _SECONDS = ("exit_timeout", "timeout")
 
 
 class SettingsError(ValueError):
-    """Settings that cannot be; the text names what is wrong and the nearest that would do."""
+    """Invalid settings. The text names the setting, its value and a valid alternative."""
 
 
 @dataclass(frozen=True)
@@ -27,17 +27,17 @@ class Settings:
 
     * ``size``: the number of brokers, at least 1.
     * ``broker``: ``auto``, ``system``, ``embedded`` or the path of a broker.
-    * ``personality``: the services it has, as Flux's own tests choose them: ``full``; ``job``, with 2 fake cores on
-      each rank; ``kvs``; ``minimal``, without rc scripts; ``system``, bootstrapped from a configuration file, with
-      hosts called fake0 and so on.
-    * ``rundir``: a directory for its sockets (made if missing, and then removed; None for a temporary one).
+    * ``personality``: its services, as in Flux's own tests: ``full``; ``job``, with 2 fake cores on each rank;
+      ``kvs``; ``minimal``, without rc scripts; ``system``, bootstrapped from a configuration file, with hosts named
+      fake0 and so on.
+    * ``rundir``: a directory for its sockets (made if missing, and then removed; None for a temporary directory).
     * ``recovery``: a state directory or dump file to start from, True for that of the system instance.
     * ``attrs``: broker attributes by name; ``conf``: the broker's configuration, as tables of tables.
-    * ``hosts``: the host names that brokers believe in, as a hostlist (RFC 29).
+    * ``hosts``: the host names of the brokers, as a hostlist (RFC 29).
     * ``start_mode``: ``all``, or ``leader``: the other brokers are started by ``brokers[rank].start()``.
     * ``exit_timeout``: how long, in seconds, brokers may survive the first that exits.
-    * ``wrap``: what comes before a broker's command line: a sequence, or a string with commas.
-    * ``timeout``: how long start and stop may each take, in seconds.
+    * ``wrap``: words to put before a broker's command line: a sequence, or a string with commas.
+    * ``timeout``: the limit, in seconds, of start and stop each, and of other waits by default.
     """
 
     size: int = 1
@@ -77,8 +77,6 @@ class Settings:
             self._check_hosts(self.hosts)
 
     def _check_hosts(self, hosts: str) -> None:
-        from pytest_flux.launcher.spec import LaunchError, hostnames
-
         try:
             count = len(hostnames(hosts))
         except LaunchError as error:
@@ -89,7 +87,7 @@ class Settings:
             )
 
     def spec(self) -> LaunchSpec:
-        """The same for the launcher. The instance has no initial program: it runs until it is stopped."""
+        """The launch spec of these settings. It has no initial program: the instance runs until it is stopped."""
         own = {"broker.rc2_none": "1", "log-stderr-mode": "local", "log-stderr-level": "6"}
         attrs = {**own, **{name: str(value) for name, value in self.attrs.items()}}
         target = None if isinstance(self.recovery, bool) else os.fspath(self.recovery)
@@ -118,7 +116,7 @@ def _choose(name: str, value: object, choices: Sequence[str]) -> None:
 
 
 def nearest(name: str, known: Sequence[str]) -> str:
-    """What to say to somebody who wrote ``name``."""
+    """Suggest a known name for a misspelt one."""
     import difflib
 
     near = difflib.get_close_matches(name, known, n=1)
@@ -126,13 +124,13 @@ def nearest(name: str, known: Sequence[str]) -> str:
 
 
 def _assignments(table: Mapping[str, Any], prefix: str) -> list[str]:
-    """A table as the assignments that `--conf` takes: NAME.NAME=JSON. Raises SettingsError."""
+    """Convert a table to arguments of `--conf`: NAME.NAME=JSON. Raises SettingsError."""
     result: list[str] = []
     for name, value in table.items():
         key = f"{prefix}{name}"
         if not _PLAIN_NAME.fullmatch(str(name)):
             raise SettingsError(f"conf: {key!r}: the name of a table cannot have periods or equal signs here")
-        # A table that is empty, or has names which cannot be part of a dotted one, goes as a whole.
+        # An empty table, or one with names that cannot be part of a dotted name, is one argument.
         if isinstance(value, Mapping) and value and all(_PLAIN_NAME.fullmatch(str(inner)) for inner in value):
             result += _assignments(value, f"{key}.")
             continue
@@ -144,13 +142,13 @@ def _assignments(table: Mapping[str, Any], prefix: str) -> list[str]:
 
 
 def update(settings: Settings, given: Mapping[str, Any], where: str) -> Settings:
-    """The settings with what was given ``where`` put over them. Raises SettingsError."""
+    """Return the settings with the values that were given ``where``. Raises SettingsError."""
     for name in given:
         if name not in NAMES:
             raise SettingsError(f"{where}: unknown keyword {name!r}: {nearest(name, NAMES)}")
     try:
         if given.get("hosts") is not None and "size" not in given and settings.size == 1:
-            # Who names the hosts has said how many brokers there are.
+            # The number of hosts is the number of brokers.
             given = {**given, "size": _count_hosts(given["hosts"])}
         return replace(settings, **given)
     except SettingsError as error:
@@ -158,8 +156,6 @@ def update(settings: Settings, given: Mapping[str, Any], where: str) -> Settings
 
 
 def _count_hosts(hosts: str) -> int:
-    from pytest_flux.launcher.spec import LaunchError, hostnames
-
     try:
         return len(hostnames(hosts))
     except LaunchError:
@@ -167,7 +163,7 @@ def _count_hosts(hosts: str) -> int:
 
 
 def describe(settings: Settings) -> str:
-    """What differs from the defaults, as it would be written: ``size=4, broker='embedded'``."""
+    """The settings that differ from the defaults, as keywords: ``size=4, broker='embedded'``."""
     default = Settings()
     parts = [
         f"{name}={getattr(settings, name)!r}" for name in NAMES if getattr(settings, name) != getattr(default, name)

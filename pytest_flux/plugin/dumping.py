@@ -1,4 +1,4 @@
-"""``--flux-dump``: what an instance had in its key-value store when its test failed, as an archive to open again."""
+"""``--flux-dump``: write the key-value store of a failed test's instance to an archive that can be opened again."""
 
 from __future__ import annotations
 
@@ -10,39 +10,39 @@ import shutil
 import sys
 import tempfile
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 
+from pytest_flux.plugin import options
 from pytest_flux.protocol.blobref import decode_blobref
 from pytest_flux.protocol.errors import FluxError, ProtocolError
-from pytest_flux.session import options
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from pytest_flux.instance import FluxInstance
-    from pytest_flux.session.pool import Held
+    from pytest_flux.instance.flux_instance import FluxInstance
 
 _FIRST_PATIENCE, _PATIENCE = 5.0, 20.0
-# A broker that was killed may take so long to be gone.
+# The time, in seconds, that a killed broker may take to exit.
 _DYING = 2.0
 _NAME_MAX = 120
 
 
 class _Made:
-    """A dump, or why there is none. ``is_wanted`` once it is known that it is to stay."""
+    """A dump of the instance that a fixture has, or why there is none. It is kept if it ``is_wanted``."""
 
-    def __init__(self, held: Held, path: str) -> None:
-        self.held = held
-        self.path = path
+    def __init__(self, name: str, instance: FluxInstance) -> None:
+        self.name = name
+        self.instance = instance
+        self.path = ""
         self.is_wanted = False
         self.problem = ""
         self.notes: list[str] = []
 
     @property
     def text(self) -> str:
-        """What to do with it."""
+        """How to open the dump."""
         if self.problem:
             return f"none: {self.problem}"
         notes = "".join(f"\n{note}" for note in self.notes)
@@ -50,66 +50,50 @@ class _Made:
 
 
 _MADE = pytest.StashKey[list[_Made]]()
-_TOLD = pytest.StashKey[list[tuple[str, str]]]()
 
 
 def is_on(config: pytest.Config) -> bool:
-    """Whether there will be dumps."""
+    """Whether dumps are written."""
     return bool(options.value_of(config, "dump") != "no")
 
 
-def before_end(item: pytest.Item | None, held: Held) -> None:
-    """An instance ends with its test, of which other fixtures may have failed, or yet fail: dump it to be ready."""
+def before_end(item: pytest.Item | None, name: str, instance: FluxInstance) -> None:
+    """Dump an instance before it ends with its test: the teardown of another fixture may still fail."""
     if item is not None and is_on(item.config):
-        _dump_once(item, [held])
+        _dump_once(item, [(name, instance)])
 
 
-def complete(item: pytest.Item, report: pytest.TestReport, used: Iterable[Held]) -> None:
-    """Add to a report how to open the instances of its test again."""
+def complete(item: pytest.Item, report: pytest.TestReport, used: Iterable[tuple[str, FluxInstance]]) -> None:
+    """Add to a report how to open the dumps of the test's instances, which are given by fixture name."""
     is_all = options.value_of(item.config, "dump") == "all" and report.when == "call"
     if report.failed or is_all:
         _dump_once(item, used)
     for made in item.stash.get(_MADE, []):
         if report.failed or is_all:
             made.is_wanted = True
-            report.sections.append((f"flux: dump ({made.held.name})", made.text))
+            report.sections.append((f"flux: dump ({made.name})", made.text))
         elif report.when == "teardown" and not made.is_wanted and not made.problem:
             os.unlink(made.path)
     if is_all and not report.failed:
-        # Nobody sees the sections of a test that passes. Travels to the controller of pytest-xdist as well.
+        # The sections of a test that passes are not shown.
         report.flux_dumps = [made.text for made in item.stash.get(_MADE, [])]  # type: ignore[attr-defined]
 
 
-def note(config: pytest.Config, report: pytest.TestReport) -> None:
-    """Keep, for the summary, what a report says."""
-    told = config.stash.setdefault(_TOLD, [])
-    told += [(report.nodeid, text) for text in getattr(report, "flux_dumps", ())]
-
-
-def summarize(terminalreporter: Any, config: pytest.Config) -> None:  # noqa: ANN401 - private to pytest before 8
-    """List the dumps of tests that have passed."""
-    told = config.stash.get(_TOLD, [])
-    if told:
-        terminalreporter.section("flux: dumps")
-        for nodeid, text in told:
-            terminalreporter.line(f"{nodeid}:\n  {text}")
-
-
-def _dump_once(item: pytest.Item, used: Iterable[Held]) -> None:
+def _dump_once(item: pytest.Item, used: Iterable[tuple[str, FluxInstance]]) -> None:
     all_made = item.stash.setdefault(_MADE, [])
-    for held in used:
-        if all(made.held is not held for made in all_made):
-            made = _Made(held, "")
+    for name, instance in used:
+        if all(made.instance is not instance for made in all_made):
+            made = _Made(name, instance)
             all_made.append(made)
             try:
-                made.path = os.path.join(_directory(item.config), _file_name(item, held, len(all_made)))
-                made.notes = _write(held.instance, made.path)
+                made.path = os.path.join(_directory(item.config), _file_name(item, name, len(all_made)))
+                made.notes = _write(instance, made.path)
             except (OSError, ProtocolError, FluxError) as error:
                 made.problem = getattr(error, "text", None) or str(error)
 
 
 def _write(instance: FluxInstance, path: str) -> list[str]:
-    """Dump an instance, or what is left of it. What is the matter with that, a line each.
+    """Dump an instance, or its statedir if rank 0 is dead. Return the problems, a line each.
 
     Raises FluxError, ProtocolError, OSError.
     """
@@ -117,7 +101,7 @@ def _write(instance: FluxInstance, path: str) -> list[str]:
         try:
             return dump(instance, path)
         except (OSError, FluxError, ProtocolError) as error:
-            # Perhaps it is just dying.
+            # Perhaps rank 0 is dying.
             if instance.statedir is None:
                 raise
             problem = str(error)
@@ -129,9 +113,9 @@ def _write(instance: FluxInstance, path: str) -> list[str]:
 
 
 def dump(instance: FluxInstance, path: str) -> list[str]:
-    """Write the primary namespace to an archive. What is lost is left out; a line for each such thing.
+    """Write the primary namespace to an archive. Return a line for each thing that is lost.
 
-    Raises FluxError, ProtocolError where the root cannot be read, OSError.
+    Raises FluxError or ProtocolError if the root cannot be read, and OSError.
     """
     from pytest_flux.postmortem.archive import write_archive
 
@@ -146,7 +130,7 @@ def dump(instance: FluxInstance, path: str) -> list[str]:
 
 
 def _dump_remains(statedir: str | None, path: str) -> list[str]:
-    """Dump what an instance without a rank 0 has left behind."""
+    """Dump the statedir of an instance whose rank 0 is dead."""
     from pytest_flux.postmortem.archive import write_archive
     from pytest_flux.postmortem.dump import open_dump
 
@@ -165,7 +149,7 @@ def _dump_remains(statedir: str | None, path: str) -> list[str]:
 
 
 def _directory(config: pytest.Config) -> str:
-    """Where dumps go: as was said, else where pytest keeps things from run to run, else a directory of ours."""
+    """The directory for dumps: as given, else in pytest's cache or root directory, else a temporary one."""
     chosen: str = options.value_of(config, "dump_dir")
     for directory in _places(config, chosen):
         try:
@@ -191,18 +175,18 @@ def _places(config: pytest.Config, chosen: str) -> Iterator[str]:
     yield str(config.rootpath / ".flux-dump")
 
 
-def _file_name(item: pytest.Item, held: Held, number: int) -> str:
-    """The same in each run. What is no letter is not kept, and what is too long is cut: hence the hash."""
+def _file_name(item: pytest.Item, name: str, number: int) -> str:
+    """A name that is the same in each run. Special characters are replaced and long names cut, hence the hash."""
     import hashlib
 
     words = re.sub(r"[^\w.-]+", "-", item.nodeid, flags=re.ASCII).strip("-.")[-_NAME_MAX:]
-    fixture = "" if held.name == "flux_instance" else f"-{held.name}-{number}"
+    fixture = "" if name == "flux_instance" else f"-{name}-{number}"
     mark = hashlib.sha256(item.nodeid.encode("utf-8", "surrogateescape")).hexdigest()[:6]
     return f"{words}{fixture}-{mark}.tar.gz"
 
 
 def _program() -> str:
-    """How to call `flux-start`: by its name where that leads to the one of this Python."""
+    """The command for `flux-start`: its name, if PATH leads to the one of this Python, else its path."""
     beside = os.path.join(os.path.dirname(sys.executable), "flux-start")
     found = shutil.which("flux-start")
     if not os.path.exists(beside):

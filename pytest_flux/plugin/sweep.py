@@ -1,7 +1,7 @@
-"""Removing what earlier runs have left: instances that were kept alive, and what a crash of everything left over.
+"""``--flux-sweep``: remove what earlier runs have left, instances that were kept alive and leftovers of crashes.
 
-A directory is ours if it holds a marker that names a session which is gone; a process is, if its environment names a
-directory that is.
+A directory is a leftover if its marker names a session that has ended; a process is one if its environment names such
+a directory.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 
-from pytest_flux.session.ownership import MARKER, is_alive
-from pytest_flux.session.store import Store, kept_directory
+from pytest_flux.instance.ownership import MARKER, find_process
+from pytest_flux.instance.store import Store, kept_directory
 
 _GRACE = 2.0
 
 
 def sweep() -> Iterator[str]:
-    """Remove it all; a line about each thing."""
+    """Remove all leftovers, with a line about each."""
     for record in Store(kept_directory()).records():
         yield f"instance at {record.uri}: {'stopped' if record.process() else 'was gone'}"
     Store(kept_directory()).stop_all()
@@ -39,7 +39,7 @@ def _orphaned(directory: str) -> Iterator[str]:
         try:
             with open(f"{path}/{MARKER}", encoding="utf-8") as file:
                 values = json.load(file)
-            if values["rundir"] == path and not is_alive(values["pid"], values["created"]):
+            if values["rundir"] == path and find_process(values["pid"], values["created"]) is None:
                 yield path
         except (OSError, ValueError, KeyError, TypeError):
             continue
@@ -50,7 +50,7 @@ def _is_our_directory(entry: os.DirEntry[str]) -> bool:
 
 
 def _kill_processes(rundir: str) -> list[tuple[int, str]]:
-    """What runs with this directory's control service in its environment: brokers, and what they have started."""
+    """Kill the processes whose environment has this directory's control service: brokers and their children."""
     import psutil
 
     killed = []

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pytest_flux.session import options
-from pytest_flux.session.stash import pool_of
-from pytest_flux.session.tracebacks import is_plain
+from pytest_flux.plugin import options
+from pytest_flux.plugin.run import pool_of
+from pytest_flux.plugin.tracebacks import is_plain
 
 if TYPE_CHECKING:
-    from pytest_flux.instance import FluxInstance, Starter
+    from pytest_flux.instance.flux_instance import FluxInstance, Starter
 
 __tracebackhide__ = is_plain
 
@@ -24,22 +24,22 @@ def _configured_scope(fixture_name: str, config: pytest.Config) -> Any:  # noqa:
 
 @pytest.fixture(scope=_configured_scope)
 def flux_instance(request: pytest.FixtureRequest) -> Generator[FluxInstance, None, None]:
-    """A Flux instance, running, and gone afterwards; by default the test's own.
+    """A running Flux instance, by default a new one for each test.
 
-    ``@pytest.mark.flux(size=, broker=, personality=, ...)`` on the test, its class or its module says what it is like
-    (see Settings); ``--flux-size`` and so on, or the ini settings ``flux_size`` and so on, say so for all tests that
-    do not. Lists multiply the test. ``--flux-scope`` gives it to a class, module or session; between tests it is then
-    made as it was.
+    ``@pytest.mark.flux(size=, broker=, personality=, ...)`` on the test, its class or its module sets it up (see
+    Settings); options such as ``--flux-size``, or ini settings such as ``flux_size``, are the defaults of the run.
+    Lists multiply the test. With ``--flux-scope``, a class, module or session shares one instance, which is restored
+    to its first state between tests.
     """
     yield from _provide(request, {}, shared=options.value_of(request.config, "shared"))
 
 
 @pytest.fixture
 def flux_instance_factory(request: pytest.FixtureRequest) -> Generator[Starter, None, None]:
-    """Start any number of instances: ``flux_instance_factory(size=4)``. All are gone after the test."""
-    from pytest_flux.session import shapes
-    from pytest_flux.session.providing import refuse_if_attached, require_engine
-    from pytest_flux.settings import SettingsError, update
+    """Start any number of instances: ``flux_instance_factory(size=4)``. All are stopped after the test."""
+    from pytest_flux.instance.settings import SettingsError, update
+    from pytest_flux.plugin import shapes
+    from pytest_flux.plugin.providing import refuse_if_attached, require_engine
 
     pool, item = pool_of(request.config), request.node
     holders = []
@@ -60,7 +60,7 @@ def flux_instance_factory(request: pytest.FixtureRequest) -> Generator[Starter, 
     for held in reversed(holders):
         try:
             pool.release(held, item)
-        except Exception as error:  # noqa: BLE001 - the others are to be released as well
+        except Exception as error:  # noqa: BLE001 - the others must be released as well
             errors.append(error)
     if errors:
         raise errors[0]
@@ -73,12 +73,12 @@ def define(
     name: str | None = None,
     **given: Any,  # noqa: ANN401
 ) -> Callable[..., Generator[FluxInstance, None, None]]:
-    """Define a fixture of one's own: ``four = pytest_flux.flux_instance(size=4, scope="module")`` in a conftest.
+    """Define a fixture: ``four = pytest_flux.flux_instance(size=4, scope="module")`` in a conftest.
 
-    Keywords are those of Settings; lists multiply the tests that use it. ``shared`` gives one instance to all
-    pytest-xdist workers, with ``scope="session"``. Raises UsageError.
+    Keywords are those of Settings; lists multiply the tests that use it. With ``shared``, all pytest-xdist workers
+    use one instance, and the scope is ``session``. Raises UsageError.
     """
-    from pytest_flux.session import shapes
+    from pytest_flux.plugin import shapes
 
     shapes.check(given, "pytest_flux.flux_instance()")
     axes = shapes.axes_of(given)
@@ -100,6 +100,6 @@ def define(
 def _provide(
     request: pytest.FixtureRequest, given: dict[str, Any], *, shared: bool
 ) -> Generator[FluxInstance, None, None]:
-    from pytest_flux.session.providing import provide
+    from pytest_flux.plugin.providing import provide
 
     return provide(pool_of(request.config), request, given, shared=shared)

@@ -1,4 +1,4 @@
-"""From settings to what the launcher gets: personalities, directories that are to be kept, tracing."""
+"""Turn settings into a launch spec: personalities, directories to keep, tracing."""
 
 from __future__ import annotations
 
@@ -11,30 +11,29 @@ import tempfile
 from collections.abc import Mapping
 from typing import NamedTuple
 
+from pytest_flux.instance.settings import Settings
 from pytest_flux.launcher.engine import Engine, find_engine
 from pytest_flux.launcher.spec import LaunchError, LaunchSpec
-from pytest_flux.settings import Settings
 
 CORES_PER_RANK = 2
 """Fake cores of each rank in the personality ``job``."""
 
 _SCRIPTS = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "libexec")
-# The rc scripts of a real instance. An embedded one has its services built in, and none of them costs anything
-# until it is asked.
+# The rc scripts of a real instance. An embedded one has its services built in; they cost nothing until used.
 _RC = {"job": "rc1-job.py", "kvs": "rc1-kvs.py"}
-# A directory's path has to leave room for socket names; pytest's TMPDIR may be too long for that.
+# The longest TMPDIR that leaves room for the names of sockets; pytest's may be longer.
 _LONGEST_PARENT = 60
 
 
 class Preparation(NamedTuple):
-    """What to launch, in which environment, and the directory that was made for it, if one was."""
+    """What to launch, in which environment, and the directory that was made for it, if any."""
 
     spec: LaunchSpec
     environ: dict[str, str]
     directory: str | None
 
     def finish(self, log: str, *, keep: bool) -> str | None:
-        """Remove the directory when the instance is gone, or leave it and the log in it; where it is then."""
+        """Remove the directory after the instance has ended, or keep it, with the log, and return its path."""
         if self.directory is None:
             return None
         if not keep:
@@ -46,7 +45,7 @@ class Preparation(NamedTuple):
 
 
 def prepare(settings: Settings, environ: Mapping[str, str], *, keep: bool, trace: bool) -> Preparation:
-    """What an instance of these settings is launched with. Raises LaunchError."""
+    """Prepare the launch of an instance with these settings. Raises LaunchError."""
     spec, directory = settings.spec(), None
     environ = dict(environ)
     if trace:
@@ -71,7 +70,7 @@ def prepare(settings: Settings, environ: Mapping[str, str], *, keep: bool, trace
 
 def _make_directory() -> str:
     parent = os.fsencode(tempfile.gettempdir())
-    # Configuration files name the directory, and are UTF-8.
+    # Configuration files, which are UTF-8, contain the path.
     is_fit = len(parent) <= _LONGEST_PARENT and parent.decode(errors="ignore").encode() == parent
     return tempfile.mkdtemp(prefix="flux-", dir=os.fsdecode(parent) if is_fit else "/tmp")
 
@@ -84,7 +83,7 @@ def _with_statedir(spec: LaunchSpec, directory: str) -> LaunchSpec:
 
 
 def _with_attributes(spec: LaunchSpec, attributes: Mapping[str, str]) -> LaunchSpec:
-    """The spec with attributes, but for those that it has already: some cannot be set twice."""
+    """Return the spec with attributes added that it does not have: some cannot be set twice."""
     present = {setting.partition("=")[0] for setting in spec.setattrs}
     added = (f"{name}={value}" for name, value in attributes.items() if name not in present)
     return spec._replace(setattrs=(*added, *spec.setattrs))
@@ -111,7 +110,7 @@ def _with_fake_cores(settings: Settings, spec: LaunchSpec) -> LaunchSpec:
 
 
 def _bootstrap_from_file(settings: Settings, spec: LaunchSpec, rundir: str, environ: dict[str, str]) -> LaunchSpec:
-    """Configuration, certificate and state of a system instance, all below its rundir."""
+    """Write configuration and certificate of a system instance below its rundir."""
     engine = find_engine(settings.broker, environ)
     hosts = f"fake[0-{settings.size - 1}]" if settings.size > 1 else "fake0"
     directory = f"{rundir}/conf.d"
@@ -139,7 +138,7 @@ def _bootstrap_from_file(settings: Settings, spec: LaunchSpec, rundir: str, envi
 def _make_certificate(engine: Engine, rundir: str, environ: Mapping[str, str]) -> str:
     path = f"{rundir}/cert"
     if engine.kind == "embedded":
-        # Nothing is encrypted between brokers of one host, but what names no certificate is no configuration.
+        # Embedded brokers of one host do not encrypt, but a valid configuration names a certificate.
         _write(path)
         return path
     command = ["flux", "keygen", "--name=pytest-flux", path]
@@ -150,7 +149,7 @@ def _make_certificate(engine: Engine, rundir: str, environ: Mapping[str, str]) -
 
 
 def _resources(hosts: str, size: int) -> dict[str, object]:
-    """R (RFC 20) of one core on each host."""
+    """An R (RFC 20) of one core on each host."""
     ranks = f"0-{size - 1}" if size > 1 else "0"
     lite = [{"rank": ranks, "children": {"core": "0"}}]
     execution = {"R_lite": lite, "starttime": 0, "expiration": 0, "nodelist": [hosts]}

@@ -1,8 +1,8 @@
-"""Jobs and events of an instance, as a test holds them."""
+"""Jobs and events of an instance."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -11,15 +11,16 @@ if TYPE_CHECKING:
     from pytest_flux.client import Flux
     from pytest_flux.client.job_result import JobOutput, JobResult
     from pytest_flux.protocol.message import Message
-    from pytest_flux.session.surface import Surface
 
 
 class Job:
     """A job of the instance. ``timeout``, in seconds, bounds every wait (TimeoutError)."""
 
-    def __init__(self, surface: Surface, jobid: int) -> None:
+    def __init__(self, jobid: int, connect: Callable[[], Flux], timeout: float) -> None:
         self.id = jobid
-        self._surface = surface
+        # Each thread has its own connection, so a job asks for one at every call.
+        self._connect = connect
+        self._timeout = timeout
 
     def __repr__(self) -> str:
         from pytest_flux.protocol.fluid import f58
@@ -27,32 +28,35 @@ class Job:
         return f"<Job {f58(self.id)}>"
 
     def result(self, timeout: float | None = None) -> JobResult:
-        """Wait until the job is inactive; how it came out: ``name``, ``exit_code``, ``check()``, ..."""
-        return self._surface.client.jobs.result(self.id, self._surface.patience(timeout))
+        """Wait until the job is inactive, and return its result: ``name``, ``exit_code``, ``check()``, ..."""
+        return self._connect().jobs.result(self.id, self._patience(timeout))
 
     def output(self, timeout: float | None = None) -> JobOutput:
-        """Wait until the job is inactive; what it wrote: ``stdout`` and ``stderr``, bytes."""
-        return self._surface.client.jobs.output(self.id, self._surface.patience(timeout))
+        """Wait until the job is inactive, and return its output: ``stdout`` and ``stderr``, bytes."""
+        return self._connect().jobs.output(self.id, self._patience(timeout))
 
     def wait_event(self, name: str, timeout: float | None = None) -> Any:  # noqa: ANN401 - an RFC 18 event
         """Wait for an event in the job's main log."""
-        return self._surface.client.jobs.wait_event(self.id, name, timeout=self._surface.patience(timeout))
+        return self._connect().jobs.wait_event(self.id, name, timeout=self._patience(timeout))
 
     def cancel(self, note: str | None = None) -> None:
         """Cancel the job."""
-        self._surface.client.jobs.cancel(self.id, note)
+        self._connect().jobs.cancel(self.id, note)
 
     def kill(self, signum: int = 15) -> None:
         """Send a signal to every task."""
-        self._surface.client.jobs.kill(self.id, signum)
+        self._connect().jobs.kill(self.id, signum)
 
     def info(self) -> dict[str, Any]:
-        """What `job-list` knows of it."""
-        return self._surface.client.jobs.get(self.id)
+        """The job's attributes from the service `job-list`."""
+        return self._connect().jobs.get(self.id)
+
+    def _patience(self, timeout: float | None) -> float:
+        return self._timeout if timeout is None else timeout
 
 
 class Events:
-    """Events of the instance, as they come: iterate, or take one with :meth:`next`. Leave the context to end it."""
+    """A subscription to events: iterate, or take one with :meth:`next`. It ends with its with statement."""
 
     def __init__(self, client: Flux, topic: str, timeout: float) -> None:
         self._client = client
@@ -72,7 +76,7 @@ class Events:
             yield self.next()
 
     def next(self, timeout: float | None = None) -> Message:
-        """The next event. Raises TimeoutError."""
+        """Wait for the next event. Raises TimeoutError."""
         return self._client.event_recv(self._timeout if timeout is None else timeout)
 
     def close(self) -> None:

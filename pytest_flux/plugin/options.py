@@ -1,10 +1,13 @@
-"""The command line options and ini settings, all with the prefix ``flux``, and what they say for a run."""
+"""The command line options and ini settings, all with the prefix ``flux``, and their values for a run."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
+
+from pytest_flux.instance.settings import PERSONALITIES
+from pytest_flux.launcher.spec import START_MODES
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -14,7 +17,6 @@ MARKER = (
     " timeout=): what the instance of flux_instance is like; lists multiply the test"
 )
 SCOPES = ("function", "class", "module", "package", "session")
-PERSONALITIES = ("full", "job", "minimal", "kvs", "system")
 KEPT = ("no", "failed", "all")
 _TRUE = ("1", "true", "yes", "on")
 _FALSE = ("0", "false", "no", "off")
@@ -28,7 +30,7 @@ class _Setting(NamedTuple):
     choices: tuple[str, ...] = ()
 
     def convert(self, value: Any) -> Any:  # noqa: ANN401 - what pytest has
-        """A value of an option or ini setting as its default's type. Raises UsageError."""
+        """Convert a value of an option or ini setting to the default's type. Raises UsageError."""
         kind: Callable[[Any], Any] = type(self.default)
         try:
             converted = _truth(value) if kind is bool else kind(value)
@@ -46,7 +48,7 @@ class _Setting(NamedTuple):
 
 
 def _truth(value: bool | str) -> bool:
-    """A word of an ini file. Raises ValueError."""
+    """Convert a word of an ini file to bool. Raises ValueError."""
     if isinstance(value, bool):
         return value
     word = value.lower()
@@ -60,12 +62,12 @@ SHAPE = (
     _Setting("broker", "auto|system|embedded|PATH", "auto", "what runs as broker; auto: a real Flux if there is one"),
     _Setting("personality", "NAME", "full", "services: full, job, minimal, kvs or system", PERSONALITIES),
     _Setting("recovery", "PATH", "", "begin with what an instance left behind: a dump archive or a state directory"),
-    _Setting("start_mode", "all|leader", "all", "brokers to start", ("all", "leader")),
+    _Setting("start_mode", "all|leader", "all", "brokers to start", START_MODES),
     _Setting("exit_timeout", "SECONDS", 20.0, "how long brokers may survive the first that exits"),
     _Setting("wrap", "ARGS,...", "", "wrap brokers in a command"),
     _Setting("timeout", "SECONDS", 60.0, "how long the start and the stop of an instance may each take"),
 )
-"""What instances are like; markers and calls can say otherwise."""
+"""Settings of instances; markers and calls override them."""
 
 RUN = (
     _Setting("scope", "SCOPE", "function", "scope of the fixture flux_instance", SCOPES),
@@ -81,7 +83,7 @@ RUN = (
     _Setting("uri", "URI", "", "use the instance at URI, and start none"),
     _Setting("attach", "", False, "use the instance that pytest runs in (FLUX_URI), and start none"),
 )
-"""How a run goes."""
+"""Settings of a run."""
 
 COMMANDS = {
     "show_config": "show the settings and where each comes from, and exit",
@@ -105,7 +107,7 @@ def add_options(parser: pytest.Parser) -> None:
 
 
 def origin(config: pytest.Config, setting: _Setting) -> tuple[Any, str]:
-    """The value of a setting, and where it was said: command line over ini over default."""
+    """The value of a setting, and its origin: command line over ini over default."""
     value = config.getoption(f"flux_{setting.name}")
     if value is not None:
         return setting.convert(value), "command line"
@@ -115,29 +117,19 @@ def origin(config: pytest.Config, setting: _Setting) -> tuple[Any, str]:
     return setting.default, "default"
 
 
-def check(config: pytest.Config) -> None:
-    """Raise UsageError for a value that cannot be, before any test runs."""
-    for setting in RUN:
-        origin(config, setting)
-    if shape_of(config):
-        from pytest_flux.session import shapes
-
-        shapes.of_run(config)
-
-
 def value_of(config: pytest.Config, name: str) -> Any:  # noqa: ANN401 - by the setting's type
     """The value of one of RUN."""
     return next(origin(config, setting)[0] for setting in RUN if setting.name == name)
 
 
 def shape_of(config: pytest.Config) -> dict[str, Any]:
-    """What a run says about instances, by the names of Settings."""
+    """The settings of instances that the run gives, by the names of Settings."""
     said = {setting.name: origin(config, setting) for setting in SHAPE}
     return {name: value for name, (value, place) in said.items() if place != "default"}
 
 
 def show(config: pytest.Config) -> str:
-    """The settings, one on a line, with their origins."""
+    """The settings with their origins, one a line."""
     rows = [(f"flux_{setting.name}", *origin(config, setting)) for setting in (*SHAPE, *RUN)]
     width = max(len(f"{name} = {value}") for name, value, _ in rows)
     return "\n".join(f"{f'{name} = {value}':<{width}}  ({place})" for name, value, place in rows)

@@ -1,4 +1,4 @@
-"""From a fixture's request to an instance: started, taken over, or refused with a reason."""
+"""Turn a fixture's request into an instance: start one, attach to one, or refuse with a reason."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pytest_flux.instance import FluxInstance, InstanceError
+from pytest_flux.instance.attached import AttachedInstance, KeptInstance
+from pytest_flux.instance.flux_instance import FluxInstance, InstanceError
+from pytest_flux.instance.store import Store, kept_directory
 from pytest_flux.launcher.engine import find_engine
 from pytest_flux.launcher.spec import LaunchError
-from pytest_flux.session import options, reporting, shapes
-from pytest_flux.session.attached import AttachedInstance, KeptInstance
-from pytest_flux.session.shared import shared_instances
-from pytest_flux.session.store import Store, kept_directory
-from pytest_flux.session.tracebacks import is_plain
+from pytest_flux.plugin import options, reporting, shapes
+from pytest_flux.plugin.tracebacks import is_plain
+from pytest_flux.plugin.workers import shared_maker
 
 if TYPE_CHECKING:
-    from pytest_flux.session.pool import Maker, Pool
-    from pytest_flux.settings import Settings
+    from pytest_flux.instance.settings import Settings
+    from pytest_flux.plugin.pool import Maker, Pool
 
 __tracebackhide__ = is_plain
 _DEFINING = ("size", "personality", "recovery", "attrs", "conf", "hosts", "start_mode")
@@ -50,13 +50,13 @@ def provide(
 
 
 def _maker(config: pytest.Config, settings: Settings, *, shared: bool) -> Maker | None:
-    """How an instance is had that is not this process's own."""
+    """The way to an instance that this process does not start itself; None if it does."""
     uri = attached_uri(config)
     if uri is not None:
         return lambda settings: _attach(uri, settings)
-    if shared and (instances := shared_instances(config)) is not None:
+    if shared and (attach := shared_maker(config)) is not None:
         require_engine(config, settings)
-        return instances.attach
+        return attach
     if options.value_of(config, "keep_alive"):
         require_engine(config, settings)
         return _take_kept
@@ -64,7 +64,7 @@ def _maker(config: pytest.Config, settings: Settings, *, shared: bool) -> Maker 
 
 
 def attached_uri(config: pytest.Config) -> str | None:
-    """The instance that the whole run is to use, if there is one. Raises UsageError."""
+    """The URI of the instance that the whole run must use, if any. Raises UsageError."""
     uri: str = options.value_of(config, "uri")
     if uri:
         return uri
@@ -77,7 +77,7 @@ def attached_uri(config: pytest.Config) -> str | None:
 
 
 def refuse_if_attached(config: pytest.Config, what: str) -> None:
-    """Skip a test that needs instances of its own where the run is to use one that exists."""
+    """Skip a test that starts instances if the run must use an existing one."""
     uri = attached_uri(config)
     if uri is not None:
         pytest.skip(f"{what} starts instances, and this run is to use the one at {uri}")
@@ -105,7 +105,7 @@ def _take_kept(settings: Settings) -> FluxInstance:
 
 
 def require_engine(config: pytest.Config, settings: Settings) -> None:
-    """Skip a test whose engine is absent, and say what was looked for; fail it where the run requires that engine."""
+    """Skip a test whose engine is absent, with the places searched; fail it if the run requires the engine."""
     required = options.value_of(config, "require")
     if settings.broker != "system" and not (required and settings.broker == "auto"):
         return

@@ -1,4 +1,7 @@
-"""Instances that several processes use, or several runs: found by their settings, started by whoever comes first."""
+"""Instances that several processes or several runs share: the first one that needs an instance starts it.
+
+A store is a directory with one JSON file for each shape of instance; a file lock decides who is first.
+"""
 
 from __future__ import annotations
 
@@ -12,9 +15,10 @@ import tempfile
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from pytest_flux.instance import FluxInstance
-from pytest_flux.session.log import InstanceLog
-from pytest_flux.settings import NAMES, Settings
+from pytest_flux.instance.flux_instance import FluxInstance
+from pytest_flux.instance.log import InstanceLog
+from pytest_flux.instance.ownership import find_process
+from pytest_flux.instance.settings import NAMES, Settings
 
 if TYPE_CHECKING:
     import psutil
@@ -23,7 +27,7 @@ _STOP_LIMIT = 30.0
 
 
 class Record:
-    """An instance in a store: where it is, and its process, which has a number and the time of its creation."""
+    """An instance in a store: where it is, and the id and creation time of its process."""
 
     def __init__(self, path: str) -> None:
         self.path = path
@@ -36,18 +40,11 @@ class Record:
         self._created: float = values["created"]
 
     def process(self) -> psutil.Process | None:
-        """The front of its session, None if that has ended."""
-        import psutil
-
-        try:
-            process = psutil.Process(self._pid)
-            is_same = abs(process.create_time() - self._created) < 1 and process.status() != psutil.STATUS_ZOMBIE
-        except psutil.Error:
-            return None
-        return process if is_same else None
+        """The front of its session; None if that has ended."""
+        return find_process(self._pid, self._created)
 
     def stop(self) -> None:
-        """Have the instance shut down in order, and wait for its end."""
+        """Shut the instance down in order and wait for its end."""
         import psutil
 
         process = self.process()
@@ -63,15 +60,15 @@ class Record:
 
 
 class Store:
-    """A directory of records, one for each shape of instance."""
+    """A directory with a record for each shape of instance."""
 
     def __init__(self, directory: str) -> None:
         self.directory = directory
 
     def find_or_start(self, settings: Settings, lifeline: int) -> Record:
-        """The record of an instance with these settings, which may not be up yet. Raises InstanceError.
+        """Return the record of an instance with these settings, which may not be up yet. Raises InstanceError.
 
-        One that is started here ends when ``lifeline`` does; if that is negative, when it is stopped.
+        An instance that is started here ends when ``lifeline`` ends or, if that is negative, when it is stopped.
         """
         os.makedirs(self.directory, mode=0o700, exist_ok=True)
         path = f"{self.directory}/{key_of(settings)}"
@@ -87,12 +84,12 @@ class Store:
         log = InstanceLog(f"{path}.log")
         instance = FluxInstance(settings, output=log, lifeline=lifeline)
         instance.begin()
-        # Written down before it runs: if we are killed while it starts, others find it.
+        # Recorded before it runs: if we are killed while it starts, others find it.
         pid, rundir = instance.release()
         log.close()
         values: dict[str, Any] = {"rundir": rundir, "log": f"{path}.log", "pid": pid}
         values["created"] = psutil.Process(pid).create_time()
-        # How often it was started, for who wonders later on.
+        # A count of the starts, for debugging.
         with open(f"{path}.starts", "a+", encoding="utf-8") as file:
             file.seek(0)
             count = int(file.read() or 0) + 1
@@ -110,7 +107,7 @@ class Store:
             return None
 
     def records(self) -> list[Record]:
-        """What there is."""
+        """All records that can be read."""
         if not os.path.isdir(self.directory):
             return []
         names = sorted(name for name in os.listdir(self.directory) if name.endswith(".json"))
@@ -118,7 +115,7 @@ class Store:
         return [record for record in records if record is not None]
 
     def stop_all(self) -> int:
-        """Stop every instance, and forget it; how many there were."""
+        """Stop all instances and remove their records. Return how many there were."""
         records = self.records()
         for record in records:
             record.stop()
@@ -129,14 +126,14 @@ class Store:
 
 
 def key_of(settings: Settings) -> str:
-    """The same for two runs that want the same."""
+    """A key that is equal for two runs that need the same instance."""
     shape = {name: str(getattr(settings, name)) for name in NAMES}
     text = json.dumps([shape, sys.executable, os.environ.get("PATH", "")], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def kept_directory() -> str:
-    """Where the instances are written down that one run leaves to the next."""
+    """The directory of the store of instances that one run leaves to the next."""
     return f"{tempfile.gettempdir()}/pytest-flux-{os.getuid()}"
 
 

@@ -1,4 +1,4 @@
-"""What an instance prints: one file, and whose lines are in it."""
+"""The output of an instance: one file, whose lines can be sorted by writer."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import re
 import tempfile
 
 LAUNCHER = "launcher and programs"
-"""Whose lines those are that no broker signs."""
+"""The writer of lines that are not marked with a rank."""
 
 _LAST_LINES = 20
 # A broker's line on standard error (flux-broker-attributes(7)): APPNAME.SEVERITY[RANK], maybe after a timestamp.
@@ -15,7 +15,7 @@ _RANKED = re.compile(r"^(?:<\d+>|\S+ +\d+ [\d:.]+ \S+ \d{4} |\S+T[\d:.]+\S* )?[\
 
 
 class InstanceLog:
-    """Standard output and error of all processes of an instance, in a file at ``path``, or without a name."""
+    """Standard output and error of all processes of an instance, in a file at ``path``, or in an unnamed one."""
 
     def __init__(self, path: str | None = None) -> None:
         self.path = path
@@ -30,18 +30,18 @@ class InstanceLog:
         return self._file.fileno()
 
     def position(self) -> int:
-        """Where the next byte will go, for :meth:`text` to begin at."""
+        """The present end of the log, as a start for :meth:`text`."""
         return len(self._final) if self._final is not None else os.fstat(self._file.fileno()).st_size
 
     def text(self, start: int = 0, end: int | None = None) -> str:
-        """Everything between two positions."""
+        """The text between two positions."""
         end = self.position() if end is None else end
         if self._final is not None:
             return self._final[start:end].decode(errors="replace")
         return os.pread(self._file.fileno(), max(end - start, 0), start).decode(errors="replace")
 
     def close(self) -> None:
-        """Keep what there is in memory; nothing is added any more."""
+        """Close the file and keep its content in memory."""
         if self._final is None:
             final = os.pread(self._file.fileno(), self.position(), 0)
             self._file.close()
@@ -49,7 +49,7 @@ class InstanceLog:
 
 
 def by_writer(text: str) -> dict[str, list[str]]:
-    """Lines by who wrote them: ``rank N`` in order of ranks, then LAUNCHER."""
+    """Sort lines by writer: ``rank N`` in order of ranks, then LAUNCHER."""
     writers: dict[str, list[str]] = {}
     for line in text.splitlines():
         match = _RANKED.match(line)
@@ -62,5 +62,5 @@ def _order(writer: str) -> tuple[bool, int]:
 
 
 def tail(text: str) -> str:
-    """The last lines of each writer, under a heading."""
+    """The last lines of each writer, each under a heading."""
     return "\n".join(f"--- {name} ---\n" + "\n".join(lines[-_LAST_LINES:]) for name, lines in by_writer(text).items())

@@ -1,4 +1,4 @@
-"""Which settings a test or fixture has: its own keywords over markers over those of the run; and lists of them."""
+"""The settings of a test or fixture: its keywords over markers over those of the run; and lists in them."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from pytest_flux.session import options
-from pytest_flux.session.tracebacks import is_plain
-from pytest_flux.settings import Settings, SettingsError, update
+from pytest_flux.instance.settings import Settings, SettingsError, update
+from pytest_flux.plugin import options
+from pytest_flux.plugin.tracebacks import is_plain
 
 __tracebackhide__ = is_plain
 
@@ -20,12 +20,12 @@ Given = Mapping[str, Any]
 
 
 def usage(error: SettingsError) -> pytest.UsageError:
-    """The same, as pytest reports it."""
+    """Convert the error to one that pytest reports as the user's."""
     return pytest.UsageError(f"flux: {error}")
 
 
 def variants(given: Given) -> list[dict[str, Any]]:
-    """The keywords with every combination of the values in lists."""
+    """The keywords, once for each combination of the values in lists."""
     axes = {name: value for name, value in given.items() if isinstance(value, list)}
     for name, values in axes.items():
         if not values:
@@ -45,7 +45,7 @@ def _short(value: object) -> str:
 
 
 def identify_parameter(value: object) -> str | None:
-    """The id of a mapping that parametrizes the fixture directly; None leaves it to pytest."""
+    """The id of a mapping that parametrizes the fixture directly; None for pytest's default."""
     return identify(value, value) if isinstance(value, Mapping) and value else None
 
 
@@ -55,7 +55,7 @@ def axes_of(given: Given) -> list[str]:
 
 
 def marked(node: pytest.Item | pytest.Collector) -> dict[str, Any]:
-    """The keywords of a node's markers, the nearest winning. Raises UsageError."""
+    """The keywords of a node's markers; the nearest marker wins. Raises UsageError."""
     given: dict[str, Any] = {}
     for marker in reversed(list(node.iter_markers("flux"))):
         if marker.args:
@@ -65,7 +65,7 @@ def marked(node: pytest.Item | pytest.Collector) -> dict[str, Any]:
 
 
 def check(given: Given, where: str) -> None:
-    """Raise UsageError for keywords that no instance can have; values in lists are looked at one by one."""
+    """Raise UsageError for keywords that no instance can have. Each value in a list is checked."""
     for variant in variants(given):
         try:
             update(Settings(), variant, where)
@@ -94,7 +94,7 @@ def generate(metafunc: pytest.Metafunc) -> None:
 
 
 def of_request(request: pytest.FixtureRequest, given: Given) -> Settings:
-    """The settings for a fixture: ``given`` by its definition, over its parameter, over markers, over the run's."""
+    """The settings for a fixture: ``given`` by its definition, over its parameter, markers and the run's."""
     node = request.node
     where = node.nodeid or request.fixturename or "session"
     keywords = {name: value for name, value in marked(node).items() if not isinstance(value, list)}
@@ -107,7 +107,7 @@ def of_request(request: pytest.FixtureRequest, given: Given) -> Settings:
 
 
 def of_item(item: pytest.Item) -> Settings | None:
-    """The settings that the fixture flux_instance will have for a test of its own; None if they cannot be known."""
+    """The settings that the fixture flux_instance will have for a test; None if they cannot be known now."""
     given = {name: value for name, value in marked(item).items() if not isinstance(value, list)}
     params = getattr(getattr(item, "callspec", None), "params", {})
     try:
@@ -131,7 +131,7 @@ def _decode(value: object, fixture: str) -> dict[str, Any]:
 
 
 def of_run(config: pytest.Config) -> Settings:
-    """What command line and ini say."""
+    """The settings from command line and ini. Raises UsageError."""
     try:
         return update(Settings(), options.shape_of(config), "settings")
     except SettingsError as error:
@@ -139,7 +139,7 @@ def of_run(config: pytest.Config) -> Settings:
 
 
 def check_scope(item: pytest.Item, scope_node: pytest.Item | pytest.Collector) -> None:
-    """Raise UsageError for a marker that comes too late: below the node which the instance belongs to."""
+    """Raise UsageError for a marker below the node that the instance belongs to: it comes too late."""
     own = [marker for node, marker in item.iter_markers_with_node("flux") if _is_below(node, scope_node)]
     if own:
         text = "its instance is shared with other tests: put the marker there, or use flux_instance_factory"

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from pytest_flux.settings import Settings, SettingsError
+from pytest_flux.instance.settings import Settings, SettingsError
 
 CONF: dict[str, Any] = {
     "queues": {"debug": {}, "batch": {"requires": ["b"]}},

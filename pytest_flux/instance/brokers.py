@@ -1,21 +1,35 @@
-"""The brokers of an instance, one by one: faults on purpose."""
+"""Single brokers of an instance: to inspect, and to make faults on purpose."""
 
 from __future__ import annotations
 
 import signal
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
+from pytest_flux.instance.log import by_writer
 from pytest_flux.protocol.errors import FluxError
-from pytest_flux.session.log import by_writer
 
-if TYPE_CHECKING:
-    from pytest_flux.instance import FluxInstance
+
+class Owner(Protocol):
+    """What a broker's handle needs of its instance."""
+
+    expected_ends: set[int]
+    killed: set[int]
+    suspended: set[int]
+
+    @property
+    def rundir(self) -> str: ...  # noqa: D102 - as FluxInstance's
+
+    def patience(self, timeout: float | None) -> float: ...  # noqa: D102
+
+    def dead_brokers(self) -> dict[int, int]: ...  # noqa: D102
+
+    def log(self) -> str: ...  # noqa: D102
 
 
 class BrokerHandle:
-    """One broker. What it does goes through the launcher's `start` service, as in Flux's own tests."""
+    """One broker. Its methods use the launcher's `start` service, as Flux's own tests do."""
 
-    def __init__(self, instance: FluxInstance, rank: int) -> None:
+    def __init__(self, instance: Owner, rank: int) -> None:
         self.rank = rank
         self._instance = instance
 
@@ -31,7 +45,7 @@ class BrokerHandle:
             return connection.rpc(topic, payload).get(self._instance.patience(timeout))
 
     def _ended_with(self, error: OSError) -> int:
-        """The exit code, where nobody can be asked any more: the session ends with its last broker."""
+        """Return the exit code after the service has gone: the session ends with its last broker."""
         code = self._instance.dead_brokers().get(self.rank)
         if code is None or isinstance(error, (FluxError, TimeoutError)):
             raise error
@@ -39,7 +53,7 @@ class BrokerHandle:
 
     @property
     def pid(self) -> int:
-        """Process id, -1 if it does not run."""
+        """The process id; -1 if the broker does not run."""
         try:
             return int(self._ask("start.status", {})["procs"][self.rank]["pid"])
         except OSError as error:
@@ -48,15 +62,15 @@ class BrokerHandle:
 
     @property
     def is_running(self) -> bool:
-        """Whether there is a process, be it a stopped one."""
+        """Whether the broker's process exists, stopped or not."""
         return self.pid >= 0
 
     def send_signal(self, signum: int) -> None:
-        """Send a signal; nothing happens if the broker does not run."""
+        """Send a signal. Nothing happens if the broker does not run."""
         self._ask("start.kill", {"rank": self.rank, "signum": int(signum)})
 
     def kill(self, signum: int = signal.SIGKILL) -> None:
-        """Kill the broker. The instance may then end with an error: that is what was asked for."""
+        """Kill the broker. The instance may then end with an error, which is not reported."""
         self._instance.expected_ends.add(self.rank)
         if signum == signal.SIGKILL:
             self._instance.killed.add(self.rank)
@@ -64,21 +78,21 @@ class BrokerHandle:
         self.send_signal(signum)
 
     def stop(self) -> None:
-        """Suspend the broker (SIGSTOP): to the others it falls silent."""
+        """Suspend the broker (SIGSTOP): the others get no answers from it."""
         self.send_signal(signal.SIGSTOP)
         self._instance.suspended.add(self.rank)
 
     def cont(self) -> None:
-        """Let a suspended broker go on (SIGCONT)."""
+        """Resume a suspended broker (SIGCONT)."""
         self.send_signal(signal.SIGCONT)
         self._instance.suspended.discard(self.rank)
 
     def start(self) -> None:
-        """Start the broker, which must not be running. FluxError EEXIST if it is."""
+        """Start the broker. Raises FluxError EEXIST if it runs."""
         self._ask("start.run", {"rank": self.rank})
 
     def wait(self, timeout: float | None = None) -> int:
-        """Wait for the broker's end; its exit code, 128 + n for signal n. Raises TimeoutError."""
+        """Wait for the broker's end and return its exit code, 128 + n for signal n. Raises TimeoutError."""
         try:
             return int(self._ask("start.wait", {"rank": self.rank}, timeout)["exit_rc"])
         except OSError as error:
@@ -86,5 +100,5 @@ class BrokerHandle:
 
     @property
     def log(self) -> str:
-        """What it has logged to standard error so far."""
+        """The lines that the broker has logged to standard error so far."""
         return "\n".join(by_writer(self._instance.log()).get(f"rank {self.rank}", []))

@@ -1,28 +1,35 @@
-"""What reports say about instances: logs of the test's time, failed jobs, what was left behind, and late errors."""
+"""What reports say about instances: logs of the test's time, failed jobs, leaks, dumps and late errors."""
 
 from __future__ import annotations
 
+import sys
 import time
-from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pytest_flux.session import options
-from pytest_flux.session.tracebacks import is_plain
+from pytest_flux.plugin import options
+from pytest_flux.plugin.tracebacks import is_plain
 
 if TYPE_CHECKING:
-    from pytest_flux.instance import FluxInstance
-    from pytest_flux.session.pool import Held, Late, Pool
+    from collections.abc import Iterator
+
+    from pytest_flux.instance.flux_instance import FluxInstance
+    from pytest_flux.plugin.pool import Held, Late, Pool
 
 __tracebackhide__ = is_plain
 _ITEM = pytest.StashKey["pytest.Item | None"]()
 NEXT = pytest.StashKey["pytest.Item | None"]()
-"""The test after a test, as far as that is known."""
+"""The test after a test, if known."""
 
 _STARTED = pytest.StashKey[float]()
 _LEAKS = pytest.StashKey[list[str]]()
-_REPORTED = pytest.StashKey[list[tuple[str, str]]]()
+# Attributes of reports, which pytest-xdist sends to the controller; the section that lists them; and how.
+_SUMMARIES = (
+    ("flux_leaks", "flux: left behind by tests, and put right", "{}: {}"),
+    ("flux_dumps", "flux: dumps", "{}:\n  {}"),
+)
+_REPORTED = pytest.StashKey[dict[str, list[tuple[str, str]]]]()
 _MAX_JOBS = 10
 _JOB_PATIENCE = 2.0
 # The launcher's trace of what brokers say to its PMI server.
@@ -30,7 +37,7 @@ _PMI = "cmd="
 
 
 def begin(item: pytest.Item, nextitem: pytest.Item | None) -> None:
-    """A test begins."""
+    """Note that a test begins."""
     item.config.stash[_ITEM] = item
     item.stash[NEXT] = nextitem
     item.stash[_STARTED] = time.time()
@@ -38,17 +45,17 @@ def begin(item: pytest.Item, nextitem: pytest.Item | None) -> None:
 
 
 def end(item: pytest.Item) -> None:
-    """A test is over."""
+    """Note that a test is over."""
     item.config.stash[_ITEM] = None
 
 
 def current_item(config: pytest.Config) -> pytest.Item | None:
-    """The test that runs."""
+    """The test that runs now."""
     return config.stash.get(_ITEM, None)
 
 
 def add_leaks(item: pytest.Item | None, leaks: list[str], *, strict: bool) -> None:
-    """Note what a test has left behind. Fails it if that is an error."""
+    """Note what a test has left behind; with ``strict``, fail it."""
     if item is None or not leaks:
         return
     item.stash[_LEAKS] += leaks
@@ -57,37 +64,36 @@ def add_leaks(item: pytest.Item | None, leaks: list[str], *, strict: bool) -> No
 
 
 def complete(pool: Pool, item: pytest.Item, report: pytest.TestReport) -> None:
-    """Add to a report what there is to say about the instances of its test."""
+    """Add logs, leaks, facts and dumps to the report of a test."""
     if report.when == "teardown" and item.stash.get(_LEAKS, None):
         leaks = item.stash[_LEAKS]
         report.sections.append(("flux: left behind", "\n".join(leaks)))
-        # Travels to the controller of pytest-xdist as well.
         report.flux_leaks = leaks  # type: ignore[attr-defined]
     for held in pool.used_by(item):
         if report.when == "call":
-            # The test's, not this report's: JUnit files take them from the last of its reports.
+            # Properties of the test, not of this report: JUnit files take them from the test's last report.
             item.user_properties.append((f"flux: {held.name}", facts(held.instance)))
         if report.failed:
             held.failed = True
             report.sections += _sections(held, item.stash.get(_STARTED, 0.0))
     if options.value_of(item.config, "dump") != "no":
-        from pytest_flux.session import dumping
+        from pytest_flux.plugin import dumping
 
-        dumping.complete(item, report, pool.used_by(item))
+        dumping.complete(item, report, [(held.name, held.instance) for held in pool.used_by(item)])
 
 
 def facts(instance: FluxInstance) -> str:
-    """One line about an instance."""
+    """Describe an instance in one line."""
     if not instance.is_running:
         return repr(instance)
-    # Rank 0 may be suspended, and not answer at all.
+    # Rank 0 may be suspended, and then does not answer.
     asked = {"name": "version"}
     version = _quietly(lambda: instance.client.rpc("attr.get", asked).get(_JOB_PATIENCE)["value"], "?")
     return f"{instance.settings.broker} {version}, size {instance.size}, {instance.uri}"
 
 
 def _sections(held: Held, since: float) -> Iterator[tuple[str, str]]:
-    from pytest_flux.session.log import LAUNCHER, by_writer
+    from pytest_flux.instance.log import LAUNCHER, by_writer
 
     instance, name = held.instance, held.name
     writers = by_writer(instance.output.text(held.mark) if instance.output.path is None else instance.log())
@@ -129,44 +135,50 @@ def _failed_jobs(instance: FluxInstance, name: str, since: float) -> Iterator[tu
 
 
 def _quietly(ask: Any, otherwise: Any) -> Any:  # noqa: ANN401
-    """A report must not fail because the instance that it is about does not answer."""
+    """Call ``ask``; a report must not fail if the instance does not answer."""
     try:
         return ask()
-    except Exception:  # noqa: BLE001 - anything may be the matter with it
+    except Exception:  # noqa: BLE001 - the instance may fail in any way
         return otherwise
 
 
 class Memory:
-    """Keeps what tests have left behind, for the summary. A plugin of its own: its hook tells no config."""
+    """Collects, for the summary, what reports say, those of workers included.
+
+    It is a plugin by itself, because the hook for reports has no access to the configuration.
+    """
 
     def __init__(self, config: pytest.Config) -> None:
-        self._config = config
-        self._reported = config.stash.setdefault(_REPORTED, [])
+        self._reported = config.stash.setdefault(_REPORTED, {})
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        """A report, maybe a worker's."""
-        self._reported += [(report.nodeid, leak) for leak in getattr(report, "flux_leaks", ())]
-        if hasattr(report, "flux_dumps"):
-            from pytest_flux.session import dumping
-
-            dumping.note(self._config, report)
+        """Collect the attributes of one report."""
+        for attribute, _, _ in _SUMMARIES:
+            texts = [(report.nodeid, text) for text in getattr(report, attribute, ())]
+            self._reported.setdefault(attribute, []).extend(texts)
 
 
 def summarize(terminalreporter: Any, config: pytest.Config) -> None:  # noqa: ANN401 - private to pytest before 8
-    """List what was left behind, with the culprits."""
-    reported = config.stash.get(_REPORTED, [])
-    if reported:
-        terminalreporter.section("flux: left behind by tests, and put right")
-        for nodeid, leak in reported:
-            terminalreporter.line(f"{nodeid}: {leak}")
-    if options.value_of(config, "dump") != "no":
-        from pytest_flux.session import dumping
+    """List what tests have left behind, and the dumps of tests that have passed."""
+    reported = config.stash.get(_REPORTED, {})
+    for attribute, title, form in _SUMMARIES:
+        if reported.get(attribute):
+            terminalreporter.section(title)
+            for nodeid, text in reported[attribute]:
+                terminalreporter.line(form.format(nodeid, text))
 
-        dumping.summarize(terminalreporter, config)
+
+def skip_without_bindings(call: pytest.CallInfo[None]) -> None:
+    """Skip a test that has asked for Flux's own Python bindings where they cannot be imported."""
+    # If the module was never imported, nothing of it was raised.
+    instances = sys.modules.get("pytest_flux.instance.flux_instance")
+    if call.excinfo is not None and instances is not None and isinstance(call.excinfo.value, instances.BindingsError):
+        reason = str(call.excinfo.value)
+        call.excinfo = pytest.CallInfo.from_call(lambda: pytest.skip(reason), call.when).excinfo
 
 
 def send_late(config: pytest.Config, late: Late) -> None:
-    """Report an error of a test that is over, as one of its teardown."""
+    """Report an error of a test that is over as an error of its teardown."""
     location = late.item.location if late.item is not None else (late.nodeid, None, late.nodeid)
     nodeid = late.item.nodeid if late.item is not None else late.nodeid
     report = pytest.TestReport(nodeid, location, {}, "failed", late.text, "teardown", [], 0.0)
@@ -174,7 +186,7 @@ def send_late(config: pytest.Config, late: Late) -> None:
     if with_index is None or late.item is None:
         config.hook.pytest_runtest_logreport(report=report)
         return
-    # A worker of pytest-xdist names tests by their index, and checks that against the one it runs.
+    # A worker of pytest-xdist names a test by its index, and checks it against the test that runs.
     before = with_index.item_index
     try:
         with_index.item_index = late.item.session.items.index(late.item)

@@ -1,0 +1,1 @@
+"""A running instance as an object. Nothing in here knows pytest."""
