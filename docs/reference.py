@@ -9,15 +9,14 @@ from pathlib import Path
 from types import FunctionType
 
 import pytest_flux
-from pytest_flux.plugin import hooks
 from pytest_flux.client.handle import Flux
 from pytest_flux.client.job_result import JobOutput, JobResult
 from pytest_flux.client.jobs import Jobs
 from pytest_flux.client.kvs import Kvs
-from pytest_flux.postmortem.dump import Dump
-from pytest_flux.plugin import options
 from pytest_flux.instance.brokers import BrokerHandle
 from pytest_flux.instance.operations import Events, Job
+from pytest_flux.plugin import hooks, options
+from pytest_flux.postmortem.dump import Dump
 
 PAGE = Path(__file__).parent / "reference.rst"
 CLASSES = (pytest_flux.FluxInstance, BrokerHandle, Job, JobResult, JobOutput, Events, Flux, Jobs, Kvs, Dump)

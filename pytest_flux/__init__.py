@@ -4,15 +4,14 @@ __version__ = "0.1.0"
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from pytest_flux.plugin.fixtures import define as flux_instance
-    from pytest_flux.instance.flux_instance import FluxInstance, InstanceError
-    from pytest_flux.postmortem.dump import open_dump
+    from pytest_flux.instance.flux_instance import FluxInstance, InstanceError, start
     from pytest_flux.instance.settings import Settings, SettingsError
-    from pytest_flux.instance.flux_instance import start
+    from pytest_flux.plugin.fixtures import define as flux_instance
+    from pytest_flux.postmortem.dump import open_dump
 
 __all__ = ["FluxInstance", "InstanceError", "Settings", "SettingsError", "flux_instance", "open_dump", "start"]
 
-# Where each name is: importing the package itself must cost nothing, `flux-start` does it too.
+# The module of each name. They are imported on first use, because `flux-start` imports the package too.
 _PLACES = {
     "FluxInstance": ("pytest_flux.instance.flux_instance", "FluxInstance"),
     "InstanceError": ("pytest_flux.instance.flux_instance", "InstanceError"),

@@ -118,7 +118,7 @@ def before(item: pytest.Item) -> None:
 
 
 def after(item: pytest.Item) -> None:
-    """Check instances of wider scope after the teardown of a test's fixtures. With ``--flux-strict``, leaks fail it."""
+    """Check instances of wider scope after a test's fixtures are torn down. With ``--flux-strict``, leaks fail."""
     pool = pool_if_any(item.config)
     if pool is None:
         return

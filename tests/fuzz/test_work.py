@@ -13,8 +13,8 @@ import psutil
 import pytest
 
 from pytest_flux.instance.flux_instance import FluxInstance
-from pytest_flux.protocol.errors import FluxError
 from pytest_flux.instance.settings import Settings
+from pytest_flux.protocol.errors import FluxError
 from tests.fuzz.work import Generator
 
 COUNTS = [4000, pytest.param(100_000, marks=pytest.mark.slow)]
