@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from pytest_flux.launcher.reaper import ExitReaper
+from pytest_flux.launcher.stopping import ExitReaper
 from pytest_flux.reactor.reactor import Reactor
 
 
