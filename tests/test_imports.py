@@ -235,7 +235,7 @@ def test_the_rules_can_be_broken(importer: str, source: str, allowed: bool) -> N
         # Whatever a session may need, services of jobs included.
         ("from pytest_flux.launcher.forkserver import _preload; _preload()", UNUSED_ANYWHERE),
         ("from pytest_flux.instance import attached, flux_instance, store", {"pytest", "_pytest", "pluggy"}),
-        ("import pytest_flux.plugin", {"pytest_flux.instance.flux_instance", "pytest_flux.plugin.pool"}),
+        ("import pytest_flux.plugin", {"pytest_flux.instance.settings", "pytest_flux.plugin.pool"}),
     ],
 )
 def test_entry_points_import_nothing_unused(statement: str, unused: set[str]) -> None:

@@ -1,1 +1,7 @@
-"""A running instance as an object. Nothing in here knows pytest."""
+"""A running instance as an object. Nothing in here knows pytest.
+
+Importing this package alone is cheap: each run of pytest does it, whether it uses Flux or not.
+"""
+
+PERSONALITIES = ("full", "job", "minimal", "kvs", "system")
+"""The sets of services that an instance can have."""

@@ -9,9 +9,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
+from pytest_flux.instance import PERSONALITIES
 from pytest_flux.launcher.spec import START_MODES, LaunchError, LaunchSpec, hostnames
 
-PERSONALITIES = ("full", "job", "minimal", "kvs", "system")
 _CHOICES = {"personality": PERSONALITIES, "start_mode": START_MODES}
 _PLAIN_NAME = re.compile(r"[^.=]+")
 _SECONDS = ("exit_timeout", "timeout")

@@ -6,8 +6,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
 
-from pytest_flux.instance.settings import PERSONALITIES
-from pytest_flux.launcher.spec import START_MODES
+from pytest_flux.instance import PERSONALITIES
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -62,7 +61,7 @@ SHAPE = (
     _Setting("broker", "auto|system|embedded|PATH", "auto", "what runs as broker; auto: a real Flux if there is one"),
     _Setting("personality", "NAME", "full", "services: full, job, minimal, kvs or system", PERSONALITIES),
     _Setting("recovery", "PATH", "", "begin with what an instance left behind: a dump archive or a state directory"),
-    _Setting("start_mode", "all|leader", "all", "brokers to start", START_MODES),
+    _Setting("start_mode", "all|leader", "all", "brokers to start", ("all", "leader")),
     _Setting("exit_timeout", "SECONDS", 20.0, "how long brokers may survive the first that exits"),
     _Setting("wrap", "ARGS,...", "", "wrap brokers in a command"),
     _Setting("timeout", "SECONDS", 60.0, "how long the start and the stop of an instance may each take"),
