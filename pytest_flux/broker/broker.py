@@ -12,7 +12,7 @@ from pytest_flux.broker.boot.bizcard import Bizcard
 from pytest_flux.broker.boot.boot import Boot, BootError
 from pytest_flux.broker.boot.recovery import is_recovery
 from pytest_flux.broker.local import LocalConnector
-from pytest_flux.broker.log import LOG_ERR, LOG_INFO, BrokerLog
+from pytest_flux.broker.log import BrokerLog
 from pytest_flux.broker.overlay import tbon
 from pytest_flux.broker.overlay.overlay import Overlay
 from pytest_flux.broker.overlay.peers import Child
@@ -23,8 +23,13 @@ from pytest_flux.broker.process.programs import program_environ
 from pytest_flux.broker.process.runat import Runat
 from pytest_flux.broker.router import Router
 from pytest_flux.broker.service import Service
-from pytest_flux.broker.services.attr import AttrService
-from pytest_flux.broker.services.broker import BrokerService, RunatService, ShutdownService
+from pytest_flux.broker.services.broker import (
+    AttrService,
+    BrokerService,
+    RunatService,
+    ShutdownService,
+    StateMachineService,
+)
 from pytest_flux.broker.services.config import ConfigService
 from pytest_flux.broker.services.event import EventService
 from pytest_flux.broker.services.groups import GroupsService
@@ -32,23 +37,18 @@ from pytest_flux.broker.services.log import LogService
 from pytest_flux.broker.services.module import ConnectorService, ModuleService
 from pytest_flux.broker.services.overlay import OverlayService
 from pytest_flux.broker.services.rexec import RexecService
-from pytest_flux.broker.services.state_machine import StateMachineService
 from pytest_flux.broker.state.state_machine import StateMachine
 from pytest_flux.protocol.idset import encode_idset
 from pytest_flux.protocol.message import USERID_UNKNOWN, Message
+from pytest_flux.protocol.severity import LOG_ERR, LOG_INFO
+from pytest_flux.protocol.uuid import random_uuid
 from pytest_flux.reactor.reactor import Reactor
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from pytest_flux.broker.services.lazy import LazyService
-
-
-def random_uuid() -> str:
-    """A random UUID (RFC 9562, version 4), made here because the module uuid is large with all that it imports."""
-    digits = f"{int.from_bytes(os.urandom(16), 'big') & ~(0xF << 76 | 0x3 << 62) | 0x4 << 76 | 0x2 << 62:032x}"
-    return "-".join((digits[:8], digits[8:12], digits[12:16], digits[16:20], digits[20:]))
+    from pytest_flux.broker.service import LazyService
 
 
 class Broker:

@@ -8,8 +8,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from pytest_flux.broker.boot.recovery import state_directory
-from pytest_flux.broker.log import LOG_ERR, LOG_INFO
 from pytest_flux.protocol.errors import FluxError, ProtocolError
+from pytest_flux.protocol.severity import LOG_ERR, LOG_INFO
 
 if TYPE_CHECKING:
     from pytest_flux.broker.attributes import Attributes

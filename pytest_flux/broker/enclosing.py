@@ -6,7 +6,6 @@ Only rank 0 talks to it, as a client of its local socket.
 from __future__ import annotations
 
 import socket
-import time
 from collections.abc import Callable
 from itertools import count
 from typing import TYPE_CHECKING, Any
@@ -24,6 +23,7 @@ from pytest_flux.protocol.message import (
     encode_json,
 )
 from pytest_flux.protocol.resource_set import ResourceSet
+from pytest_flux.protocol.severity import LOG_ERR
 from pytest_flux.reactor.stream import Stream
 
 if TYPE_CHECKING:
@@ -34,7 +34,6 @@ if TYPE_CHECKING:
 _PATIENCE = 10.0
 """Seconds that an answer may take, where nothing can be done without it."""
 
-_ERR = 3
 _CHUNK = 1 << 16
 
 
@@ -42,6 +41,7 @@ class Enclosing:
     """The connection. OSError or ProtocolError where there is none to be had."""
 
     def __init__(self, reactor: Reactor, attributes: Attributes, log: BrokerLog) -> None:
+        self._clock = reactor.clock
         self._attributes = attributes
         self._log = log
         self._jobid = parse_fluid(attributes.get("jobid") or "")
@@ -75,9 +75,9 @@ class Enclosing:
 
     def resources(self) -> ResourceSet | None:
         """What the job that this instance is has got; None where nobody tells. May wait for the answer."""
-        deadline = time.monotonic() + _PATIENCE
-        while not self._answered and self._stream.is_open and time.monotonic() < deadline:
-            self._socket.settimeout(max(0.01, deadline - time.monotonic()))
+        deadline = self._clock.monotonic() + _PATIENCE
+        while not self._answered and self._stream.is_open and self._clock.monotonic() < deadline:
+            self._socket.settimeout(max(0.01, deadline - self._clock.monotonic()))
             try:
                 data = self._socket.recv(_CHUNK)
             except OSError:
@@ -128,7 +128,7 @@ class Enclosing:
             if not message.errnum:
                 self._resources = ResourceSet.decode(message.json()["R"])
         except (ProtocolError, KeyError) as error:
-            self._log.write(_ERR, f"R of the enclosing instance: {error}", "resource")
+            self._log.write(LOG_ERR, f"R of the enclosing instance: {error}", "resource")
         if self._answered and self._resources is not None and self.on_expiration is not None:
             self.on_expiration(self._resources.expiration)
         self._answered = True
@@ -148,5 +148,5 @@ def find_enclosing(reactor: Reactor, attributes: Attributes, log: BrokerLog) -> 
     try:
         return Enclosing(reactor, attributes, log)
     except (OSError, ProtocolError) as error:
-        log.write(_ERR, f"error opening {attributes.get('parent-uri')}: {error}")
+        log.write(LOG_ERR, f"error opening {attributes.get('parent-uri')}: {error}")
         return None

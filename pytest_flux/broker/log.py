@@ -16,20 +16,13 @@ from collections import deque
 from collections.abc import Callable
 
 from pytest_flux.broker.attributes import Attributes, parse_integer
-from pytest_flux.broker.log_output import SystemLog, format_line, open_log_file, write_all, write_stream
 from pytest_flux.protocol.errors import FluxError, ProtocolError
+from pytest_flux.protocol.severity import LOG_CRIT, LOG_DEBUG, LOG_ERR, LOG_INFO, severity_name
 from pytest_flux.protocol.stdlog import (
-    LOG_ALERT,
-    LOG_CRIT,
-    LOG_DEBUG,
-    LOG_EMERG,
-    LOG_ERR,
-    LOG_INFO,
-    LOG_NOTICE,
-    LOG_WARNING,
     LogEntry,
     decode_entry,
     encode_entry,
+    format_stderr,
     format_timestamp,
     split_text,
 )
@@ -38,18 +31,6 @@ from pytest_flux.reactor.clock import Clock
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Final, TextIO
-
-__all__ = [
-    "LOG_ALERT",
-    "LOG_CRIT",
-    "LOG_DEBUG",
-    "LOG_EMERG",
-    "LOG_ERR",
-    "LOG_INFO",
-    "LOG_NOTICE",
-    "LOG_WARNING",
-    "BrokerLog",
-]
 
 _RING_SIZE: Final = 1024
 _INVALID: Final = os.strerror(errno.EINVAL)
@@ -74,15 +55,8 @@ class BrokerLog:
         self._ring: deque[bytes] = deque()
         self._file: int | None = None
         self._syslog: SystemLog | None = None
-        self._followers: dict[object, Callable[[bytes], None]] = {}
+        self._followers: list[Callable[[bytes], None]] = []
         self._count = self._received_local = self._received_remote = 0
-
-    def set_verbosity(self, verbose: int) -> None:
-        """Let ``-v`` and ``-vv`` choose what is printed, unless the attributes are already set."""
-        if verbose > 0:
-            self._attributes.setdefault("log-stderr-mode", "local")
-        level = (LOG_ERR, LOG_INFO, LOG_DEBUG)[min(verbose, 2)]
-        self._attributes.setdefault("log-stderr-level", str(level))
 
     def initialize(self, rank: int, forward: Callable[[bytes], None]) -> None:
         """Start the log proper, with the ``log-*`` attributes, which get their defaults where they are not set.
@@ -160,15 +134,9 @@ class BrokerLog:
         """Empty the ring."""
         self._ring.clear()
 
-    def add_follower(self, callback: Callable[[bytes], None]) -> Callable[[], None]:
-        """Have ``callback`` called with each line that enters the ring, until what is returned here is called."""
-        key = object()
-        self._followers[key] = callback
-
-        def remove() -> None:
-            self._followers.pop(key, None)
-
-        return remove
+    def add_follower(self, callback: Callable[[bytes], None]) -> None:
+        """Call ``callback`` with each line that enters the ring."""
+        self._followers.append(callback)
 
     def set_attribute(self, name: str, value: str) -> None:
         """What the ``log.setattr`` request does. Raises FluxError(EINVAL).
@@ -211,7 +179,7 @@ class BrokerLog:
             return
         self._ring.append(line)
         self._count += 1
-        for callback in list(self._followers.values()):
+        for callback in self._followers:
             callback(line)
 
     def _print(self, line: bytes, entry: LogEntry | None, *, local: bool) -> None:
@@ -248,3 +216,77 @@ def _decode(line: bytes) -> LogEntry | None:
         return decode_entry(line)
     except ProtocolError:
         return None
+
+
+class SystemLog:
+    """The system's log. ``user@jobid-path`` goes before each line: many instances may share one syslog."""
+
+    def __init__(self, attributes: Attributes) -> None:
+        import pwd
+        import syslog
+
+        self._attributes = attributes
+        try:
+            self._user = pwd.getpwuid(os.geteuid()).pw_name
+        except KeyError:
+            self._user = "unknown"
+        self._send = syslog.syslog
+        syslog.openlog("flux", syslog.LOG_NDELAY | syslog.LOG_PID, syslog.LOG_USER)
+
+    def write(self, severity: int, line: bytes, entry: LogEntry | None) -> None:
+        """Send a line, which is ``entry`` unless it is no log line."""
+        if entry is None:
+            text = line.decode("utf-8", "backslashreplace")
+        else:
+            text = f"{entry.appname}.{severity_name(entry.severity)}[{entry.rank}]: {entry.text}"
+        # Surrogates stand for bytes that are no text; syslog takes text only.
+        text = text.encode("utf-8", "backslashreplace").decode()
+        self._send(severity & 7, f"{self._prefix()} {text}")
+
+    def _prefix(self) -> str:
+        prefix = f"{self._user}@{self._attributes.get('jobid-path') or 'unknown'}"
+        return prefix if len(prefix) < 32 else prefix[:28] + "..."
+
+
+def format_line(line: bytes, entry: LogEntry | None, *, local: bool) -> bytes:
+    """A line as it is printed; one that is no log line is printed as it came."""
+    if entry is None:
+        return line + b"\n"
+    return format_stderr(entry, local=local).encode("utf-8", "surrogateescape") + b"\n"
+
+
+def open_log_file(path: str) -> int:
+    """A descriptor that appends to the file ``log-filename``. Raises FluxError."""
+    try:
+        return os.open(path, os.O_CREAT | os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        number = error.errno or errno.EIO
+        raise FluxError(number, f"Error opening logfile {path}: {os.strerror(number)}") from None
+
+
+def write_stream(stream: TextIO, data: bytes) -> None:
+    """Print a line with one write: the brokers of an instance share their standard error.
+
+    It goes past the stream's buffer, where it would stay if the reader is gone, to fail again when Python exits.
+    """
+    try:
+        descriptor = stream.fileno()
+    except (OSError, ValueError):  # no file beneath: what stands in for a stream under a test or a debugger
+        descriptor = -1
+    try:
+        if descriptor < 0:
+            stream.write(data.decode("utf-8", "backslashreplace"))
+        stream.flush()
+    except (OSError, ValueError):
+        pass
+    if descriptor >= 0:
+        write_all(descriptor, data)
+
+
+def write_all(descriptor: int, data: bytes) -> None:
+    """Write, as far as that goes."""
+    try:
+        while data:
+            data = data[os.write(descriptor, data) :]
+    except OSError:
+        pass

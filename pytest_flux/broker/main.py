@@ -22,13 +22,14 @@ from pytest_flux.broker.boot.start_up import (
     take_settings,
 )
 from pytest_flux.broker.broker import Broker
-from pytest_flux.broker.log import LOG_CRIT, LOG_ERR, LOG_INFO, BrokerLog
+from pytest_flux.broker.log import BrokerLog
 from pytest_flux.broker.process.programs import initial_program, is_interactive
 from pytest_flux.options import Option, OptionExit, OptionParser, Options
 from pytest_flux.protocol.duration import parse_duration
 from pytest_flux.protocol.errors import FluxError
 from pytest_flux.protocol.hostlist import decode_hostlist, encode_hostlist
 from pytest_flux.protocol.idset import decode_idset
+from pytest_flux.protocol.severity import LOG_CRIT, LOG_ERR, LOG_INFO
 from pytest_flux.protocol.taskmap import Taskmap, decode_taskmap
 from pytest_flux.reactor.clock import Clock
 from pytest_flux.reactor.descriptors import open_standard_descriptors

@@ -16,7 +16,7 @@ import os
 from collections.abc import Callable, Iterator
 
 from pytest_flux.broker.boot.recovery import is_recovery, place
-from pytest_flux.broker.services.lazy import LazyService
+from pytest_flux.broker.service import LazyService
 from pytest_flux.protocol.blobref import DIGEST_SIZES
 from pytest_flux.protocol.errors import FluxError
 
@@ -264,12 +264,12 @@ class Parts:
         return ContentService(self._router, self._log, self.content)
 
     def _make_content_backing(self) -> Service:
-        from pytest_flux.broker.services.content_backing import ContentBackingService
+        from pytest_flux.broker.services.content import ContentBackingService
 
         return ContentBackingService(self._router, self._log, self.content)
 
     def _make_content_sqlite(self) -> Service:
-        from pytest_flux.broker.services.content_backing import ContentSqliteService
+        from pytest_flux.broker.services.content import ContentSqliteService
 
         return ContentSqliteService(self._router, self._log, self.content)
 
@@ -286,17 +286,17 @@ class Parts:
         return KvsService(self._router, self._log, self.kvs)
 
     def _make_kvs_watch(self) -> Service:
-        from pytest_flux.broker.services.kvs_watch import KvsWatchService
+        from pytest_flux.broker.services.kvs import KvsWatchService
 
         return KvsWatchService(self._router, self._log, self.kvs)
 
     def _make_kvs_relay(self) -> Service:
-        from pytest_flux.broker.services.kvs_relay import KvsRelayService
+        from pytest_flux.broker.services.kvs import KvsRelayService
 
         return KvsRelayService(self._router, self._log)
 
     def _make_kvs_watch_relay(self) -> Service:
-        from pytest_flux.broker.services.kvs_relay import KvsWatchRelayService
+        from pytest_flux.broker.services.kvs import KvsWatchRelayService
 
         return KvsWatchRelayService(self._router, self._log)
 
@@ -352,13 +352,11 @@ def preload() -> None:
     import pytest_flux.broker.jobs.manager
     import pytest_flux.broker.resource.supply
     import pytest_flux.broker.services.content
-    import pytest_flux.broker.services.content_backing
     import pytest_flux.broker.services.job_exec
     import pytest_flux.broker.services.job_info
     import pytest_flux.broker.services.job_ingest
     import pytest_flux.broker.services.job_list
     import pytest_flux.broker.services.job_manager
     import pytest_flux.broker.services.kvs
-    import pytest_flux.broker.services.kvs_watch
     import pytest_flux.broker.services.resource
     import pytest_flux.broker.services.sched  # noqa: F401

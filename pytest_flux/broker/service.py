@@ -16,6 +16,7 @@ from pytest_flux.protocol.message import (
     encode_json,
     encode_text,
 )
+from pytest_flux.protocol.severity import LOG_ERR
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -187,7 +188,7 @@ class Service:
             import traceback
 
             # A fault of ours in one answer must not take the instance down; whoever asked learns of it.
-            self.log(3, f"{request.topic}: {traceback.format_exc()}")
+            self.log(LOG_ERR, f"{request.topic}: {traceback.format_exc()}")
             request.error(errno.EIO, "internal error, see the broker's log")
 
     def _find(self, request: Request) -> tuple[Handler, int]:
@@ -290,3 +291,24 @@ class Service:
             raise ProtocolError("unknown 'op'", request.topic)
         self._debug_flags = operation(getattr(self, "_debug_flags", 0), request.field("flags", int))
         return {"flags": self._debug_flags}
+
+
+class LazyService:
+    """Stands in the router for the service that ``make`` imports and makes. ``service`` is that, once it is made."""
+
+    def __init__(self, name: str, router: Router, make: Callable[[], Service]) -> None:
+        self.name = name
+        self.service: Service | None = None
+        self._router = router
+        self._make = make
+
+    def receive(self, message: Message) -> None:
+        """Pass the first request on to the service, which gets those that follow itself."""
+        self.load().receive(message)
+
+    def load(self) -> Service:
+        """Make the service and put it in this one's place."""
+        if self.service is None:
+            self.service = self._make()
+            self._router.services[self.name] = self.service.receive
+        return self.service

@@ -62,7 +62,7 @@ class Dump:
 
     def _open(self) -> None:
         from pytest_flux.broker.content.backing import SqliteBacking
-        from pytest_flux.broker.kvs.checkpoint import choose_checkpoint
+        from pytest_flux.broker.kvs.namespace import choose_checkpoint
         from pytest_flux.postmortem.salvage import SALVAGED_MAX
 
         backing = SqliteBacking(f"{self._directory}/{_DATABASE}", volatile=True, blob_max=SALVAGED_MAX)

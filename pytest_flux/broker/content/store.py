@@ -8,9 +8,9 @@ from collections import OrderedDict
 from typing import TYPE_CHECKING, Any
 
 from pytest_flux.broker.boot.recovery import is_recovery, place
-from pytest_flux.broker.log import LOG_ERR
 from pytest_flux.protocol.blobref import DIGEST_SIZES, hasher
 from pytest_flux.protocol.errors import FluxError
+from pytest_flux.protocol.severity import LOG_ERR
 
 if TYPE_CHECKING:
     from collections.abc import Callable

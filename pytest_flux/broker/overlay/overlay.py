@@ -38,6 +38,7 @@ from pytest_flux.protocol.message import (
     encode_json,
     encode_text,
 )
+from pytest_flux.protocol.severity import LOG_DEBUG, LOG_ERR
 from pytest_flux.reactor.usock import Connection, UsockServer
 
 TYPE_CHECKING = False
@@ -46,8 +47,6 @@ if TYPE_CHECKING:
     from pytest_flux.broker.log import BrokerLog
     from pytest_flux.broker.router import Router
     from pytest_flux.reactor.reactor import Reactor
-
-_ERR, _DEBUG = 3, 7
 
 
 class Overlay:
@@ -90,7 +89,7 @@ class Overlay:
     def bind(self, uri: str) -> None:
         """Listen for children at an ``ipc://`` URI. OSError where the socket cannot be bound."""
         self._server = UsockServer(self._reactor, uri.removeprefix(IPC), self._receive, self._disconnected)
-        self.log(_DEBUG, f"listening on {uri}")
+        self.log(LOG_DEBUG, f"listening on {uri}")
 
     # -- the parent
 
@@ -183,15 +182,15 @@ class Overlay:
             return
         except FluxError as error:
             text = error.text or ""
-            self.log(_ERR, f"rejecting connection: {text}")
+            self.log(LOG_ERR, f"rejecting connection: {text}")
             connection.send(message.response(encode_text(text), error.errnum))
             return
         host = f"{self._attributes.host_of(child.rank)} (rank {child.rank})"
-        severity = _DEBUG
+        severity = LOG_DEBUG
         if child.is_online:
-            self.log(_ERR, f"{host} reconnected after crash, dropping old connection state")
+            self.log(LOG_ERR, f"{host} reconnected after crash, dropping old connection state")
             self.drop(child, LOST)
-            severity = _ERR
+            severity = LOG_ERR
         self._ranks[connection.uuid] = child.rank
         child.connection, child.peer = connection, Peer(child.rank, uuid, connection.send, self.tracers, self._clock)
         child.heard_at = self._clock.monotonic()
@@ -220,7 +219,7 @@ class Overlay:
         """Say that a child and its subtree are gone."""
         count = self._router.topology.descendant_count(child.rank)
         also = f" and severed contact with {count} other nodes" if count else ""
-        self.log(_ERR, f"{self._attributes.host_of(child.rank)} (rank {child.rank}) {why}{also}")
+        self.log(LOG_ERR, f"{self._attributes.host_of(child.rank)} (rank {child.rank}) {why}{also}")
 
     def disconnect(self, child: Child) -> None:
         """Cut a child off, by request."""

@@ -22,6 +22,7 @@ from pytest_flux.protocol.message import (
     Message,
     encode_json,
 )
+from pytest_flux.protocol.severity import LOG_CRIT, LOG_DEBUG, LOG_ERR
 from pytest_flux.reactor.stream import Stream
 from pytest_flux.reactor.usock import peer_credentials
 
@@ -34,7 +35,6 @@ if TYPE_CHECKING:
 
 IPC = "ipc://"
 _RETRY = 0.05
-_CRIT, _ERR, _DEBUG = 2, 3, 7
 
 
 class ParentLink:
@@ -77,7 +77,7 @@ class ParentLink:
         self._greeted = False
         self._told = tree.status
         self._deadline = self._clock.monotonic() + attributes.duration("tbon.connect_timeout")
-        tree.log(_DEBUG, f"connecting to {endpoint}")
+        tree.log(LOG_DEBUG, f"connecting to {endpoint}")
         self._reactor.call_soon(self._connect)
 
     def _connect(self) -> None:
@@ -158,7 +158,7 @@ class ParentLink:
         if message.type == CONTROL:
             if message.aux1 == DISCONNECT:
                 host = self._attributes.host_of(self.rank)
-                self._tree.log(_CRIT, f"{host} (rank {self.rank}) sent disconnect control message")
+                self._tree.log(LOG_CRIT, f"{host} (rank {self.rank}) sent disconnect control message")
                 self._drop()
         elif self.peer is None:
             self._welcome(message)
@@ -180,7 +180,7 @@ class ParentLink:
             return
         uuid = str(message.json().get("uuid"))
         self.peer = Peer(self.rank, uuid, self._transmit, self._tree.tracers, self._clock)
-        self._tree.log(_DEBUG, f"hello parent {self.rank} {uuid}")
+        self._tree.log(LOG_DEBUG, f"hello parent {self.rank} {uuid}")
         if self._told != self._tree.status:
             # Children have come while the answer was on its way.
             self.tell_status(self._tree.status)
@@ -210,7 +210,7 @@ class ParentLink:
     # -- its end
 
     def _fail(self, reason: str) -> None:
-        self._tree.log(_ERR, f"overlay.hello: {reason}" if self.peer is None else f"parent: {reason}")
+        self._tree.log(LOG_ERR, f"overlay.hello: {reason}" if self.peer is None else f"parent: {reason}")
         self._drop()
 
     def _drop(self) -> None:

@@ -6,6 +6,7 @@ flux-core has the heartbeat event as its clock, where that module is loaded, and
 from __future__ import annotations
 
 from pytest_flux.protocol.duration import format_duration
+from pytest_flux.protocol.severity import LOG_ERR
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -15,7 +16,6 @@ if TYPE_CHECKING:
     from pytest_flux.reactor.reactor import Reactor
 
 _LONGEST, _SHORTEST = 5.0, 0.1
-_ERR = 3
 
 
 class TorpidWatch:
@@ -51,6 +51,6 @@ class TorpidWatch:
         child.is_torpid = is_torpid
         host = f"broker on {self._attributes.host_of(child.rank)} (rank {child.rank})"
         text = f"has been unresponsive for {format_duration(silence)}" if is_torpid else "is responsive now"
-        self._overlay.log(_ERR, f"{host} {text}")
+        self._overlay.log(LOG_ERR, f"{host} {text}")
         for changed in list(self._overlay.on_change):
             changed(child)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable
 
 from pytest_flux.broker.service import ALL, Answer, Request, Service, _Later, method
 from pytest_flux.protocol.errors import FluxError
+from pytest_flux.protocol.severity import LOG_CRIT, LOG_DEBUG, LOG_ERR
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -16,8 +17,6 @@ if TYPE_CHECKING:
     from pytest_flux.broker.log import BrokerLog
     from pytest_flux.broker.router import Router
     from pytest_flux.protocol.message import Message
-
-_CRIT, _ERR, _DEBUG = 2, 3, 7
 
 
 class ConfigService(Service):
@@ -55,18 +54,18 @@ class ConfigService(Service):
         if message.errnum:
             error = FluxError(message.errnum, message.text())
             if not self._is_online():
-                self.log(_CRIT, f"parent update: {error.text or error.strerror}")
+                self.log(LOG_CRIT, f"parent update: {error.text or error.strerror}")
             return "sync-fail"
         config = message.json()
         if config == self._config:
-            self.log(_DEBUG, "parent update ignored: no change")
+            self.log(LOG_DEBUG, "parent update ignored: no change")
             return "sync-success"
         try:
             self._take(config)
         except FluxError as error:
-            self.log(_ERR, f"parent update: {error.text}")
+            self.log(LOG_ERR, f"parent update: {error.text}")
             return "sync-fail"
-        self.log(_DEBUG, "parent update applied")
+        self.log(LOG_DEBUG, "parent update applied")
         return "sync-success"
 
     def _take(self, config: dict[str, Any]) -> None:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from pytest_flux.broker.log import BrokerLog
     from pytest_flux.broker.router import Router
-    from pytest_flux.broker.services.lazy import LazyService
+    from pytest_flux.broker.service import LazyService
 
 _RUNNING = 1
 

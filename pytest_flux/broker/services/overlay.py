@@ -9,6 +9,7 @@ from pytest_flux.broker.overlay.peers import OFFLINE, STATUS, Child
 from pytest_flux.broker.overlay.trace import Tracer
 from pytest_flux.broker.service import ALL, Answer, Request, Service, _Later, method
 from pytest_flux.protocol.errors import FluxError
+from pytest_flux.protocol.severity import LOG_CRIT
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -19,8 +20,6 @@ if TYPE_CHECKING:
     from pytest_flux.broker.overlay.overlay import Overlay
     from pytest_flux.broker.router import Router
     from pytest_flux.reactor.clock import Clock
-
-_CRIT = 2
 
 
 class OverlayService(Service):
@@ -116,7 +115,7 @@ class OverlayService(Service):
     @method("disconnect-parent")
     def disconnect_parent(self, request: Request) -> Answer:
         """``{reason}``: cut ourselves off."""
-        self._overlay.log(_CRIT, f"disconnecting: {request.field('reason', str)}")
+        self._overlay.log(LOG_CRIT, f"disconnecting: {request.field('reason', str)}")
         self._overlay.lose_parent()
         return None
 

@@ -13,6 +13,7 @@ from pytest_flux.broker.service import LATER, Answer, Request, Service, _Later, 
 from pytest_flux.protocol.errors import FluxError, ProtocolError
 from pytest_flux.protocol.ioencode import decode_io
 from pytest_flux.protocol.message import ROLE_LOCAL
+from pytest_flux.protocol.severity import LOG_ERR
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
     from pytest_flux.reactor.reactor import Reactor
 
 _SHUTDOWN_TIMEOUT = 5.0
-_ERR = 3
 _NEVER_PASSED_ON = ("FLUX_PROXY_REMOTE", "NOTIFY_SOCKET", "INVOCATION_ID")
 
 
@@ -117,7 +117,7 @@ class RexecService(Service):
         try:
             io, matchtag = decode_io(request.field("io", dict)), request.field("matchtag", int)
         except ProtocolError as error:
-            self.log(_ERR, f"Error decoding rexec.write request: {error}")
+            self.log(LOG_ERR, f"Error decoding rexec.write request: {error}")
             raise
         for process in self._processes:
             listener = process.listener
@@ -125,7 +125,7 @@ class RexecService(Service):
                 if io.stream == "stdin":
                     process.write(io.data, eof=io.eof)
                 else:
-                    self.log(_ERR, f"Error writing {len(io.data)} bytes to subprocess {io.stream}")
+                    self.log(LOG_ERR, f"Error writing {len(io.data)} bytes to subprocess {io.stream}")
         return None
 
     def _process(self, request: Request) -> RemoteProcess:
@@ -241,7 +241,7 @@ class RexecService(Service):
 
     def _lose_patience(self) -> None:
         if self._done is not None:
-            self.log(_ERR, f"subprocess server shutdown: {os.strerror(errno.ETIMEDOUT)}")
+            self.log(LOG_ERR, f"subprocess server shutdown: {os.strerror(errno.ETIMEDOUT)}")
             done, self._done = self._done, None
             done()
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable
 
 from pytest_flux.protocol.hostlist import encode_hostlist
 from pytest_flux.protocol.idset import decode_idset, encode_idset
+from pytest_flux.protocol.severity import LOG_ERR, LOG_INFO
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
     from pytest_flux.reactor.reactor import Reactor
 
 
-_ERR, _INFO = 3, 6
 _GROUP = "broker.online"
 _QUIET = 5.0
 """Seconds between two lines about who is online, while a large instance gathers."""
@@ -63,7 +63,7 @@ class Quorum:
         if value in ("0", f"0-{size - 1}"):
             quorum = 1 if value == "0" else size
             if self._router.rank == 0:
-                self._log(_ERR, f"warning: broker.quorum is now a size - assuming {quorum}")
+                self._log(LOG_ERR, f"warning: broker.quorum is now a size - assuming {quorum}")
             return quorum
         number = _NUMBER.match(value)
         if number is None or not 1 <= int(number[1]) <= size:
@@ -83,17 +83,17 @@ class Quorum:
             now = self._reactor.clock.monotonic()
             if members and (reached or now - self._told > _QUIET):
                 self._told = now
-                self._log(_INFO, f"online: {hosts(self._attributes, self._online)} (ranks {members})")
+                self._log(LOG_INFO, f"online: {hosts(self._attributes, self._online)} (ranks {members})")
             if reached:
                 self._reached()
         lost = before - self._online
         if lost and state in ("run", "cleanup"):
-            self._log(_ERR, f"dead to Flux: {hosts(self._attributes, lost)} (rank {encode_idset(lost)})")
+            self._log(LOG_ERR, f"dead to Flux: {hosts(self._attributes, lost)} (rank {encode_idset(lost)})")
 
     def _reached(self) -> None:
         self._post("quorum-full")
         if self._warned:
-            self._log(_ERR, "quorum reached")
+            self._log(LOG_ERR, "quorum reached")
             self._warned = False
 
     def _warn(self) -> None:
@@ -101,7 +101,7 @@ class Quorum:
             return
         missing = set(range(self._router.size)) - self._online
         self._log(
-            _ERR, f"quorum delayed: waiting for {hosts(self._attributes, missing)} (rank {encode_idset(missing)})"
+            LOG_ERR, f"quorum delayed: waiting for {hosts(self._attributes, missing)} (rank {encode_idset(missing)})"
         )
         self._warned = True
         self._arm()

@@ -11,6 +11,7 @@ from pytest_flux.protocol.duration import format_duration
 from pytest_flux.protocol.errors import ProtocolError
 from pytest_flux.protocol.idset import encode_idset
 from pytest_flux.protocol.message import Message
+from pytest_flux.protocol.severity import LOG_DEBUG, LOG_ERR, LOG_INFO
 from pytest_flux.reactor.reactor import Timer
 
 TYPE_CHECKING = False
@@ -34,7 +35,6 @@ _TIMES = (
 )
 _PHASES = {"init": "rc1", "run": "rc2", "cleanup": "cleanup", "finalize": "rc3"}
 _GOODBYE_TIMEOUT = 60.0
-_ERR, _INFO, _DEBUG = 3, 6, 7
 
 
 class StateMachine:
@@ -135,10 +135,10 @@ class StateMachine:
         event = self._events.popleft()
         following = NEXT.get((self.state, event), self.state)
         if following == self.state:
-            self._log(_DEBUG, f"{event}: ignored in {self.state}")
+            self._log(LOG_DEBUG, f"{event}: ignored in {self.state}")
             return
         now = self._clock.monotonic()
-        self._log(_INFO, f"{event}: {self.state}->{following} {format_duration(now - self.since)}")
+        self._log(LOG_INFO, f"{event}: {self.state}->{following} {format_duration(now - self.since)}")
         self.state, self.since = following, now
         while self._timers:
             self._timers.pop().cancel()
@@ -234,11 +234,11 @@ class StateMachine:
     def _warn_shutdown(self) -> None:
         online = self._overlay.online
         names = f"{hosts(self._attributes, online)} (rank {encode_idset(online)})"
-        self._log(_ERR, f"shutdown delayed: waiting for {len(online)} peers: {names}")
+        self._log(LOG_ERR, f"shutdown delayed: waiting for {len(online)} peers: {names}")
         self._after(self._attributes.duration("broker.shutdown-warn"), self._warn_shutdown)
 
     def _shutdown_timeout(self) -> None:
-        self._log(_ERR, "shutdown timeout")
+        self._log(LOG_ERR, "shutdown timeout")
         self.post("children-complete")
 
     def _enter_finalize(self) -> None:
@@ -251,7 +251,7 @@ class StateMachine:
             self._overlay.part(lambda: self.post("goodbye"))
 
     def _goodbye_timeout(self) -> None:
-        self._log(_ERR, f"goodbye timeout after {_GOODBYE_TIMEOUT:.1f}s")
+        self._log(LOG_ERR, f"goodbye timeout after {_GOODBYE_TIMEOUT:.1f}s")
         self.post("goodbye")
 
     def _enter_unload_builtins(self) -> None:
@@ -271,7 +271,7 @@ class StateMachine:
         elif self.state in FAILURE:
             self.post(FAILURE[self.state])
         else:
-            self._log(_INFO, f"ignored signal {signum} in {self.state}")
+            self._log(LOG_INFO, f"ignored signal {signum} in {self.state}")
 
     def shut_down(self) -> None:
         """Begin an orderly shutdown of the instance. ValueError, with Flux's words, where that cannot be."""

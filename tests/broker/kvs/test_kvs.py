@@ -27,9 +27,9 @@ from pytest_flux.broker.kvs.lookup import (
     WATCH_FULL,
     WATCH_INITIAL_SENTINEL,
     WATCH_UNIQ,
+    Credentials,
 )
-from pytest_flux.broker.kvs.namespace import Credentials
-from pytest_flux.broker.kvs.statistics import Statistics
+from pytest_flux.broker.kvs.transaction import Statistics
 from pytest_flux.broker.kvs.watch import Watch, check_flags
 from pytest_flux.protocol import treeobj
 from pytest_flux.protocol.errors import FluxError
