@@ -1,10 +1,11 @@
-"""The log of one broker: a ring of lines, and the places where they are copied.
+"""The log of one broker: a ring of lines, and the places to which they are copied.
 
-Which line goes where is flux-core 0.88's (flux-broker-attributes(7), LOGGING): the broker's own lines up to
+The rules are flux-core 0.88's (flux-broker-attributes(7), LOGGING): the broker's own lines up to
 ``log-level`` enter the ring; ``log-critical-level``, ``log-stderr-level`` and ``log-stderr-mode`` decide about
 standard error; lines up to ``log-forward-level`` travel towards the leader, which alone writes ``log-filename``.
 
-Nothing here may log an error: what fails while a line is written is lost with the line.
+Nothing here may log an error: if writing a line fails, the line is lost. Neither a full disk nor a closed pipe may
+stop a broker.
 """
 
 from __future__ import annotations
@@ -59,15 +60,15 @@ class BrokerLog:
         self._count = self._received_local = self._received_remote = 0
 
     def initialize(self, rank: int, forward: Callable[[bytes], None]) -> None:
-        """Start the log proper, with the ``log-*`` attributes, which get their defaults where they are not set.
+        """Start the log proper, with the ``log-*`` attributes, which get their defaults if they are not set.
 
         ``forward`` sends a line to the parent; rank 0 never calls it. Raises FluxError if an attribute's value
-        is no good or the log file cannot be opened. Flux prints its text as an error, then ``Error initializing
-        logging: `` and the errno's text as critical: both still in the early way, for the log is unchanged.
+        is invalid or the log file cannot be opened. Flux prints its text as an error, then ``Error initializing
+        logging: `` and the errno's text as critical: both still in the early format, because the log is unchanged.
         """
         attributes = self._attributes
         if rank > 0:
-            # Only the leader keeps a file; elsewhere the attribute is there, but empty.
+            # Only the leader writes a file; elsewhere the attribute exists, but is empty.
             attributes.delete("log-filename")
             attributes.set("log-filename", None)
         self._level = self._register_level("log-level", LOG_DEBUG)
@@ -94,7 +95,7 @@ class BrokerLog:
         rank = self._attributes.get("hostname") if self._rank is None else str(self._rank)
         timestamp = format_timestamp(self._clock.time())
         for line in split_text(text):
-            # The broker may have been forked since the last line, so its pid is asked for each time.
+            # Ask for the pid each time: the broker may have been forked since the last line.
             entry = LogEntry(severity, 0, timestamp, rank or "-", appname, str(os.getpid()), line)
             self.append(encode_entry(entry))
 
@@ -141,7 +142,7 @@ class BrokerLog:
     def set_attribute(self, name: str, value: str) -> None:
         """What the ``log.setattr`` request does. Raises FluxError(EINVAL).
 
-        flux-core takes a value that is no number for 0; here it is refused like one above 7.
+        flux-core takes a value that is not a number for 0; here it is refused like one above 7.
         """
         if name != "log-stderr-level":
             raise FluxError(errno.EINVAL, "unknown log attribute")
@@ -151,7 +152,7 @@ class BrokerLog:
         self._stderr_level = level
 
     def stats(self) -> dict[str, int]:
-        """What the ``log.stats-get`` request answers: lines in the ring, ever in the ring, of our own, of others."""
+        """The answer of ``log.stats-get``: lines in the ring now and ever, our own lines and those of others."""
         return {
             "ring-used": len(self._ring),
             "count": self._count,
@@ -160,7 +161,7 @@ class BrokerLog:
         }
 
     def close(self) -> None:
-        """Close the log file; lines are still taken, as a broker that exits has things to say."""
+        """Close the log file. Lines are still accepted, because a broker logs until it exits."""
         if self._file is not None:
             os.close(self._file)
             self._file = None
@@ -170,7 +171,7 @@ class BrokerLog:
             level = self._attributes.integer("log-stderr-level")
         except FluxError:
             level = None
-        # A level that is not set yet, or that will be refused later, hides nothing.
+        # A level that is not set yet, or that is invalid, hides nothing.
         if entry is None or level is None or level > LOG_DEBUG or entry.severity <= level:
             self._print(line, entry, local=self._attributes.get("log-stderr-mode") == "local")
 
@@ -190,7 +191,7 @@ class BrokerLog:
     def _register_level(self, name: str, default: int) -> int:
         self._attributes.setdefault(name, str(default))
         level = self._attributes.integer(name)
-        # Below zero is fine: no message is that severe.
+        # Below zero is valid: no message is that severe.
         if level is None or not -(2**31) <= level <= LOG_DEBUG:
             raise FluxError(errno.EINVAL, f"{name}: {_INVALID}")
         return level
@@ -234,12 +235,12 @@ class SystemLog:
         syslog.openlog("flux", syslog.LOG_NDELAY | syslog.LOG_PID, syslog.LOG_USER)
 
     def write(self, severity: int, line: bytes, entry: LogEntry | None) -> None:
-        """Send a line, which is ``entry`` unless it is no log line."""
+        """Send a line; ``entry`` is the decoded line, None if it is not a log line."""
         if entry is None:
             text = line.decode("utf-8", "backslashreplace")
         else:
             text = f"{entry.appname}.{severity_name(entry.severity)}[{entry.rank}]: {entry.text}"
-        # Surrogates stand for bytes that are no text; syslog takes text only.
+        # Surrogates stand for bytes that are not text; syslog takes text only.
         text = text.encode("utf-8", "backslashreplace").decode()
         self._send(severity & 7, f"{self._prefix()} {text}")
 
@@ -249,7 +250,7 @@ class SystemLog:
 
 
 def format_line(line: bytes, entry: LogEntry | None, *, local: bool) -> bytes:
-    """A line as it is printed; one that is no log line is printed as it came."""
+    """A line as it is printed; anything but a log line is printed unchanged."""
     if entry is None:
         return line + b"\n"
     return format_stderr(entry, local=local).encode("utf-8", "surrogateescape") + b"\n"
@@ -267,11 +268,11 @@ def open_log_file(path: str) -> int:
 def write_stream(stream: TextIO, data: bytes) -> None:
     """Print a line with one write: the brokers of an instance share their standard error.
 
-    It goes past the stream's buffer, where it would stay if the reader is gone, to fail again when Python exits.
+    It bypasses the stream's buffer: a line that cannot be written would stay there and fail again when Python exits.
     """
     try:
         descriptor = stream.fileno()
-    except (OSError, ValueError):  # no file beneath: what stands in for a stream under a test or a debugger
+    except (OSError, ValueError):  # no file beneath: a stand-in for a stream, under a test or a debugger
         descriptor = -1
     try:
         if descriptor < 0:
@@ -284,7 +285,7 @@ def write_stream(stream: TextIO, data: bytes) -> None:
 
 
 def write_all(descriptor: int, data: bytes) -> None:
-    """Write, as far as that goes."""
+    """Write as much as possible."""
     try:
         while data:
             data = data[os.write(descriptor, data) :]

@@ -48,7 +48,7 @@ class Broker:
     def __init__(self, rank: int | None = None, **settings: str | None) -> None:
         self.attributes = Attributes()
         self.attributes.set("hostname", "vm")
-        for name, value in settings.items():
+        for name, value in {"log-stderr-level": "3", **settings}.items():
             self.attributes.set_command_line(name.replace("_", "-"), value)
         # Closed by close_files.
         stderr = tempfile.TemporaryFile("w+", encoding="utf-8", errors="surrogateescape")  # noqa: SIM115

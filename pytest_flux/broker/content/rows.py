@@ -1,4 +1,4 @@
-"""What is in the rows of a `content.sqlite`, which may be as flux-core wrote it, or damaged."""
+"""Decode the rows of a `content.sqlite`, which may be damaged or hostile."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 BLOB_MAX = (1 << 31) - 1
-"""So large a blob may be."""
+"""The largest blob, in bytes."""
 
 NOT_COMPRESSED = -1
 """The size of a blob that is stored as it is."""
 
 
 def decode_object(size: object, data: object, limit: int = BLOB_MAX) -> bytes:
-    """The blob in a row. FluxError EINVAL where the row is not as flux-core writes it, EFBIG beyond ``limit``."""
+    """The blob in a row. FluxError EINVAL if the row is not as flux-core writes it, EFBIG beyond ``limit``."""
     if isinstance(size, int) and size > limit:
         raise FluxError(errno.EFBIG, f"a blob of {size} bytes")
     if not isinstance(size, int) or not isinstance(data, (bytes, type(None))):
         raise FluxError(errno.EINVAL)
     if size == NOT_COMPRESSED:
         return data or b""
-    # A block of LZ4 is at most 255 times smaller than what is in it.
+    # A block of LZ4 expands to at most 255 times its size.
     if not 0 <= size <= (len(data or b"") + 1) * 255:
         raise FluxError(errno.EINVAL)
     try:
@@ -42,7 +42,7 @@ def decode_object(size: object, data: object, limit: int = BLOB_MAX) -> bytes:
 
 
 def decode_checkpoint(text: str | bytes | None) -> Any:  # noqa: ANN401 - JSON
-    """The JSON value in a row; None where it is none. Long ago it was nothing but the reference of the root."""
+    """The JSON value in a row; None if it is invalid. Old versions stored only the reference of the root."""
     try:
         return json.loads(text or "")
     except (ValueError, TypeError, RecursionError):
@@ -64,16 +64,16 @@ _COLUMNS = {
 
 
 def check_schema(query: Callable[[str], list[Any]], name: str) -> None:
-    """FluxError EINVAL unless the tables are tables, and nothing is computed or done when they are used.
+    """FluxError EINVAL unless the tables are plain tables, whose use computes and changes nothing.
 
-    A database may come from anybody, and views, triggers, indices and columns that compute can do so without end.
+    A database may come from a stranger, and views, triggers, indices and computed columns can run for ever.
     """
     for kind, part, table, statement in query("SELECT type, name, tbl_name, sql FROM sqlite_master"):
         kind, part, table, text = (_text(value) for value in (kind, part, table, statement or ""))
         if kind == "table":
             is_plain = table not in _COLUMNS or (_begins(text) and _is_plain(query, table))
         else:
-            # SQLite's own indices have no text.
+            # The indices that SQLite makes itself have no text.
             is_plain = kind == "index" and not text
         if not is_plain:
             raise FluxError(errno.EINVAL, f"{name}: {kind} {part!r:.80} is none of Flux's")

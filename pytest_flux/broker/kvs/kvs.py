@@ -3,9 +3,9 @@
 The path of a commit
 --------------------
 
-A namespace is a root: the reference of a directory, from which everything else can be reached. Directories and
-values are blobs of the content store and never change, so a change means new blobs for every directory from the
-changed key up to the root, and one new root. Readers hold a root and are never disturbed.
+A namespace is a root: the reference of a directory, from which everything else can be reached. Directories and values
+are blobs of the content store and never change, so a change means new blobs for every directory from the changed key
+up to the root, and one new root. Readers hold a root and are never disturbed.
 
 A service of a busy instance commits hundreds of times a second, mostly to neighbouring keys (the event logs of jobs).
 Hashing each directory for each commit would be most of the work. Three ways were open: let each commit wait for a

@@ -30,7 +30,7 @@ class BrokerService(Service):
     @method("getenv")
     def getenv(self, request: Request) -> Answer:
         """``{names}`` → ``{env}`` of those that are set."""
-        # flux-core reads an array as far as it can: what is none has no names, what is no string names nothing.
+        # As in flux-core, anything but an array counts as empty, and elements that are not strings are ignored.
         names = request.json().get("names")
         if names is None:
             raise ProtocolError("'names' is missing", request.topic)
@@ -53,7 +53,7 @@ class BrokerService(Service):
 
 
 class RunatService(Service):
-    """Adds to what is run when the initial program has ended."""
+    """Adds commands that run when the initial program has ended."""
 
     name = "runat"
     is_module = False
@@ -77,7 +77,7 @@ class RunatService(Service):
 
 
 class ShutdownService(Service):
-    """An orderly end of the instance, on rank 0. ``check_goodbye`` is called when the client that waits has gone."""
+    """The orderly end of an instance, on rank 0. ``check_goodbye`` is called when the waiting client disconnects."""
 
     name = "shutdown"
     is_module = False
@@ -101,7 +101,7 @@ class ShutdownService(Service):
         return self.hold(request) if request.message.is_streaming else None
 
     def appended(self, line: bytes) -> None:
-        """A new log line: to the client that waits, if it is grave enough for it."""
+        """Send a new log line to the waiting client, if it is severe enough."""
         for request in list(self.held):
             entry = decode_entry(line)
             if entry.severity <= request.field("loglevel", int, 3):
@@ -109,13 +109,13 @@ class ShutdownService(Service):
                 request.respond({"log": f"{entry.appname}.{severity}[{entry.rank}]: {entry.text}\n"})
 
     def complete(self) -> bool:
-        """Goodbye is reached: end the stream. Whether a client is left that must hear of it first."""
+        """Goodbye is reached: end the stream. Returns whether a client must hear of it first."""
         for request in list(self.held):
             request.finish()
         return bool(self.held)
 
     def abandoned(self, request: Request) -> None:
-        """The client has gone: the instance need not wait for it any more."""
+        """The client has disconnected: the instance need not wait for it."""
         self._check_goodbye()
 
 
@@ -131,7 +131,7 @@ class AttrService(Service):
 
     @method("get", roles=ALL)
     def get(self, request: Request) -> Answer:
-        """``{name}`` → ``{value, flags}``; ENOENT where it is unknown or has no value."""
+        """``{name}`` → ``{value, flags}``; ENOENT if it is unknown or has no value."""
         name = request.field("name", str)
         value = self._attributes.get(name)
         if value is None:
@@ -197,7 +197,7 @@ class StateMachineService(Service):
 
     def _answer_monitor(self, request: Request) -> bool:
         number = NUMBER[self._machine.state]
-        # flux-core takes no notice of what it cannot read here.
+        # As in flux-core, anything that cannot be read is ignored.
         payload = request.json() if request.message.payload else {}
         final = payload.get("final")
         if not isinstance(final, int):
@@ -225,11 +225,11 @@ class StateMachineService(Service):
 
     @method("sd-notify")
     def sd_notify(self, request: Request) -> Answer:
-        """systemd is never told: an embedded broker is no system service."""
+        """Do nothing: an embedded broker is not a system service."""
         return None
 
     def changed(self) -> None:
-        """The state has changed: tell those who wait."""
+        """The state has changed: answer those who wait for it."""
         for request in list(self.held):
             done = self._answer_wait(request) if request.topic.endswith("wait") else self._answer_monitor(request)
             if done:

@@ -1,4 +1,8 @@
-"""`content`: blobs by their hash. Rank 0 has the store, the others ask upwards and remember (RFC 10)."""
+"""`content`, `content-backing` and `content-sqlite`: blobs by their hash (RFC 10).
+
+Rank 0 has the store; the others ask upwards and cache. `content-backing`, in flux-core also known by the name of its
+module, `content-sqlite`, is the file itself, without the cache in front of it.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +31,7 @@ _WINDOW_LIMIT = 1 << 19
 
 
 class ContentService(Service):
-    """On rank 0. Checkpoints pass through here too, so that they follow what they speak of."""
+    """On rank 0. Checkpoints pass through here, too, so that they follow the blobs that they refer to."""
 
     name = "content"
 
@@ -42,19 +46,19 @@ class ContentService(Service):
 
     @method("store")
     def store(self, request: Request) -> bytes:
-        """Blob → digest, as bytes. ENOSPC, or whatever keeps blobs from being written."""
+        """Blob → digest, as bytes. ENOSPC, or another reason why blobs cannot be written."""
         self._store.check()
         return self._store.store(request.message.payload or b"")
 
     @method("flush")
     def flush(self, request: Request) -> Answer:
-        """→ empty, when no blob is left that is not in the backing store."""
+        """→ empty, when every blob is in the backing store."""
         self._store.flush()
         return None
 
     @method("dropcache")
     def dropcache(self, request: Request) -> Answer:
-        """→ empty, when memory holds only what is nowhere else."""
+        """→ empty, when memory holds only blobs that are not on disk yet."""
         self._store.clean.clear()
         return None
 
@@ -181,7 +185,7 @@ class ContentBackingService(Service):
 
 
 class ContentSqliteService(Service):
-    """What tells about the file."""
+    """Describes the file."""
 
     name = "content-sqlite"
 
@@ -219,7 +223,7 @@ class RemoteContentService(Service):
 
     @method("load")
     def load(self, request: Request) -> bytes | _Later | None:
-        """As on rank 0; what was loaded once is answered from here."""
+        """As on rank 0; blobs that were loaded before are answered from the cache."""
         digest = request.message.payload or b""
         if len(digest) != self._digest_size:
             raise FluxError(errno.EPROTO)
@@ -241,12 +245,12 @@ class RemoteContentService(Service):
 
     @method("flush")
     def flush(self, request: Request) -> Answer:
-        """→ empty: nothing is kept here that is not upstream."""
+        """→ empty: everything kept here is also upstream."""
         return None
 
     @method("dropcache")
     def dropcache(self, request: Request) -> Answer:
-        """→ empty, when nothing is remembered."""
+        """→ empty, when the cache is empty."""
         self._cache.clear()
         return None
 

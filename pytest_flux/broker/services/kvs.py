@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from pytest_flux.broker.log import BrokerLog
     from pytest_flux.broker.router import Router
 
-# What every service answers for itself, wherever it is.
+# Methods that a service answers itself, on every rank.
 _OWN = frozenset(("ping", "rusage", "debug", "config-reload", "stats-clear"))
 
 
@@ -61,7 +61,7 @@ class KvsService(Service):
 
     @method("lookup-plus", roles=ALL)
     def lookup_plus(self, request: Request) -> Answer | bytes:
-        """The same → ``{val, rootseq, rootref}``, or ``{errno, rootseq, rootref}`` where there is nothing."""
+        """The same → ``{val, rootseq, rootref}``, or ``{errno, rootseq, rootref}`` if there is nothing."""
         value, sequence, ref = self._look_up(request)
         if value is None:
             return {"errno": errno.ENOENT, "rootseq": sequence, "rootref": ref}
@@ -102,7 +102,7 @@ class KvsService(Service):
 
     @method("wait-version", roles=ALL)
     def wait_version(self, request: Request) -> Answer | _Later:
-        """``{rootseq, namespace}`` → ``{rootseq, rootref}``, once it is that far."""
+        """``{rootseq, namespace}`` → ``{rootseq, rootref}``, once the namespace has that version."""
         sequence, name = request.field("rootseq", int), request.field("namespace", str)
         namespace = self._kvs.namespace(name, credentials_of(request))
 
@@ -123,7 +123,7 @@ class KvsService(Service):
         return self.hold(request)
 
     def abandoned(self, request: Request) -> None:
-        """Who has waited for a version does so no longer."""
+        """Forget who waits for a version."""
         name, waiter = self._waiters.pop(request)
         namespace = self._kvs.namespace(name)
         namespace.waiters = [other for other in namespace.waiters if other is not waiter]
@@ -137,14 +137,14 @@ class KvsService(Service):
         values = request.json().get("ops")
         if values is None:
             raise ProtocolError("'ops' is missing", request.topic)
-        # flux-core takes anything for a list; what is none has no elements.
+        # As in flux-core, anything but a list counts as an empty list.
         ops = [decode_op(value) for value in values] if isinstance(values, list) else []
         if not request.is_owner:
             for op in ops:
                 _check_guest(op)
         self._kvs.namespace(name, credentials_of(request))
         if not flags & SYNC:
-            # flux-core accepts what it may never be able to write. With SYNC it is tried, now.
+            # flux-core accepts commits that it may never be able to write. A commit with SYNC tries to write, now.
             self._kvs.content.check()
 
         def done(error: FluxError | None, ref: str, sequence: int) -> None:
@@ -182,7 +182,7 @@ class KvsService(Service):
 
     @method("stats-get", roles=ALL)
     def stats_get(self, request: Request) -> Answer:
-        """→ numbers, in flux-core's places; zero for those that have no meaning here."""
+        """→ numbers, in flux-core's places; zero for those without a meaning here."""
         none: dict[str, Any] = {"count": 0, "min": 0, "mean": 0.0, "stddev": 0.0, "max": 0}
         content = self._kvs.content
         return {
@@ -220,7 +220,7 @@ def _root_of(rootdir: object) -> str:
 
 
 def _check_guest(op: Op) -> None:
-    """Guests may store values, not refer to what may not be theirs."""
+    """Guests may store values, but not references, which may lead to data of others."""
     entry = op.entry
     if entry is None or entry.type == VAL or (entry.type == DIR and not entry.data):
         return
@@ -268,20 +268,20 @@ class KvsWatchService(Service):
 
     @method("credit")
     def credit(self, request: Request) -> Answer:
-        """``{matchtag, size}``: the client of that request has taken so much; never answered."""
+        """``{matchtag, size}``: the client of that request has read ``size`` bytes; never answered."""
         for flow in list(self._flows.values()):
             flow.credit(request)
         return None
 
     def abandoned(self, request: Request) -> None:
-        """A watcher is gone."""
+        """Forget the watcher of a client that has disconnected or cancelled."""
         self._flows.pop(request, None)
         namespace, watch = self._watches.pop(request)
         self._kvs.unwatch(namespace, watch)
 
     @method("stats-get", roles=ALL)
     def stats_get(self, request: Request) -> Answer:
-        """→ who watches what."""
+        """→ namespaces and the numbers of their watchers."""
         known = {each.name: each for each in self._kvs.namespaces()}
         namespaces: dict[str, dict[str, object]] = {}
         for name, _ in self._watches.values():
@@ -299,10 +299,10 @@ class KvsWatchService(Service):
 
 
 class RelayService(Service):
-    """Passes requests on towards rank 0, those also that were meant for this rank.
+    """Passes requests on towards rank 0, even those that address this rank.
 
-    flux-core keeps a copy of the tree on every rank, which saves the way. On one machine the way is short, and who
-    reads from the one store never reads what is old. Clients that go are reported to rank 0 the same way.
+    flux-core caches the tree on every rank, which saves the way. On one machine the way is short, and a client that
+    reads from the one store never reads old data. Disconnects of clients go to rank 0 the same way.
     """
 
     def receive(self, message: Message) -> None:
@@ -316,12 +316,12 @@ class RelayService(Service):
 
 
 class KvsRelayService(RelayService):
-    """`kvs`."""
+    """`kvs` on the other ranks."""
 
     name = "kvs"
 
 
 class KvsWatchRelayService(RelayService):
-    """`kvs-watch`."""
+    """`kvs-watch` on the other ranks."""
 
     name = "kvs-watch"
