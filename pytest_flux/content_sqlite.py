@@ -28,10 +28,10 @@ MAX_CHECKPOINTS = 5
 
 _CHECKPOINTS_READ = 1000
 _COMPRESSED_FROM = 256
-# KiB of pages in memory, at most. Hashes are all over the index: with less, each new one is a page read.
+# KiB of pages in memory, at most. Hashes are spread over the index: with less, each new one costs a page read.
 _CACHE = 32768
 _HASHES = {size: hasher(name) for name, size in DIGEST_SIZES.items()}
-# Another broker on the same statedir is a mistake; one that is just closing is worth a moment.
+# Another broker on the same statedir is a mistake, but one that is just closing is worth a short wait.
 _LOCK_TIMEOUT = 2.0
 
 # Hashes are bound as text although they are bytes (sqlite3_bind_text), and SQLite keeps text and blobs apart.
@@ -51,9 +51,9 @@ _MARK = "UPDATE objects SET epoch = MAX(epoch, ?1) WHERE hash = CAST(?2 AS TEXT)
 class SqliteBacking:
     """The open file. Every method raises FluxError with the errno that flux-core gives for what SQLite says.
 
-    ``volatile`` is for a statedir that goes with the broker: then nothing is done for the case of a crash. Where
-    flux-core has no journal at all, ours is in memory: a disk that is full would leave a torn database otherwise.
-    Blobs larger than ``blob_max`` bytes are not read: from a hundred bytes LZ4 makes 25 thousand.
+    ``volatile`` is for a statedir that is removed with the broker: nothing is done to survive a crash. flux-core then
+    uses no journal; ours is in memory, because a full disk would leave a torn database otherwise. Blobs larger than
+    ``blob_max`` bytes are not read: LZ4 expands a hundred bytes to 25 thousand.
     """
 
     def __init__(
@@ -89,7 +89,7 @@ class SqliteBacking:
         if "epoch" not in [row[1] for row in self._query("PRAGMA table_info(objects)")]:
             self._query("ALTER TABLE objects ADD COLUMN epoch INT DEFAULT 0")
         if self._query("SELECT 1 FROM sqlite_master WHERE type = 'table' AND tbl_name = 'checkpt'"):
-            # Before there was a list of checkpoints, there was one, by name.
+            # Older versions had a single checkpoint, by name, instead of a list.
             for row in self._query("SELECT value FROM checkpt WHERE key = 'kvs-primary' LIMIT 1"):
                 self._query("INSERT INTO checkpt_v2 (value) VALUES (?)", row)
             self._query("DROP TABLE checkpt")
@@ -101,23 +101,23 @@ class SqliteBacking:
             raise _translated(error) from None
 
     def close(self) -> None:
-        """Give the file back."""
+        """Close the file."""
         self._db.close()
 
     def load(self, digest: bytes) -> bytes:
-        """A blob. ENOENT where there is none, EINVAL where the row is not as flux-core writes it."""
+        """A blob. ENOENT if there is none, EINVAL if the row is not as flux-core writes it."""
         rows = self._query(_LOAD, (digest,))
         if not rows:
             raise FluxError(errno.ENOENT)
         data, size = rows[0]
         blob = decode_object(size, data, self.blob_max)
         if _HASHES[len(digest)](blob) != digest:
-            # Its name is the hash of its bytes: whatever this is, it is not the blob.
+            # Its name is the hash of its bytes, so this is not the blob.
             raise FluxError(errno.ENOENT)
         return blob
 
     def store(self, blobs: Iterable[tuple[bytes, bytes]]) -> None:
-        """Store blobs, pairs of digest and bytes, all or none."""
+        """Store blobs, pairs of digest and bytes: all of them or none."""
         rows = [self._row(digest, blob) for digest, blob in blobs]
         with self._transaction():
             try:
@@ -127,7 +127,7 @@ class SqliteBacking:
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:
-        """All or nothing; where the disk is full, SQLite may have undone it already."""
+        """Commit or roll back. If the disk is full, SQLite may have rolled back already."""
         self._query("BEGIN")
         try:
             yield
@@ -143,19 +143,19 @@ class SqliteBacking:
         return digest, len(blob), lz4.block.compress(blob, store_size=False), self.epoch
 
     def validate(self, digest: bytes) -> None:
-        """ENOENT unless there is such a blob, and it is whole."""
+        """ENOENT unless there is such a blob and it is intact."""
         try:
             self.load(digest)
         except FluxError as error:
             raise FluxError(errno.ENOENT if error.errnum == errno.EINVAL else error.errnum) from None
 
     def checkpoints(self) -> list[Any]:
-        """All checkpoints, newest first, as the JSON values that were put; None for what is none."""
+        """All checkpoints, newest first, as the JSON values that were put; None for a row that is not JSON."""
         rows = self._query("SELECT value FROM checkpt_v2 ORDER BY id DESC LIMIT ?", (_CHECKPOINTS_READ,))
         return [decode_checkpoint(text) for (text,) in rows]
 
     def put_checkpoint(self, value: object) -> None:
-        """Add a checkpoint and drop the oldest; when this returns, it and everything stored before is on disk."""
+        """Add a checkpoint and drop the oldest. When this returns, it and everything stored before are on disk."""
         durable = self.synchronous != "OFF"
         if durable:
             self._query("PRAGMA synchronous=FULL")
@@ -168,7 +168,7 @@ class SqliteBacking:
     def renew_checkpoint(self, value: object) -> None:
         """Add a checkpoint that survives this process, but perhaps not the machine.
 
-        It takes the place of the one before, if that was such a one: the others would soon be gone otherwise.
+        It replaces the previous one of this kind; otherwise it would soon push out all others.
         """
         text = compact_ascii(value)
         if self._renewable == self.epoch > 0:
@@ -184,7 +184,7 @@ class SqliteBacking:
         self.epoch = self._query("SELECT MAX(id) FROM checkpt_v2")[0][0]
 
     def mark(self, epoch: int, digests: list[bytes]) -> int:
-        """Raise the epoch of blobs that are still needed; how many had a lower one."""
+        """Raise the epoch of blobs that are still needed; returns how many had a lower one."""
         before = self._db.total_changes
         with self._transaction():
             for digest in digests:
@@ -194,7 +194,7 @@ class SqliteBacking:
     def sweep(self, epoch: int, first: int, last: int, limit: int) -> tuple[int, int]:
         """Delete at most ``limit`` blobs of a lower epoch among the rows after ``first`` up to ``last``.
 
-        How many were deleted, and the row up to which all is settled.
+        Returns how many were deleted, and the last row that was looked at.
         """
         query = "SELECT rowid FROM objects WHERE epoch < ? AND rowid > ? AND rowid <= ? ORDER BY rowid LIMIT ?"
         rows = self._query(query, (epoch, first, last, limit))

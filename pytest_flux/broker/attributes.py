@@ -1,8 +1,8 @@
-"""Broker attributes: names, values, and who may change which when.
+"""Broker attributes: names, values, and the rules for changing them.
 
-The names and rules are those of flux-core 0.88 (flux-broker-attributes(7) and its table). A name outside the
-table cannot be set by anyone. A registered name without a value is simply not there: every attribute may be
-set once, by anyone who may set attributes at all.
+The names and rules are those of flux-core 0.88 (flux-broker-attributes(7) and its table). Nobody can set a
+name outside the table. A registered name without a value does not exist: everybody who may set attributes may set
+it once.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pytest_flux.protocol.duration import parse_duration
 from pytest_flux.protocol.errors import FluxError
 from pytest_flux.protocol.hostlist import decode_hostlist
 
-#: Once it has a value it never changes, so clients may cache it. ``attr.get`` tells them, with this very bit.
+#: The value never changes once it is set, so clients may cache it. ``attr.get`` returns this very bit to them.
 IMMUTABLE = 1
 #: Not to be set on the command line. Says nothing about later.
 READONLY = 2
@@ -121,7 +121,7 @@ def registered_flags(name: str) -> int | None:
 
 
 class Attributes:
-    """The attributes of one broker. Errors are FluxErrors, with Flux's text where Flux has one."""
+    """The attributes of one broker. Errors are FluxErrors, with Flux's text if Flux has one."""
 
     def __init__(self) -> None:
         self._values: dict[str, str | None] = {}
@@ -129,7 +129,7 @@ class Attributes:
         self._hosts: list[str] = []
 
     def __contains__(self, name: object) -> bool:
-        """Whether ``name`` is set, be it to None: ``parent-uri`` is listed even where there is no parent."""
+        """Whether ``name`` is set, even to None: ``parent-uri`` is listed even if there is no parent."""
         return name in self._values
 
     def names(self) -> list[str]:
@@ -164,20 +164,20 @@ class Attributes:
         self._values[name] = value
 
     def setdefault(self, name: str, value: str | None) -> str | None:
-        """The value of ``name``, which is set to ``value`` first if it is not there."""
+        """The value of ``name``, which is first set to ``value`` if it is not set."""
         if name not in self._values:
             self.set(name, value)
         return self._values[name]
 
     def delete(self, name: str) -> None:
-        """Deleting what is not there succeeds. Raises FluxError(EPERM) for an immutable one."""
+        """Delete an attribute, which need not be set. Raises FluxError(EPERM) for an immutable one."""
         if name in self._values:
             if self.flags(name) & IMMUTABLE:
                 raise FluxError(errno.EPERM, os.strerror(errno.EPERM))
             del self._values[name]
 
     def check_update(self, name: str, *, force: bool = False) -> None:
-        """Raise what ``attr.set`` answers before it looks at the value: ENOENT unknown, EINVAL not at run time."""
+        """Raise what ``attr.set`` raises before it looks at the value: ENOENT unknown, EINVAL not at run time."""
         flags = self.flags(name)
         if name in self._values and not force and not flags & RUNTIME:
             raise FluxError(errno.EINVAL, "attribute may not be updated")
@@ -191,7 +191,7 @@ class Attributes:
         self.set(name, value)
 
     def integer(self, name: str) -> int | None:
-        """The number that ``name`` holds, None if it is not set. Raises FluxError(EINVAL) if it holds none."""
+        """The number that ``name`` holds, None if it is not set. Raises FluxError(EINVAL) if it is not a number."""
         if name not in self._values:
             return None
         number = parse_integer(self._values[name])
@@ -202,7 +202,7 @@ class Attributes:
     def duration(self, name: str) -> float:
         """The time in seconds that ``name`` holds (RFC 23); negative for "none" and if it is not set.
 
-        Raises ProtocolError if it holds no duration.
+        Raises ProtocolError if it is not a duration.
         """
         value = self.get(name)
         return -1.0 if value is None or value == "none" else parse_duration(value)

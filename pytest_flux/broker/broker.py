@@ -1,4 +1,4 @@
-"""One embedded broker: its parts, and how they hold together."""
+"""One embedded broker: makes its parts and connects them."""
 
 from __future__ import annotations
 
@@ -23,8 +23,13 @@ from pytest_flux.broker.process.programs import program_environ
 from pytest_flux.broker.process.runat import Runat
 from pytest_flux.broker.router import Router
 from pytest_flux.broker.service import Service
-from pytest_flux.broker.services.attr import AttrService
-from pytest_flux.broker.services.broker import BrokerService, RunatService, ShutdownService
+from pytest_flux.broker.services.broker import (
+    AttrService,
+    BrokerService,
+    RunatService,
+    ShutdownService,
+    StateMachineService,
+)
 from pytest_flux.broker.services.config import ConfigService
 from pytest_flux.broker.services.event import EventService
 from pytest_flux.broker.services.groups import GroupsService
@@ -32,7 +37,6 @@ from pytest_flux.broker.services.log import LogService
 from pytest_flux.broker.services.module import ConnectorService, ModuleService
 from pytest_flux.broker.services.overlay import OverlayService
 from pytest_flux.broker.services.rexec import RexecService
-from pytest_flux.broker.services.state_machine import StateMachineService
 from pytest_flux.broker.state.state_machine import StateMachine
 from pytest_flux.protocol.idset import encode_idset
 from pytest_flux.protocol.message import USERID_UNKNOWN, Message
@@ -44,13 +48,13 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from pytest_flux.broker.services.lazy import LazyService
+    from pytest_flux.broker.service import LazyService
 
 
 class Broker:
     """A broker that knows its rank. It lives from ``start`` until its state machine stops the reactor.
 
-    ``config`` is the configuration, one object for all parts: a new one replaces what is in it.
+    ``config`` is the configuration, one object for all parts: a new configuration replaces its contents.
     """
 
     def __init__(
@@ -146,7 +150,7 @@ class Broker:
         """Enter the first state; everything else follows from the reactor."""
         self.state_machine.start()
 
-    # -- what the state machine has us do (ports.Life)
+    # -- what the state machine asks for (ports.Life)
 
     def load_builtins(self) -> None:
         """Open the sockets, meet the peers, and become a member of the tree."""
@@ -168,7 +172,7 @@ class Broker:
     def _meet_peers(self) -> str:
         attributes, topology = self.attributes, self.router.topology
         rundir, uri = attributes.get("rundir") or "", attributes.get("local-uri") or ""
-        # Before the conversation with PMI ends, so that its end tells the launcher that clients may come.
+        # Before the conversation with PMI ends, because its end tells the launcher that clients may connect.
         self._local = LocalConnector(
             uri.removeprefix("local://"),
             self.reactor,
@@ -178,7 +182,7 @@ class Broker:
             lambda: self.state_machine.is_online,
         )
         endpoints = []
-        # With hosts from a configuration, those of the rest may be there yet, and have nothing to seek here.
+        # With configured hosts, brokers of the recovered instance may still run; they must not connect here.
         if self.overlay.children and not (self._boot.hosts and is_recovery(self.attributes)):
             endpoints.append(tbon.endpoint(self._boot, self.router.rank, rundir))
             self.overlay.bind(endpoints[0])
@@ -195,11 +199,11 @@ class Broker:
         self._config_service.follow(post)
 
     def settle(self, done: Callable[[], None]) -> None:
-        """End the jobs that run, as the instance is about to end; then call back."""
+        """End the running jobs, because the instance is about to end; then call back."""
         self.parts.settle(done)
 
     def state_changed(self, state: str) -> None:
-        """The state machine has entered a state: tell who wants to know."""
+        """The state machine has entered a state: notify the parts that follow it."""
         self._state_service.changed()
         if state == "run":
             self.parts.resume_jobs()
@@ -211,12 +215,12 @@ class Broker:
             self._check_goodbye()
 
     def _check_goodbye(self) -> None:
-        """Rank 0 may leave once the client that asked for shutdown has been told."""
+        """Rank 0 may leave once the client that asked for shutdown has heard of it."""
         if self.router.rank == 0 and self.state_machine.state == "goodbye" and not self._shutdown.complete():
             self.state_machine.post("goodbye")
 
     def unload_builtins(self, done: Callable[[], None]) -> None:
-        """End what clients have running, close what was opened, then call ``done``: the last thing before the end."""
+        """End the processes of clients, close everything, then call ``done``: the last step of a broker's life."""
 
         def close() -> None:
             self.close()
@@ -238,12 +242,12 @@ class Broker:
     # -- signals
 
     def deadly_signal(self, signum: int) -> None:
-        """HUP, INT, QUIT, TERM or ALRM: abort what is being done."""
+        """HUP, INT, QUIT, TERM or ALRM: abort the work of the present state."""
         self.log.write(LOG_INFO, f"signal {signum}")
         self.state_machine.kill(signum)
 
     def user_signal(self, signum: int) -> None:
-        """USR1 or USR2, which rank 0 hands to the jobs. Others have none: to them it is deadly."""
+        """USR1 or USR2: rank 0 passes it on to the jobs. Other ranks have no jobs, so there it is deadly."""
         self.log.write(LOG_INFO, f"signal {signum}")
         if self.router.rank > 0:
             self.state_machine.kill(signum)
@@ -273,6 +277,6 @@ class Broker:
         self._shutdown.appended(line)
 
     def forward_log(self, line: bytes) -> None:
-        """A grave log line of this rank goes to the parent, too."""
+        """Send a severe log line of this rank to the parent, too."""
         if self.overlay.parent is not None:
             self.router.rpc("log.append", line, upstream=True)

@@ -1,8 +1,8 @@
 """The configuration of an instance: TOML files and ``--conf``.
 
-What is read is what flux-core 0.88 reads (flux-broker(1), flux-config(5)), as the JSON object that ``config.get``
-returns. Error texts are Flux's, but where a parser speaks it is Python's. TOML is 1.0 here: arrays of mixed types,
-which flux-core's parser refuses, are fine.
+The module reads what flux-core 0.88 reads (flux-broker(1), flux-config(5)) and returns the JSON object that
+``config.get`` answers. Error texts are Flux's, except those of Python's parsers. TOML is 1.0 here: arrays of mixed
+types, which flux-core's parser refuses, are accepted.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def load_config(path: str) -> Config:
 
 
 def update_config(config: Config, value: str) -> None:
-    """Change ``config`` as ``--conf=value`` does; what cannot be applied changes nothing.
+    """Change ``config`` as ``--conf=value`` does; an invalid value changes nothing.
 
     ``value`` is a JSON object if it begins with ``{``, TOML if it has more than one line, ``KEY=VAL`` if it has
     an ``=`` (KEY a path with dots, VAL JSON or else a string), otherwise the path of a TOML or ``.json`` file.
@@ -129,7 +129,7 @@ def _parse_toml(text: str, conversion: str) -> Config:
 
 
 def _as_json(value: object, where: str) -> object:
-    """A TOML value as flux-core stores it in JSON; ``where`` begins the error if it cannot be."""
+    """A TOML value as flux-core stores it in JSON; ``where`` begins the error if that is impossible."""
     if isinstance(value, dict):
         return {key: _as_json(below, f"{where}.{key}") for key, below in value.items()}
     if isinstance(value, list):
@@ -186,7 +186,7 @@ def _set_key(config: Config, path: str, text: str) -> None:
     table: object = config
     for depth, name in enumerate([*tables, ""]):
         if not isinstance(table, dict):
-            # Only what was there before can be no table, so nothing has been added yet.
+            # Only a value that existed before can be something else than a table, so nothing has been added yet.
             raise ConfigError(f"setting {path}: {'.'.join(tables[:depth])} is not a table")
         if depth == len(tables):
             table[key] = value

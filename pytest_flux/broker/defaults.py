@@ -1,4 +1,4 @@
-"""What an embedded broker is unless told otherwise: attribute values, and the environment of what it runs."""
+"""Defaults of an embedded broker: attribute values, and the environment of the programs that it runs."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ ATTRIBUTES = {
     "tbon.interface-hint": "default-route",
     "tbon.prefertcp": "0",
 }
-"""Values of flux-core 0.88, but for rc1 and rc3: the services that flux-core's scripts load are built in here."""
+"""The values of flux-core 0.88, except rc1 and rc3: the services that flux-core's scripts load are built in here."""
 
 LIBEXEC = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "libexec")
 """Where our `flux-broker` is, for a `flux-start` inside the instance to find."""

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def dump(kvs: Callable[[], Kvs], attributes: Attributes, log: BrokerLog, clock: Clock) -> bool:
-    """Write the primary namespace as it is. Whether that went well; why not is in the log."""
+    """Write the primary namespace as it is. Returns whether that succeeded; the log says why not."""
     path = attributes.get("content.dump") or ""
     is_auto = path == "auto"
     try:
@@ -42,13 +42,13 @@ def _write(kvs: Kvs, path: str, log: BrokerLog, clock: Clock) -> None:
     from pytest_flux.postmortem.archive import write_archive
 
     kvs.settle()
-    # As flux-core does: what is lost is lost, that is no reason to lose the rest.
+    # As in flux-core: a blob that is lost does not prevent the dump of the rest.
     for line in write_archive(path, kvs.tree.load, kvs.namespace("primary").ref, clock.time()):
         log.write(LOG_ERR, f"content.dump: {line}")
 
 
 def _link(path: str) -> None:
-    """Have the next start, with `content.restore` as "auto" too, begin with this archive."""
+    """Let the next start with `content.restore` "auto" begin with this archive."""
     directory, name = os.path.split(path)
     temporary = f"{directory}/.RESTORE-{os.getpid()}"
     os.symlink(name, temporary)

@@ -1,4 +1,4 @@
-"""The instance that this one is a job of: it is told where we are, and tells what we may use.
+"""The enclosing instance, of which this one is a job: we tell it our URI, and it tells us our resources.
 
 Only rank 0 talks to it, as a client of its local socket.
 """
@@ -6,7 +6,6 @@ Only rank 0 talks to it, as a client of its local socket.
 from __future__ import annotations
 
 import socket
-import time
 from collections.abc import Callable
 from itertools import count
 from typing import TYPE_CHECKING, Any
@@ -33,15 +32,16 @@ if TYPE_CHECKING:
     from pytest_flux.reactor.reactor import Reactor
 
 _PATIENCE = 10.0
-"""Seconds that an answer may take, where nothing can be done without it."""
+"""Seconds to wait for an answer without which nothing can be done."""
 
 _CHUNK = 1 << 16
 
 
 class Enclosing:
-    """The connection. OSError or ProtocolError where there is none to be had."""
+    """The connection. OSError or ProtocolError if it cannot be opened."""
 
     def __init__(self, reactor: Reactor, attributes: Attributes, log: BrokerLog) -> None:
+        self._clock = reactor.clock
         self._attributes = attributes
         self._log = log
         self._jobid = parse_fluid(attributes.get("jobid") or "")
@@ -65,7 +65,7 @@ class Enclosing:
         self._rpc("job-info.update-watch", request, self._told_resources, streaming=True)
 
     def introduce(self) -> None:
-        """Say where this instance can be reached, and which of its brokers it cannot lose."""
+        """Report the URI of this instance, and its critical ranks."""
         attributes = self._attributes
         path = (attributes.get("local-uri") or "").removeprefix("local://")
         memo = {"uri": f"ssh://{attributes.get('hostname')}{path}"}
@@ -74,10 +74,10 @@ class Enclosing:
         self._rpc("job-exec.critical-ranks", {"id": self._jobid, "ranks": ranks}, _ignore)
 
     def resources(self) -> ResourceSet | None:
-        """What the job that this instance is has got; None where nobody tells. May wait for the answer."""
-        deadline = time.monotonic() + _PATIENCE
-        while not self._answered and self._stream.is_open and time.monotonic() < deadline:
-            self._socket.settimeout(max(0.01, deadline - time.monotonic()))
+        """The resources of the job that is this instance, None if they are unknown. May wait for the answer."""
+        deadline = self._clock.monotonic() + _PATIENCE
+        while not self._answered and self._stream.is_open and self._clock.monotonic() < deadline:
+            self._socket.settimeout(max(0.01, deadline - self._clock.monotonic()))
             try:
                 data = self._socket.recv(_CHUNK)
             except OSError:
@@ -91,7 +91,7 @@ class Enclosing:
         return self._resources
 
     def close(self) -> None:
-        """Leave."""
+        """Disconnect."""
         self._stream.close()
 
     def _rpc(
@@ -134,15 +134,15 @@ class Enclosing:
         self._answered = True
 
     def _lost(self) -> None:
-        """It may end before us: then it ends us, too, in its own way."""
+        """It may end before us: then it ends us, too, as it ends its other jobs."""
 
 
 def _ignore(_: Message) -> None:
-    """What it says to that changes nothing."""
+    """Its answer changes nothing."""
 
 
 def find_enclosing(reactor: Reactor, attributes: Attributes, log: BrokerLog) -> Enclosing | None:
-    """The enclosing instance, if there is one that can be reached; why not is logged."""
+    """The enclosing instance, if there is one that can be reached; errors are logged."""
     if not attributes.get("parent-uri") or not attributes.get("jobid"):
         return None
     try:

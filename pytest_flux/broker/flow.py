@@ -1,9 +1,24 @@
-"""Streams that do not outrun who reads them.
+"""Flow control: streams that do not outrun their readers.
 
-What has been sent to a client and not been taken waits in some broker's memory, so there is a bound to it. The broker
-that a client is connected to counts what it takes of each stream, and tells the service at the other end with
-``<service>.credit``, wherever that is; the service stops at its window until then. libsubprocess does the same
-for standard input (RFC 42, "add-credit"); for output, flux-core lets its brokers grow.
+The problem: a service produces a stream (the output of a job, an event log, a watched key) as fast as it can, the
+client reads as fast as it likes, and between them lie several brokers. Whatever is sent and not yet read waits in the
+memory of one of them. In flux-core it waits without bound.
+
+The ways that were open:
+
+* Let TCP-like back-pressure do it: each hop stops reading when the next one is full. But many streams share a link.
+  One slow client would stop all others, and a stopped child would stop its parent.
+* Cut off slow readers. Real clients are slow for good reasons: a pager, a suspended terminal.
+* Credits from end to end, one account a stream. libsubprocess does this for standard input (RFC 42, "add-credit").
+
+We do the last, with the least that it needs. A :class:`Flow` at the service counts the bytes it has sent, and is
+closed when a window of them is unread; the producer then stops (it pauses a pipe, or remembers a place in the KVS).
+The :class:`Ledger` at the client's broker counts the bytes that the client's socket has accepted and reports them
+with ``<service>.credit`` requests, which need no answer. Clients need not know: credits come from their broker.
+
+What must stay true: every byte that ``Flow.send`` counts is either credited or its request ends; both ends use
+``weight``; credits take the same way as the request, so they arrive at the same service; a window is small enough for
+hundreds of streams to share a link. Requests without a stream are not counted: one request has one answer.
 """
 
 from __future__ import annotations
@@ -20,31 +35,31 @@ if TYPE_CHECKING:
     from pytest_flux.broker.router import Router
 
 WINDOW = 1 << 18
-"""How many bytes of one stream may be on their way. Hundreds of such streams fit into what one link holds."""
+"""Bytes of one stream that may be on their way. A link can hold hundreds of such streams."""
 
 WIDE = 1 << 21
-"""The same for what only rank 0 sends, to few: enough for clients not to wait where processors are busy."""
+"""The same for streams of which only rank 0 has a few: enough that clients do not wait on a busy machine."""
 
 STREAMS = frozenset(("rexec.exec", "rexec.attach", "job-info.eventlog-watch", "kvs-watch.lookup"))
-"""The requests whose answers are counted: how much they are, is up to others than us."""
+"""The requests whose answers are counted: streams of unbounded volume."""
 
 HIGH, LOW = 8 << 20, 1 << 20
-"""So much unread, in bytes, makes a broker take nothing more from those it would come from, until so little is."""
+"""Bytes unsent to the parent: pause reading from clients and children above HIGH, resume below LOW."""
 
 _QUANTUM = WINDOW // 4
-# A client with so much to read gets more only when it has taken some.
+# A client with more unread bytes than this gets no credit until it has read some.
 _BACKLOG = 2 * WINDOW
-# What a message has besides its payload.
+# Bytes of a message besides its payload.
 _MESSAGE = 128
 
 
 def weight(payload: bytes | None) -> int:
-    """What a message takes, more or less."""
+    """The approximate bytes of a message."""
     return len(payload or b"") + _MESSAGE
 
 
 class Flow:
-    """At the service: one stream. ``on_room`` is called when it may go on."""
+    """The end of one stream at the service. ``on_room`` is called when it may go on."""
 
     __slots__ = ("_on_room", "_request", "_unread", "_window")
 
@@ -56,16 +71,16 @@ class Flow:
 
     @property
     def is_open(self) -> bool:
-        """Whether to send more."""
+        """Whether to send more now."""
         return self._unread < self._window
 
     def send(self, payload: bytes) -> None:
-        """Answer, whatever the state."""
+        """Answer, even if the flow is closed."""
         self._unread += weight(payload)
         self._request.respond(payload)
 
     def credit(self, request: Request) -> None:
-        """Take a ``credit`` request, if it is about this stream. ProtocolError."""
+        """Apply a ``credit`` request, if it is about this stream. ProtocolError."""
         mine = self._request
         if mine.sender == request.sender and mine.message.matchtag == request.field("matchtag", int):
             was_open = self.is_open
@@ -75,7 +90,7 @@ class Flow:
 
 
 class _Stream:
-    """At the client's broker: the request, and how much of what was answered has not been credited."""
+    """The request of a stream, and the bytes of its answers that have not been credited."""
 
     __slots__ = ("request", "taken")
 
@@ -85,7 +100,7 @@ class _Stream:
 
 
 class Ledger:
-    """At the client's broker: what one client has taken."""
+    """The other end, at the client's broker: the streams of one client."""
 
     __slots__ = ("_connection", "_is_behind", "_router", "_streams")
 
@@ -96,18 +111,18 @@ class Ledger:
         self._is_behind = False
 
     def open(self, request: Message) -> None:
-        """The client has asked for something."""
+        """Note a request of the client, if it begins a stream."""
         if request.is_streaming and request.topic in STREAMS:
             header = request.copy()
             header.payload = None
             self._streams[tuple(header.routes or ()), header.matchtag] = _Stream(header)
 
     def deliver(self, message: Message) -> None:
-        """Send the client what it is to get."""
+        """Send the client a message."""
         self._connection.send(message)
         if not self._streams or message.topic not in STREAMS:
             return
-        # An answer has lost its last hop, which is the client itself.
+        # The route stack of an answer no longer has its last hop, the client itself.
         key = (*(message.routes or ()), self._connection.uuid), message.matchtag
         stream = self._streams.get(key)
         if stream is None:

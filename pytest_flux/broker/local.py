@@ -34,7 +34,7 @@ _BEFORE_INIT = frozenset(("state-machine.wait", "state-machine.get", "attr.get",
 
 
 class Client:
-    """What a connected client has asked for that must be undone when it goes."""
+    """What a connected client has asked for, which must be undone when it disconnects."""
 
     __slots__ = ("connection", "contacted", "ledger", "services", "subscriptions")
 
@@ -47,7 +47,7 @@ class Client:
 
 
 class LocalConnector:
-    """Clients of one broker: authentication, subscriptions, their services, and what follows when they leave."""
+    """Clients of one broker: authentication, subscriptions, their services, and the clean-up when they leave."""
 
     def __init__(
         self,
@@ -131,7 +131,7 @@ class LocalConnector:
             client.ledger.open(message)
         self._router.request(message)
 
-    # -- what the connector answers itself (flux-core's librouter)
+    # -- requests that the connector answers itself (flux-core's librouter)
 
     def _subscribe(self, client: Client, request: Request) -> None:
         topic = request.field("topic", str)
@@ -147,7 +147,7 @@ class LocalConnector:
 
     def _add_service(self, client: Client, request: Request) -> None:
         name = request.field("service", str)
-        # What the message says, which an owner may have set for somebody else.
+        # The userid of the message, which an owner may have set on behalf of somebody else.
         if not request.is_owner and not name.startswith(f"{request.message.userid}-"):
             raise FluxError(errno.EPERM)
         if "." in name:

@@ -1,10 +1,11 @@
-"""The log of one broker: a ring of lines, and the places where they are copied.
+"""The log of one broker: a ring of lines, and the places to which they are copied.
 
-Which line goes where is flux-core 0.88's (flux-broker-attributes(7), LOGGING): the broker's own lines up to
+The rules are flux-core 0.88's (flux-broker-attributes(7), LOGGING): the broker's own lines up to
 ``log-level`` enter the ring; ``log-critical-level``, ``log-stderr-level`` and ``log-stderr-mode`` decide about
 standard error; lines up to ``log-forward-level`` travel towards the leader, which alone writes ``log-filename``.
 
-Nothing here may log an error: what fails while a line is written is lost with the line.
+Nothing here may log an error: if writing a line fails, the line is lost. Neither a full disk nor a closed pipe may
+stop a broker.
 """
 
 from __future__ import annotations
@@ -16,13 +17,13 @@ from collections import deque
 from collections.abc import Callable
 
 from pytest_flux.broker.attributes import Attributes, parse_integer
-from pytest_flux.broker.log_output import SystemLog, format_line, open_log_file, write_all, write_stream
 from pytest_flux.protocol.errors import FluxError, ProtocolError
-from pytest_flux.protocol.severity import LOG_CRIT, LOG_DEBUG, LOG_ERR, LOG_INFO
+from pytest_flux.protocol.severity import LOG_CRIT, LOG_DEBUG, LOG_ERR, LOG_INFO, severity_name
 from pytest_flux.protocol.stdlog import (
     LogEntry,
     decode_entry,
     encode_entry,
+    format_stderr,
     format_timestamp,
     split_text,
 )
@@ -55,26 +56,19 @@ class BrokerLog:
         self._ring: deque[bytes] = deque()
         self._file: int | None = None
         self._syslog: SystemLog | None = None
-        self._followers: dict[object, Callable[[bytes], None]] = {}
+        self._followers: list[Callable[[bytes], None]] = []
         self._count = self._received_local = self._received_remote = 0
 
-    def set_verbosity(self, verbose: int) -> None:
-        """Let ``-v`` and ``-vv`` choose what is printed, unless the attributes are already set."""
-        if verbose > 0:
-            self._attributes.setdefault("log-stderr-mode", "local")
-        level = (LOG_ERR, LOG_INFO, LOG_DEBUG)[min(verbose, 2)]
-        self._attributes.setdefault("log-stderr-level", str(level))
-
     def initialize(self, rank: int, forward: Callable[[bytes], None]) -> None:
-        """Start the log proper, with the ``log-*`` attributes, which get their defaults where they are not set.
+        """Start the log proper, with the ``log-*`` attributes, which get their defaults if they are not set.
 
         ``forward`` sends a line to the parent; rank 0 never calls it. Raises FluxError if an attribute's value
-        is no good or the log file cannot be opened. Flux prints its text as an error, then ``Error initializing
-        logging: `` and the errno's text as critical: both still in the early way, for the log is unchanged.
+        is invalid or the log file cannot be opened. Flux prints its text as an error, then ``Error initializing
+        logging: `` and the errno's text as critical: both still in the early format, because the log is unchanged.
         """
         attributes = self._attributes
         if rank > 0:
-            # Only the leader keeps a file; elsewhere the attribute is there, but empty.
+            # Only the leader writes a file; elsewhere the attribute exists, but is empty.
             attributes.delete("log-filename")
             attributes.set("log-filename", None)
         self._level = self._register_level("log-level", LOG_DEBUG)
@@ -101,7 +95,7 @@ class BrokerLog:
         rank = self._attributes.get("hostname") if self._rank is None else str(self._rank)
         timestamp = format_timestamp(self._clock.time())
         for line in split_text(text):
-            # The broker may have been forked since the last line, so its pid is asked for each time.
+            # Ask for the pid each time: the broker may have been forked since the last line.
             entry = LogEntry(severity, 0, timestamp, rank or "-", appname, str(os.getpid()), line)
             self.append(encode_entry(entry))
 
@@ -141,20 +135,14 @@ class BrokerLog:
         """Empty the ring."""
         self._ring.clear()
 
-    def add_follower(self, callback: Callable[[bytes], None]) -> Callable[[], None]:
-        """Have ``callback`` called with each line that enters the ring, until what is returned here is called."""
-        key = object()
-        self._followers[key] = callback
-
-        def remove() -> None:
-            self._followers.pop(key, None)
-
-        return remove
+    def add_follower(self, callback: Callable[[bytes], None]) -> None:
+        """Call ``callback`` with each line that enters the ring."""
+        self._followers.append(callback)
 
     def set_attribute(self, name: str, value: str) -> None:
         """What the ``log.setattr`` request does. Raises FluxError(EINVAL).
 
-        flux-core takes a value that is no number for 0; here it is refused like one above 7.
+        flux-core takes a value that is not a number for 0; here it is refused like one above 7.
         """
         if name != "log-stderr-level":
             raise FluxError(errno.EINVAL, "unknown log attribute")
@@ -164,7 +152,7 @@ class BrokerLog:
         self._stderr_level = level
 
     def stats(self) -> dict[str, int]:
-        """What the ``log.stats-get`` request answers: lines in the ring, ever in the ring, of our own, of others."""
+        """The answer of ``log.stats-get``: lines in the ring now and ever, our own lines and those of others."""
         return {
             "ring-used": len(self._ring),
             "count": self._count,
@@ -173,7 +161,7 @@ class BrokerLog:
         }
 
     def close(self) -> None:
-        """Close the log file; lines are still taken, as a broker that exits has things to say."""
+        """Close the log file. Lines are still accepted, because a broker logs until it exits."""
         if self._file is not None:
             os.close(self._file)
             self._file = None
@@ -183,7 +171,7 @@ class BrokerLog:
             level = self._attributes.integer("log-stderr-level")
         except FluxError:
             level = None
-        # A level that is not set yet, or that will be refused later, hides nothing.
+        # A level that is not set yet, or that is invalid, hides nothing.
         if entry is None or level is None or level > LOG_DEBUG or entry.severity <= level:
             self._print(line, entry, local=self._attributes.get("log-stderr-mode") == "local")
 
@@ -192,7 +180,7 @@ class BrokerLog:
             return
         self._ring.append(line)
         self._count += 1
-        for callback in list(self._followers.values()):
+        for callback in self._followers:
             callback(line)
 
     def _print(self, line: bytes, entry: LogEntry | None, *, local: bool) -> None:
@@ -203,7 +191,7 @@ class BrokerLog:
     def _register_level(self, name: str, default: int) -> int:
         self._attributes.setdefault(name, str(default))
         level = self._attributes.integer(name)
-        # Below zero is fine: no message is that severe.
+        # Below zero is valid: no message is that severe.
         if level is None or not -(2**31) <= level <= LOG_DEBUG:
             raise FluxError(errno.EINVAL, f"{name}: {_INVALID}")
         return level
@@ -229,3 +217,77 @@ def _decode(line: bytes) -> LogEntry | None:
         return decode_entry(line)
     except ProtocolError:
         return None
+
+
+class SystemLog:
+    """The system's log. ``user@jobid-path`` goes before each line: many instances may share one syslog."""
+
+    def __init__(self, attributes: Attributes) -> None:
+        import pwd
+        import syslog
+
+        self._attributes = attributes
+        try:
+            self._user = pwd.getpwuid(os.geteuid()).pw_name
+        except KeyError:
+            self._user = "unknown"
+        self._send = syslog.syslog
+        syslog.openlog("flux", syslog.LOG_NDELAY | syslog.LOG_PID, syslog.LOG_USER)
+
+    def write(self, severity: int, line: bytes, entry: LogEntry | None) -> None:
+        """Send a line; ``entry`` is the decoded line, None if it is not a log line."""
+        if entry is None:
+            text = line.decode("utf-8", "backslashreplace")
+        else:
+            text = f"{entry.appname}.{severity_name(entry.severity)}[{entry.rank}]: {entry.text}"
+        # Surrogates stand for bytes that are not text; syslog takes text only.
+        text = text.encode("utf-8", "backslashreplace").decode()
+        self._send(severity & 7, f"{self._prefix()} {text}")
+
+    def _prefix(self) -> str:
+        prefix = f"{self._user}@{self._attributes.get('jobid-path') or 'unknown'}"
+        return prefix if len(prefix) < 32 else prefix[:28] + "..."
+
+
+def format_line(line: bytes, entry: LogEntry | None, *, local: bool) -> bytes:
+    """A line as it is printed; anything but a log line is printed unchanged."""
+    if entry is None:
+        return line + b"\n"
+    return format_stderr(entry, local=local).encode("utf-8", "surrogateescape") + b"\n"
+
+
+def open_log_file(path: str) -> int:
+    """A descriptor that appends to the file ``log-filename``. Raises FluxError."""
+    try:
+        return os.open(path, os.O_CREAT | os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        number = error.errno or errno.EIO
+        raise FluxError(number, f"Error opening logfile {path}: {os.strerror(number)}") from None
+
+
+def write_stream(stream: TextIO, data: bytes) -> None:
+    """Print a line with one write: the brokers of an instance share their standard error.
+
+    It bypasses the stream's buffer: a line that cannot be written would stay there and fail again when Python exits.
+    """
+    try:
+        descriptor = stream.fileno()
+    except (OSError, ValueError):  # no file beneath: a stand-in for a stream, under a test or a debugger
+        descriptor = -1
+    try:
+        if descriptor < 0:
+            stream.write(data.decode("utf-8", "backslashreplace"))
+        stream.flush()
+    except (OSError, ValueError):
+        pass
+    if descriptor >= 0:
+        write_all(descriptor, data)
+
+
+def write_all(descriptor: int, data: bytes) -> None:
+    """Write as much as possible."""
+    try:
+        while data:
+            data = data[os.write(descriptor, data) :]
+    except OSError:
+        pass

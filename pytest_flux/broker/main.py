@@ -51,12 +51,12 @@ PARSER = OptionParser(
 )
 
 _DEADLY = (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM, signal.SIGALRM)
-# For fewer it would take longer than they need to do it all themselves.
+# For fewer brokers the rehearsal would take longer than it saves.
 _REHEARSED_SIZE = 4
 
 
 def prepare(size: int, rundir: str) -> None:
-    """Do once what all brokers would do for the first time, in the process from which they are about to be forked."""
+    """Do once, in the process from which brokers are forked, what each of them would do for the first time."""
     # The module re compiles patterns, and keeps them.
     parse_duration("0")
     decode_idset("0")
@@ -102,7 +102,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _clean_up(cleanup: Cleanups) -> None:
-    """Undo in reverse order, all of it, whatever happens meanwhile."""
+    """Undo everything in reverse order, even if a step fails."""
     if cleanup:
         try:
             cleanup.pop()()
@@ -111,7 +111,7 @@ def _clean_up(cleanup: Cleanups) -> None:
 
 
 def _die_at_once() -> None:
-    """Until the reactor takes over, a deadly signal ends the broker; what was created is removed on the way."""
+    """Until the reactor takes over, let a deadly signal end the broker after removing what it created."""
 
     def die(signum: int, _: object) -> NoReturn:
         raise SystemExit(128 + signum)
@@ -185,8 +185,8 @@ def _run(broker: Broker, verbose: int) -> int:
     except BaseException:
         broker.close()
         raise
-    # All is done. A signal from here on, perhaps the hangup below of a broker in the same group, would only spoil the
-    # exit code.
+    # The work is done. A signal from here on, such as the hangup below of a broker in the same group, would only
+    # spoil the exit code.
     signal.pthread_sigmask(signal.SIG_BLOCK, _DEADLY)
     if verbose > 1:
         broker.log.write(LOG_INFO, "exited event loop")

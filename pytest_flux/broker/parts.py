@@ -1,9 +1,9 @@
-"""The parts of a broker that are made when they are first asked for, and who is given what.
+"""The parts of a broker that are made on first use, and what each of them is given.
 
-Most instances of a test suite live for a few milliseconds and run one job or none. So what serves the KVS and jobs is
-neither imported nor made until a request needs it. This module is the one place that says how: a property for each
-part, which makes it from the parts that it uses, and a method for each service. What is not here is made by the
-broker itself, at once.
+Most instances of a test suite live for a few milliseconds and run one job or none. So the KVS and the
+job services are neither imported nor made before a request needs them. This module has a property for each such part,
+which makes it from the parts that it uses, and a method for each service. The broker itself makes all other parts, at
+once.
 
 Rank 0 has the content store, the KVS, the job manager with scheduler, executor and resources. Every rank has job
 shells, and relays that pass requests on to rank 0.
@@ -16,7 +16,7 @@ import os
 from collections.abc import Callable, Iterator
 
 from pytest_flux.broker.boot.recovery import is_recovery, place
-from pytest_flux.broker.services.lazy import LazyService
+from pytest_flux.broker.service import LazyService
 from pytest_flux.protocol.blobref import DIGEST_SIZES
 from pytest_flux.protocol.errors import FluxError
 
@@ -69,10 +69,10 @@ class Parts:
         self.services = [LazyService(name, router, make) for name, make in makers.items()]
 
     def made_services(self) -> Iterator[Service]:
-        """The services that somebody has asked."""
+        """The services that have had a request."""
         return (lazy.service for lazy in self.services if lazy.service is not None)
 
-    # -- what rank 0 has
+    # -- parts of rank 0
 
     @property
     def content(self) -> ContentStore:
@@ -163,7 +163,7 @@ class Parts:
         self._runs_jobs = True
         return self.manager
 
-    # -- what every rank has
+    # -- parts of every rank
 
     @property
     def shells(self) -> Shells:
@@ -177,9 +177,9 @@ class Parts:
     # -- life
 
     def find_state(self) -> None:
-        """Open at once what there is of an earlier instance, on rank 0.
+        """Open the state of an earlier instance, if there is one, on rank 0.
 
-        FluxError where it cannot be read: whoever restarts an instance wants to know before anything else.
+        FluxError if it cannot be read: whoever restarts an instance must learn that first.
         """
         attributes = self._attributes
         if attributes.get("content.hash") not in DIGEST_SIZES:
@@ -194,7 +194,7 @@ class Parts:
             self.kvs.namespaces()
 
     def resume_jobs(self) -> None:
-        """An instance that comes again goes on with its jobs, whether or not anybody asks for them."""
+        """Let a restarted instance go on with its jobs, even if no client asks for them."""
         if self._kvs is not None and self._has_jobs(self._kvs):
             self._router.rpc("job-manager.getinfo", None, lambda _: None)
 
@@ -203,18 +203,18 @@ class Parts:
         try:
             return bool(kvs.list("job"))
         except FluxError:
-            # Whoever asks for jobs hears what is lost.
+            # A client that asks for jobs gets the error.
             return False
 
     def settle(self, done: Callable[[], None]) -> None:
-        """End the jobs that run, as the instance is about to end; then call back."""
+        """End the running jobs, because the instance is about to end; then call back."""
         if self._manager is None or self._manager.is_recovery:
             done()
         else:
             self._manager.settle(done)
 
     def close(self, *, dumps: bool) -> bool:
-        """Close everything, if ``dumps`` after the dump that the attributes ask for. Whether nothing was lost."""
+        """Close everything; if ``dumps``, write the configured dump first. Returns whether nothing was lost."""
         if self._shells is not None:
             self._shells.destroy()
         if self._inventory is not None:
@@ -264,12 +264,12 @@ class Parts:
         return ContentService(self._router, self._log, self.content)
 
     def _make_content_backing(self) -> Service:
-        from pytest_flux.broker.services.content_backing import ContentBackingService
+        from pytest_flux.broker.services.content import ContentBackingService
 
         return ContentBackingService(self._router, self._log, self.content)
 
     def _make_content_sqlite(self) -> Service:
-        from pytest_flux.broker.services.content_backing import ContentSqliteService
+        from pytest_flux.broker.services.content import ContentSqliteService
 
         return ContentSqliteService(self._router, self._log, self.content)
 
@@ -286,17 +286,17 @@ class Parts:
         return KvsService(self._router, self._log, self.kvs)
 
     def _make_kvs_watch(self) -> Service:
-        from pytest_flux.broker.services.kvs_watch import KvsWatchService
+        from pytest_flux.broker.services.kvs import KvsWatchService
 
         return KvsWatchService(self._router, self._log, self.kvs)
 
     def _make_kvs_relay(self) -> Service:
-        from pytest_flux.broker.services.kvs_relay import KvsRelayService
+        from pytest_flux.broker.services.kvs import KvsRelayService
 
         return KvsRelayService(self._router, self._log)
 
     def _make_kvs_watch_relay(self) -> Service:
-        from pytest_flux.broker.services.kvs_relay import KvsWatchRelayService
+        from pytest_flux.broker.services.kvs import KvsWatchRelayService
 
         return KvsWatchRelayService(self._router, self._log)
 
@@ -347,18 +347,16 @@ class Parts:
 
 
 def preload() -> None:
-    """Import everything that the parts of rank 0 need, in a process from which brokers are forked. ImportError."""
+    """Import what the parts of rank 0 need, in the process from which brokers are forked. ImportError."""
     import pytest_flux.broker.exec.job_exec
     import pytest_flux.broker.jobs.manager
     import pytest_flux.broker.resource.supply
     import pytest_flux.broker.services.content
-    import pytest_flux.broker.services.content_backing
     import pytest_flux.broker.services.job_exec
     import pytest_flux.broker.services.job_info
     import pytest_flux.broker.services.job_ingest
     import pytest_flux.broker.services.job_list
     import pytest_flux.broker.services.job_manager
     import pytest_flux.broker.services.kvs
-    import pytest_flux.broker.services.kvs_watch
     import pytest_flux.broker.services.resource
     import pytest_flux.broker.services.sched  # noqa: F401

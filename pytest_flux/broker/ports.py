@@ -1,22 +1,21 @@
-"""What a part asks of the rest of the broker, where it cannot be given the object itself.
+"""What a part asks of the part that made it.
 
-Most parts are given what they use: the router, the log, the reactor, attributes. These protocols are for the few that
-call back to what has made them; they keep the imports between modules in one direction. For type checkers only.
+Most parts are given what they use: the router, the log, the reactor, attributes. A few call back to their maker.
+These protocols describe such a maker and keep the imports between modules in one direction. For type checkers only.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
     from pytest_flux.broker.overlay.peers import Tracers
-    from pytest_flux.broker.process.remote_process import RemoteProcess
     from pytest_flux.broker.router import Router
 
 
 class Life(Protocol):
-    """What the state machine has the broker do on entering a state."""
+    """What the state machine asks of the broker when it enters a state."""
 
     def load_builtins(self) -> None:
         """Open the sockets and connect to the parent."""
@@ -25,7 +24,7 @@ class Life(Protocol):
         """Follow the parent's configuration; ``post`` gets the event that says how that began."""
 
     def settle(self, done: Callable[[], None]) -> None:
-        """End the jobs that run, then call ``done``."""
+        """End the running jobs, then call ``done``."""
 
     def unload_builtins(self, done: Callable[[], None]) -> None:
         """Close everything, then call ``done``."""
@@ -41,7 +40,7 @@ class Tree(Protocol):
     tracers: Tracers
 
     def congest(self, congested: bool) -> None:
-        """The parent takes no more, or does again."""
+        """The parent stops taking messages, or takes them again."""
 
     def log(self, severity: int, text: str) -> None:
         """Log in the name of the overlay."""
@@ -55,5 +54,5 @@ class ProcessOwner(Protocol):
     def log(self, severity: int, text: str) -> None:
         """Log in the name of the service."""
 
-    def settle(self, process: RemoteProcess) -> None:
-        """The process has ended; forget it if nobody waits for it."""
+    def settle(self, process: Any) -> None:  # noqa: ANN401 - its module imports this one
+        """The process, a RemoteProcess, has ended; forget it unless somebody waits for it."""

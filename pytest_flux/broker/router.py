@@ -1,7 +1,7 @@
-"""Which way a message goes: to a local service, a local client, or a peer.
+"""Route messages to a local service, a local client, or a peer.
 
-Whoever hands a request on, pushes where it came from; an answer pops its way back (RFC 3). Events climb to rank 0,
-get their sequence number there, and come down to every broker in order.
+Each hop pushes the sender of a request onto its route stack; the response pops its way back (RFC 3, message route
+stack). Events go up to rank 0, get their sequence number there, and come down to every broker in order.
 """
 
 from __future__ import annotations
@@ -95,20 +95,20 @@ class Router:
         self.refuse(message, errno.ENOSYS, f"No service matching {message.topic} is registered")
 
     def refuse(self, message: Message, errnum: int, text: str | None = None) -> None:
-        """Answer a request with an error in the name of whoever cannot."""
+        """Answer a request with an error, on behalf of a service that cannot."""
         if message.wants_response:
             response = message.response(encode_text(text), errnum)
             response.userid, response.rolemask = os.getuid(), ROLE_OWNER
             self.respond(response)
 
     def respond(self, message: Message) -> None:
-        """Route a response to the hop its request came from. Dropped when that is gone."""
+        """Route a response to the hop that its request came from. It is dropped if that hop has disconnected."""
         if message.routes:
             receiver = self.routes.get(message.routes.pop())
             if receiver is not None:
                 receiver(message)
 
-    # -- calls of our own
+    # -- requests of the broker itself
 
     def rpc(
         self,
@@ -120,9 +120,9 @@ class Router:
         upstream: bool = False,
         streaming: bool = False,
     ) -> int:
-        """Send a request of the broker's own; ``callback`` gets each response. Returns its matchtag.
+        """Send a request of the broker itself; ``callback`` gets each response. Returns its matchtag.
 
-        ``upstream`` addresses the parent, whatever services we have ourselves.
+        ``upstream`` addresses the parent, even if this broker has the service.
         """
         flags = FLAG_STREAMING if streaming else 0
         matchtag = 0
@@ -164,7 +164,7 @@ class Router:
         self._subscriptions.append((prefix, callback))
 
     def publish(self, topic: str, payload: bytes | None = None, *, private: bool = False) -> None:
-        """Publish an event of the broker's own."""
+        """Publish an event of the broker itself."""
         self.send_event(
             Message(
                 EVENT,
@@ -177,7 +177,7 @@ class Router:
         )
 
     def send_event(self, message: Message) -> int:
-        """Pass an event up, or, on rank 0, number it and send it to all. Returns the number (0 elsewhere)."""
+        """Pass an event up; on rank 0, number it and send it to all. Returns the number (0 on other ranks)."""
         if self.parent is not None:
             peer = self.peers.get(self.parent)
             if peer is not None:
@@ -189,7 +189,7 @@ class Router:
         return self._sequence
 
     def receive_event(self, message: Message) -> None:
-        """A numbered event: to our children, then to those here who subscribe."""
+        """Send a numbered event to our children, then to the subscribers of this broker."""
         for rank in list(self.peers):
             if rank != self.parent:
                 self.peers[rank](message)

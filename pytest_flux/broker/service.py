@@ -1,4 +1,4 @@
-"""What a service is: a name, methods, and requests that it may answer now, later, or many times."""
+"""Services: each has a name, methods, and requests that it answers now, later, or many times."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from pytest_flux.protocol.message import (
     encode_json,
     encode_text,
 )
+from pytest_flux.protocol.severity import LOG_ERR
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ class _Later:
 
 
 LATER = _Later()
-"""A handler returns this when it keeps the request and answers it in its own time."""
+"""A handler returns this if it keeps the request to answer it later."""
 
 _REQUIRED: Any = object()
 
@@ -68,7 +69,7 @@ class Request:
         return bool(self.message.rolemask & ROLE_OWNER)
 
     def json(self) -> dict[str, Any]:
-        """The payload. ProtocolError where it is missing or no JSON object."""
+        """The payload. ProtocolError if it is missing or not a JSON object."""
         if self._json is None:
             self._json = self.message.json()
         return self._json
@@ -83,7 +84,7 @@ class Request:
         def field(self, name: str, kind: type[T], default: T) -> T: ...
 
     def field(self, name: str, kind: type[T], default: Any = _REQUIRED) -> Any:
-        """A member of the payload, checked for its JSON type; ProtocolError where it is wrong or missing."""
+        """A member of the payload, checked for its JSON type; ProtocolError if it is wrong or missing."""
         if default is not _REQUIRED and not self.message.payload:
             return default
         value = self.json().get(name, _REQUIRED)
@@ -99,12 +100,12 @@ class Request:
             try:
                 value.encode()
             except UnicodeEncodeError:
-                # It may become part of a topic, of a key, of a log, which nobody could read any more.
+                # It may become part of a topic, a key or a log, which then nobody could read.
                 raise ProtocolError(f"'{name}' is not Unicode", self.topic) from None
         return value
 
     def respond(self, payload: dict[str, Any] | bytes | None = None) -> None:
-        """Answer with success; more than once where the request is streaming."""
+        """Answer with success; more than once if the request is streaming."""
         self._send(encode_json(payload) if isinstance(payload, dict) else payload, 0)
 
     def error(self, errnum: int, text: str | None = None) -> None:
@@ -127,7 +128,7 @@ _OF_MODULES = frozenset(("ping", "rusage", "stats_clear", "config_reload", "debu
 
 
 def method(name: str, *, roles: int = OWNER) -> Callable[[H], H]:
-    """Marks a handler of ``<service>.<name>``, open to ``roles``.
+    """Mark a handler of ``<service>.<name>``, open to ``roles``.
 
     It returns the answer's payload (None for an empty one) or LATER, or raises FluxError.
     """
@@ -142,8 +143,8 @@ def method(name: str, *, roles: int = OWNER) -> Callable[[H], H]:
 class Service:
     """Base of all services of the broker; ``name`` is the word before the dot of its topics.
 
-    ``is_module`` says that flux-core has a broker module of that name: those answer pings and the like, and are
-    listed. The others, which are parts of the broker proper there, have their own methods only.
+    ``is_module`` says that flux-core has a broker module of that name. Those answer pings and the like, and
+    ``module.list`` names them. The others are parts of flux-core's broker proper and have no such methods.
     """
 
     name = ""
@@ -160,7 +161,7 @@ class Service:
         self._log.write(severity, text, self.name)
 
     def __init_subclass__(cls) -> None:
-        # Here rather than for each instance: brokers are forked, and share what there is before.
+        # For the class, not for each instance: brokers are forked and share what exists before.
         cls._methods = {}
         for attribute in dir(cls):
             handler = getattr(cls, attribute)
@@ -186,8 +187,8 @@ class Service:
         except Exception:  # noqa: BLE001
             import traceback
 
-            # A fault of ours in one answer must not take the instance down; whoever asked learns of it.
-            self.log(3, f"{request.topic}: {traceback.format_exc()}")
+            # A bug in one handler must not end the instance; the client gets an error.
+            self.log(LOG_ERR, f"{request.topic}: {traceback.format_exc()}")
             request.error(errno.EIO, "internal error, see the broker's log")
 
     def _find(self, request: Request) -> tuple[Handler, int]:
@@ -212,11 +213,11 @@ class Service:
             self.held.remove(request)
 
     def abandoned(self, request: Request) -> None:
-        """Called when the client of a kept request is gone or has cancelled it. To be overridden."""
+        """Override this to clean up when the client of a kept request has disconnected or cancelled it."""
 
     @method("disconnect", roles=ALL)
     def disconnect(self, request: Request) -> Answer:
-        """A client is gone: its kept requests go too."""
+        """Drop the kept requests of a client that has disconnected."""
         for kept in [kept for kept in self.held if kept.sender == request.sender]:
             self.release(kept)
             self.abandoned(kept)
@@ -257,7 +258,7 @@ class Service:
 
     @method("stats-get", roles=ALL)
     def stats_get(self, request: Request) -> Answer:
-        """Statistics of this service; none unless it overrides this."""
+        """Statistics of this service; empty unless overridden."""
         if not self.is_module:
             raise FluxError(errno.ENOSYS, f"Unknown service method '{request.topic}'")
         return {}
@@ -268,7 +269,7 @@ class Service:
         return None
 
     def configure(self, config: dict[str, Any]) -> None:
-        """A new configuration is about to be taken over. FluxError refuses it. Services that use it override this."""
+        """Take over a new configuration; FluxError refuses it. Services that use the configuration override this."""
 
     @method("config-reload")
     def config_reload(self, request: Request) -> Answer:
@@ -278,7 +279,7 @@ class Service:
 
     @method("debug")
     def debug(self, request: Request) -> Answer:
-        """Debug flags: kept and given back, without effect here."""
+        """Set and return debug flags, which have no effect here."""
         operations: dict[str, Callable[[int, int], int]] = {
             "setbit": lambda old, new: old | new,
             "clrbit": lambda old, new: old & ~new,
@@ -290,3 +291,27 @@ class Service:
             raise ProtocolError("unknown 'op'", request.topic)
         self._debug_flags = operation(getattr(self, "_debug_flags", 0), request.field("flags", int))
         return {"flags": self._debug_flags}
+
+
+class LazyService:
+    """Stands in the router for a service that ``make`` imports and makes when it gets its first request.
+
+    ``service`` is that service, or None until then.
+    """
+
+    def __init__(self, name: str, router: Router, make: Callable[[], Service]) -> None:
+        self.name = name
+        self.service: Service | None = None
+        self._router = router
+        self._make = make
+
+    def receive(self, message: Message) -> None:
+        """Pass the first request on to the service, which receives the following ones itself."""
+        self.load().receive(message)
+
+    def load(self) -> Service:
+        """Make the service and let it take this one's place."""
+        if self.service is None:
+            self.service = self._make()
+            self._router.services[self.name] = self.service.receive
+        return self.service

@@ -61,7 +61,7 @@ class Dump:
             self.problems.append(f"{restored.problem}: only {restored.keys} keys were read")
 
     def _open(self) -> None:
-        from pytest_flux.broker.kvs.checkpoint import choose_checkpoint
+        from pytest_flux.broker.kvs.namespace import choose_checkpoint
         from pytest_flux.content_sqlite import SqliteBacking
         from pytest_flux.postmortem.statedir import SALVAGED_MAX
 

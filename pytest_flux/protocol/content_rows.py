@@ -74,7 +74,7 @@ def check_schema(query: Callable[[str], list[Any]], name: str) -> None:
         if kind == "table":
             is_plain = table not in _COLUMNS or (_begins(text) and _is_plain(query, table))
         else:
-            # SQLite's own indices have no text.
+            # The indices that SQLite makes itself have no text.
             is_plain = kind == "index" and not text
         if not is_plain:
             raise FluxError(errno.EINVAL, f"{name}: {kind} {part!r:.80} is none of Flux's")

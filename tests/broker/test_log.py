@@ -9,7 +9,7 @@ import re
 import syslog
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, ClassVar
 
@@ -45,10 +45,10 @@ class Broker:
 
     opened: ClassVar[list[IO[str]]] = []
 
-    def __init__(self, rank: int | None = None, verbose: int = 0, **settings: str | None) -> None:
+    def __init__(self, rank: int | None = None, **settings: str | None) -> None:
         self.attributes = Attributes()
         self.attributes.set("hostname", "vm")
-        for name, value in settings.items():
+        for name, value in {"log-stderr-level": "3", **settings}.items():
             self.attributes.set_command_line(name.replace("_", "-"), value)
         # Closed by close_files.
         stderr = tempfile.TemporaryFile("w+", encoding="utf-8", errors="surrogateescape")  # noqa: SIM115
@@ -56,7 +56,6 @@ class Broker:
         self.stderr = stderr
         self.forwarded: list[bytes] = []
         self.log = BrokerLog(self.attributes, self.stderr)
-        self.log.set_verbosity(verbose)
         if rank is not None:
             self.log.initialize(rank, self.forwarded.append)
 
@@ -82,27 +81,20 @@ def test_before_the_rank_is_known_the_host_is_named() -> None:
 
 
 @pytest.mark.parametrize(
-    ("verbose", "expected"),
+    ("level", "expected"),
     [
-        (0, ""),
-        (1, "<6>broker.info[vm]: boot\n<6>broker.info[0]: online\n"),
-        (2, "<6>broker.info[vm]: boot\n<7>broker.debug[vm]: b\n<6>broker.info[0]: online\n<7>broker.debug[0]: c\n"),
+        ("6", "<6>broker.info[vm]: boot\n<6>broker.info[0]: online\n"),
+        ("7", "<6>broker.info[vm]: boot\n<7>broker.debug[vm]: b\n<6>broker.info[0]: online\n<7>broker.debug[0]: c\n"),
     ],
 )
-def test_verbosity(verbose: int, expected: str) -> None:
-    broker = Broker(verbose=verbose)
+def test_the_level_of_stderr(level: str, expected: str) -> None:
+    broker = Broker(log_stderr_mode="local", log_stderr_level=level)
     broker.log.write(LOG_INFO, "boot")
     broker.log.write(LOG_DEBUG, "b")
     broker.log.initialize(0, broker.forwarded.append)
     broker.log.write(LOG_INFO, "online")
     broker.log.write(LOG_DEBUG, "c")
     assert broker.printed() == expected
-
-
-def test_verbosity_gives_way_to_attributes() -> None:
-    broker = Broker(verbose=2, log_stderr_mode="leader", log_stderr_level="4")
-    assert broker.attributes.get("log-stderr-mode") == "leader"
-    assert broker.attributes.get("log-stderr-level") == "4"
 
 
 def test_defaults_are_registered() -> None:
@@ -184,33 +176,17 @@ def test_a_line_ends_at_a_nul_as_its_reader_will_have_it() -> None:
     assert broker.texts() == ["\udcff\udcfe\udc82"]
 
 
-def test_followers_until_they_leave() -> None:
+def test_followers_get_each_line_that_enters_the_ring() -> None:
     broker = Broker(rank=0)
     broker.log.write(LOG_INFO, "before")
     first: list[bytes] = []
     second: list[bytes] = []
-    remove: Callable[[], None] = broker.log.add_follower(first.append)
+    broker.log.add_follower(first.append)
+    broker.log.write(LOG_INFO, "one")
     broker.log.add_follower(second.append)
-    broker.log.write(LOG_INFO, "one")
-    remove()
-    remove()
     broker.log.write(LOG_INFO, "two")
-    assert [decode_entry(line).text for line in first] == ["one"]
-    assert second == broker.log.lines()[1:]
-
-
-def test_a_follower_may_leave_while_it_is_called() -> None:
-    broker = Broker(rank=0)
-    calls: list[bytes] = []
-
-    def once(line: bytes) -> None:
-        calls.append(line)
-        remove()
-
-    remove = broker.log.add_follower(once)
-    broker.log.write(LOG_INFO, "one")
-    broker.log.write(LOG_INFO, "two")
-    assert len(calls) == 1
+    assert first == broker.log.lines()[1:]
+    assert second == broker.log.lines()[2:]
 
 
 def test_the_leader_prints_what_reaches_it() -> None:

@@ -1,7 +1,7 @@
-"""Business cards: what brokers tell each other over PMI before they can talk, as JSON of one line.
+"""Business cards, which brokers exchange over PMI before they can connect: JSON of one line.
 
-``{"host":NAME,"uri":[URI...],"pubkey":KEY?}``, in flux-core 0.88 and in the recorded conversations. Brokers
-of this package have no key, but add ``"machine"``: on which one they really run, whatever the host is named.
+flux-core 0.88 writes ``{"host":NAME,"uri":[URI...],"pubkey":KEY?}``, as recorded. Brokers of this package have no
+key, but add ``"machine"``: the machine that they really run on, whatever the host is named.
 """
 
 from __future__ import annotations
@@ -52,9 +52,9 @@ class Bizcard(NamedTuple):
 
     @classmethod
     def decode(cls, text: str) -> Bizcard:
-        """The card that ``text`` stands for; unknown keys are ignored.
+        """Decode a card; unknown keys are ignored.
 
-        Raises ProtocolError if it is no JSON object, or lacks ``host`` or ``uri``, or one has the wrong type.
+        Raises ProtocolError if it is not a JSON object, or lacks ``host`` or ``uri``, or one has the wrong type.
         """
         import json
 
@@ -111,7 +111,7 @@ def _unescape(match: re.Match[str]) -> str:
 
 
 def require_one_machine(cards: Sequence[Bizcard], method: str) -> None:
-    """BootError unless all brokers, in the order of ranks, are where an embedded one can be: on one host."""
+    """BootError unless all brokers, in the order of ranks, are on one host, as embedded brokers must be."""
     machines = [_machine(card, method) for card in cards]
     remote = [rank for rank, machine in enumerate(machines) if machine != machines[0]]
     if not remote:
@@ -127,5 +127,5 @@ def require_one_machine(cards: Sequence[Bizcard], method: str) -> None:
 def _machine(card: Bizcard, method: str) -> str:
     if method != "config":
         return card.machine or card.host
-    # A configured broker that is reached over a UNIX socket is here, under whatever name.
+    # A configured broker that is reached over a UNIX socket is on this host, whatever it is named.
     return "" if all(uri.startswith("ipc://") for uri in card.uri) else card.host

@@ -1,4 +1,4 @@
-"""How a broker learns its rank, the size of its instance and its peers, before its reactor runs.
+"""Bootstrap: how a broker learns its rank, the size of its instance and its peers, before its reactor runs (RFC 13).
 
 The methods are Flux's, tried in its order: ``config`` (a ``[bootstrap]`` table), ``simple`` (a PMI-1 server
 at the descriptor PMI_FD: flux-start, Flux, Hydra, Slurm), ``single``. So are the environment variables:
@@ -37,11 +37,11 @@ Trace = Callable[[str], None]
 
 
 class Boot:
-    """The open conversation with who started this broker.
+    """The open conversation with the launcher of this broker.
 
-    ``name`` is PMI's kvsname: the job id, when under Flux. ``instance_level`` is what Flux says of itself, or
-    None when something else started us. ``hosts``, with the method ``config``: those of the configuration, in
-    the order of ranks, ``{host, bind?, connect?, parent?}`` each.
+    ``name`` is PMI's kvsname: under Flux, the job id. ``instance_level`` is that of the enclosing Flux, or None if
+    something else started us. ``hosts``, with the method ``config``, are those of the configuration, in the order of
+    ranks, ``{host, bind?, connect?, parent?}`` each.
     """
 
     def __init__(self, store: Store, trace: Trace) -> None:
@@ -110,7 +110,7 @@ class Boot:
         parent = topology.parent(self.rank)
         peers = topology.children(self.rank) if parent is None else [parent, *topology.children(self.rank)]
         cards = self._whois(peers)
-        # flux-core's brokers must know whom to let in before anybody connects.
+        # flux-core's brokers must know their peers' keys before these connect.
         self.barrier()
         cards.update(self._whois([rank for rank in range(self.size) if rank not in cards]))
         self.finalize()
@@ -166,8 +166,7 @@ class Boot:
 class PeerCards(NamedTuple):
     """What :meth:`Boot.exchange` has learned.
 
-    The business cards of all ranks in their order; their host names (RFC 29); the URI at which the parent
-    awaits this broker, empty for rank 0.
+    The business cards of all ranks in their order; their host names (RFC 29); the URI of the parent, "" for rank 0.
     """
 
     cards: Sequence[Bizcard]
@@ -207,10 +206,10 @@ def interface_hint(boot: Boot) -> str | None:
 
 
 def mapping(boot: Boot) -> str | None:
-    """The attribute broker.mapping: which rank is on which node (RFC 34), if who started us tells.
+    """The attribute broker.mapping: which rank is on which node (RFC 34), if the launcher tells.
 
-    Hydra of MPICH 4.0 tells of one rank where there are more (it means: and so on); that is passed on, as
-    flux-core does. Raises BootError if the mapping makes no sense.
+    Hydra of MPICH 4.0 names one rank if there are more (it means: and so on); that is passed on, as in flux-core.
+    Raises BootError for an invalid mapping.
     """
     if boot.size == 1 or boot.method == "config":
         return f"[[0,{boot.size},1,1]]"

@@ -10,9 +10,8 @@ from pytest_flux.protocol.errors import FluxError
 # The kernel's limit for a script's first line was this before Linux 5.1; a longer one is cut, not refused.
 _MAX_FIRST_LINE = 127
 
-# Imports the very package that the broker is running, though it may have come from a source tree: such a tree
-# stays at the end of the path, where it hides nothing. The first entry, the script's own directory or the current
-# one, is no place to import from.
+# Imports the very package that the broker is running, even from a source tree. Such a tree stays at the end of the
+# path, so that it hides nothing. The first entry, the script's directory or the current one, is never imported from.
 _PROGRAM = """\
 import sys
 if not getattr(sys.flags, "safe_path", False):

@@ -1,6 +1,6 @@
-"""The methods by which a broker boots: each a store of keys and values, with a rank and a size.
+"""The bootstrap methods: each is a store of keys and values, with a rank and a size.
 
-``simple`` is :class:`pytest_flux.broker.boot.pmi_client.PmiClient`; ``single`` and ``config`` ask nobody.
+``simple`` is :class:`pytest_flux.broker.boot.pmi_client.PmiClient`; ``single`` and ``config`` need no server.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ DEFAULT_METHODS = "config simple libpmi2 libpmi single"
 
 
 class Store(Protocol):
-    """A store, and this broker's place in the instance, which is known once it is initialized.
+    """A store, and this broker's rank in the instance, which is known once it is initialized.
 
-    All methods raise Refused for an answer with an error code, and BootError if there is no server to answer.
+    All methods raise Refused for an answer with an error code, and BootError if the server is lost.
     """
 
     @property
@@ -55,7 +55,7 @@ class Store(Protocol):
         """The value of ``key``."""
 
     def get_many(self, keys: Sequence[str]) -> list[str | None]:
-        """The values of many keys, None where there is none."""
+        """The values of many keys, None for a missing one."""
 
     def put(self, key: str, value: str) -> None:
         """Set ``key``, for others to see after the next barrier."""
@@ -74,7 +74,7 @@ class Store(Protocol):
 
 
 class _LocalStore:
-    """What ``single`` puts in the place of a PMI server: a store that nobody else sees."""
+    """The method ``single``: a private store in place of a PMI server."""
 
     method = name = "single"
     hosts: Sequence[Mapping[str, str]] = ()
@@ -127,7 +127,7 @@ class _ConfigStore(_LocalStore):
         from pytest_flux.broker.boot.table import bootstrap_hosts
         from pytest_flux.broker.config import ConfigError
 
-        # Not sooner: who has such a table wants this method, and no other if there are mistakes in it.
+        # Not earlier: whoever writes such a table wants this method, and no other if it has mistakes.
         try:
             table = bootstrap_hosts(self._config, self._hostname)
         except ConfigError as error:
@@ -141,7 +141,7 @@ class _ConfigStore(_LocalStore):
 
 
 def open_store(method: str, environ: Mapping[str, str], config: dict[str, Any], hostname: str) -> Store:
-    """The store of ``method``, not yet initialized. Raises BootError if its prerequisites are not there."""
+    """The store of ``method``, not yet initialized. Raises BootError if its prerequisites are missing."""
     name = method.partition(":")[0]
     if name == "config":
         return _ConfigStore(config, hostname)

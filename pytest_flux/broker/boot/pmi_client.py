@@ -28,11 +28,11 @@ _CODES = {
 
 
 class BootError(Exception):
-    """The broker cannot boot; the text, in Flux's words where it has some, says where and why."""
+    """The broker cannot boot. The text says where and why, in Flux's words if there are any."""
 
 
 class Refused(Exception):
-    """An answer with an error code: of a get, it means that there is no such key."""
+    """An answer with an error code: for a get, it means that there is no such key."""
 
 
 class PmiClient:
@@ -49,7 +49,7 @@ class PmiClient:
             self._fd, self.rank, self.size = (int(environ[name]) for name in _REQUIRED)
             if not 0 <= self.rank < self.size:
                 raise ValueError
-            # The tasks that this broker starts get a PMI server of their own, or none.
+            # The tasks that this broker starts must not inherit its PMI server.
             os.set_inheritable(self._fd, False)
             os.set_blocking(self._fd, True)
         except ValueError:
@@ -76,7 +76,7 @@ class PmiClient:
         return self._value()
 
     def get_many(self, keys: Sequence[str]) -> list[str | None]:
-        """The values of many keys, None where there is none."""
+        """The values of many keys, None for a missing one."""
         # The servers with this name, those of flux start and flux-start, take the next request before the last
         # answer is read. PMI does not promise that, so others are asked in lock-step. It makes the boot of 64
         # brokers, each of which asks for 64 cards, two and a half times as fast.
@@ -102,7 +102,7 @@ class PmiClient:
 
     def put(self, key: str, value: str) -> None:
         """Set ``key``, for others to see after the next barrier."""
-        # Servers differ in what they do to longer values; cutting them is one of the things.
+        # Servers treat longer values differently; some truncate them.
         if pmi.byte_length(value) >= self._value_max:
             raise Refused(_CODES[pmi.INVALID_VAL_LENGTH])
         self._ask("put_result", "put", kvsname=self.name, key=key, value=value)

@@ -1,6 +1,7 @@
-"""What rank 0 begins with if it is told: a dump archive (`content.restore`), or what another instance left.
+"""The state that rank 0 begins with: a dump archive (`content.restore`), or the statedir of an earlier instance.
 
-In recovery mode the instance works on a copy in its rundir: looking changes nothing, and needs no right to write.
+In recovery mode the instance works on a copy in its rundir, so that an inspection changes nothing and needs no
+permission to write.
 """
 
 from __future__ import annotations
@@ -23,28 +24,28 @@ _SKIPPED_SHOWN = 10
 
 
 def is_recovery(attributes: Attributes) -> bool:
-    """Whether the instance is there to be looked at."""
+    """Whether the instance only serves to inspect its state."""
     return "broker.recovery-mode" in attributes
 
 
 def place(attributes: Attributes) -> tuple[str, bool]:
-    """The directory of the content store, and whether it goes with the broker."""
+    """The directory of the content store, and whether it is removed with the broker."""
     if is_recovery(attributes):
         return f"{attributes.get('rundir')}/.recovery", True
     return attributes.get("statedir") or ".", attributes.get("statedir-cleanup") == "1"
 
 
 def provide_state(attributes: Attributes, rundir: str, log: BrokerLog) -> list[Cleanup | None]:
-    """Make the statedir, and in recovery mode the directory of the copy that is worked on.
+    """Make the statedir, and in recovery mode the directory of the copy.
 
-    Returns what removes them. Raises FluxError where there is a database that cannot be used.
+    Returns their clean-ups. Raises FluxError for a database that cannot be used.
     """
     if is_recovery(attributes) and os.path.exists(f"{attributes.get('statedir')}/{_DATABASE}"):
-        # As it is: it will only be read.
+        # Unchanged: it will only be read.
         attributes.setdefault("statedir-cleanup", "0")
         return [_copy_state(attributes, log)]
-    # In the rundir, where flux-core takes another temporary directory: what removes the rundir of a killed
-    # broker then removes this as well.
+    # In the rundir, unlike in flux-core, which makes another temporary directory: whoever removes the rundir of a
+    # killed broker then removes this as well.
     attributes.setdefault("statedir", f"{rundir}/.state")
     made = [create_directory(attributes, "statedir", rundir)]
     return [*made, _copy_state(attributes, log)] if is_recovery(attributes) else made
@@ -70,7 +71,7 @@ def _copy_state(attributes: Attributes, log: BrokerLog) -> Cleanup:
 
 
 def restore(attributes: Attributes, log: BrokerLog) -> None:
-    """Take what `content.restore` names in place of what there was. FluxError where that cannot be."""
+    """Replace the content by the archive that `content.restore` names. FluxError if that is impossible."""
     path, link = _archive(attributes)
     if path is None:
         return
@@ -105,7 +106,7 @@ def restore(attributes: Attributes, log: BrokerLog) -> None:
 
 
 def _archive(attributes: Attributes) -> tuple[str | None, str | None]:
-    """The archive, and the link that led to it, which is good for once."""
+    """The archive, and the link that led to it, which is used once."""
     path = attributes.get(_RESTORE)
     if path != "auto":
         return path or None, None
@@ -114,13 +115,13 @@ def _archive(attributes: Attributes) -> tuple[str | None, str | None]:
 
 
 def state_directory(attributes: Attributes) -> str:
-    """Where archives go of which nobody said where: the statedir, or, if that is temporary, here."""
+    """The default directory of archives: the statedir, or, if that is temporary, the current directory."""
     kept = attributes.get("statedir-cleanup") in (None, "0")
     return (attributes.get("statedir") or "." if kept else None) or "."
 
 
 def banner(attributes: Attributes) -> str:
-    """What somebody reads who gets a shell in recovery mode."""
+    """The greeting of a shell in recovery mode."""
     kept = attributes.get("statedir") if attributes.get("statedir-cleanup") == "0" else None
     rows = [(name, attributes.get(name) or "-") for name in ("broker.rc1_path", "broker.rc3_path", "config.path")]
     rows.append(

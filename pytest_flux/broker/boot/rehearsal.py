@@ -1,8 +1,8 @@
-"""A rehearsal of what brokers do, in the process from which they are forked.
+"""A rehearsal of a start, in the process from which brokers are forked.
 
-When code runs for the first time, Python makes it fit the types that it meets, remembers where attributes were found,
-and gives classes the keys of their instances. Here all that is done in memory that brokers share. It takes the time
-of a tenth of a broker's start, and spares each of them 0.2 MiB of its own.
+When code runs for the first time, Python specialises it for the types that it meets, caches where attributes were
+found, and fills the shared keys of instances. The rehearsal does all that in memory that brokers share. It takes a
+tenth of the time of a broker's start, and saves 0.2 MiB in each broker.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ from pytest_flux.reactor.reactor import Reactor
 _SIZE = 2
 _LAST_STATE = "run"
 _RISING = frozenset(("load-builtins", "join", "config-sync", "init", "quorum", _LAST_STATE))
-# It takes four milliseconds, if the machine has nothing else to do.
+# On an idle machine it takes four milliseconds.
 _TIMEOUT = 0.5
 _INTERVAL = 0.001
 
 
 def rehearse(rundir: str) -> bool:
-    """Have an instance of two brokers come up, with its sockets below ``rundir``, and drop it.
+    """Start an instance of two brokers, with its sockets below ``rundir``, and drop it.
 
-    Tells whether it came up. Where it cannot, as in a ``rundir`` with a very long path, nothing is lost but memory.
+    Returns whether it came up. If it cannot, as in a ``rundir`` with a very long path, only the saving is lost.
     """
     directory = f"{rundir}/rehearsal"
     if len(os.fsencode(directory)) > MAX_RUNDIR:
@@ -92,7 +92,7 @@ def _broker(reactor: Reactor, directory: str, rank: int, cards: dict[str, str]) 
         "local-uri": f"local://{directory}/local-{rank}",
         "broker.mapping": mapping(boot),
         "jobid-path": "/",
-        # Nothing is so severe that it is printed.
+        # No severity is printed.
         "log-critical-level": "-1",
         "log-stderr-level": "-1",
         **defaults.ATTRIBUTES,
@@ -104,7 +104,7 @@ def _broker(reactor: Reactor, directory: str, rank: int, cards: dict[str, str]) 
 
 
 class _Store:
-    """What stands for a PMI server, with which brokers could not talk from one process."""
+    """A stand-in for a PMI server, with which two brokers of one process could not talk."""
 
     method = "rehearsal"
     name = "rehearsal"

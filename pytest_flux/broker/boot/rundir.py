@@ -1,7 +1,7 @@
 """The directories of a broker, rundir and statedir.
 
 The rules are those of flux-core 0.88 (flux-broker-attributes(7)): an attribute that is not set gets a new
-directory; one that names no directory has it made; one that names a place like /tmp, which its sticky bit tells,
+directory; one that names a missing directory gets it made; one that names a place like /tmp, with the sticky bit,
 gets a new directory in there; anything else is used and kept.
 """
 
@@ -20,7 +20,7 @@ from pytest_flux.record import NamedTuple
 class Cleanup(NamedTuple):
     """A directory to remove when its broker ends, by that process only: brokers are forked, and fork jobs.
 
-    ``identity`` is device and inode: what has taken the directory's place since is not ours.
+    ``identity`` is device and inode: a directory that has taken its place since is not ours.
     """
 
     path: str
@@ -29,13 +29,13 @@ class Cleanup(NamedTuple):
 
     @classmethod
     def of(cls, path: str) -> Cleanup:
-        """The clean-up of what is there now, wherever the process goes. Raises FluxError if nothing is."""
+        """The clean-up of an existing directory, which works from any current directory. Raises FluxError."""
         path = os.path.realpath(path)
         status = _status(path)
         return cls(path, (status.st_dev, status.st_ino), os.getpid())
 
     def remove(self) -> bool:
-        """Remove the directory with all that is below it (see remove_tree). Tells whether it is gone, or not ours."""
+        """Remove the directory and everything below it (see remove_tree). Returns whether it is gone, or not ours."""
         if os.getpid() != self.pid:
             return True
         try:
@@ -49,13 +49,14 @@ def create_directory(attributes: Attributes, name: str, base: str) -> Cleanup | 
     """Make or check the directory of the attribute ``name``, ``rundir`` or ``statedir``.
 
     New directories are made in ``base``. Sets the attribute, and ``NAME-cleanup``, which the user may have set to
-    keep the directory or to have it removed. Returns what removes it, or None if it is to be kept. Raises
-    FluxError, whose text begins with ``name``; a directory that was made is removed before.
+    keep the directory or to have it removed. Returns its clean-up, or None if it is kept. Raises FluxError,
+    whose text begins with ``name``; a directory that was made is removed before.
     """
     try:
         path, created = _find(attributes, name, base)
         absolute = os.path.abspath(path)
-        # PATH and FLUX_URI of programs that go elsewhere. Where it is too long, a relative one is better than none.
+        # It is in PATH and FLUX_URI of programs that change their directory. If it is too long, a relative path is
+        # better than none.
         if name == "rundir" and path != absolute and len(os.fsencode(absolute)) <= MAX_RUNDIR:
             path = absolute
             attributes.set(name, path)

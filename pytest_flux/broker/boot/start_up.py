@@ -1,4 +1,4 @@
-"""What a broker is told before it is made: by its command line, by bootstrap, and by the instance around it."""
+"""What a broker learns before it is made: from its command line, from bootstrap, and from the enclosing instance."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class StartError(Exception):
 
 
 def take_settings(attributes: Attributes, options: Options) -> None:
-    """What the command line sets, as attributes. StartError where it may not."""
+    """Set attributes from the command line. StartError for a setting that is not allowed."""
     attributes.set("broker.pid", str(os.getpid()))
     attributes.set("version", defaults.VERSION)
     attributes.set("security.owner", str(os.getuid()))
@@ -52,7 +52,7 @@ def take_settings(attributes: Attributes, options: Options) -> None:
 
 
 def configure(attributes: Attributes, options: Options) -> dict[str, Any]:
-    """The configuration that the command line or the environment names. StartError where it cannot be read."""
+    """The configuration that the command line or the environment names. StartError if it cannot be read."""
     path = options.get("config-path") or os.environ.get("FLUX_CONF_DIR")
     config: dict[str, Any] = {}
     if not path and not options.has("conf"):
@@ -74,7 +74,7 @@ def configure(attributes: Attributes, options: Options) -> dict[str, Any]:
 
 
 def describe(attributes: Attributes, boot: Boot) -> None:
-    """What booting has told, as attributes."""
+    """Set attributes from bootstrap."""
     attributes.set("rank", str(boot.rank))
     attributes.set("size", str(boot.size))
     attributes.setdefault("broker.boot-method", boot.method)
@@ -92,7 +92,7 @@ def _jobid(name: str) -> str:
 
 
 def inherit(attributes: Attributes) -> None:
-    """What the enclosing instance left in the environment; only a job of it may believe that."""
+    """Take over what the enclosing instance left in the environment, if this broker really is a job of it."""
     is_job = "jobid" in attributes
     uri, namespace, path = (
         os.environ.pop(name, None) for name in ("FLUX_URI", "FLUX_KVS_NAMESPACE", "FLUX_JOB_ID_PATH")
@@ -105,7 +105,7 @@ def inherit(attributes: Attributes) -> None:
 
 
 def create_directories(attributes: Attributes, rank: int, log: BrokerLog, cleanup: Cleanups) -> None:
-    """Rundir, statedir and flux command; what undoes each goes to ``cleanup``. Raises StartError and FluxError."""
+    """Make rundir, statedir and flux command; their clean-ups go to ``cleanup``. Raises StartError and FluxError."""
     made = [create_directory(attributes, "rundir", os.environ.get("TMPDIR") or "/tmp")]
     rundir = attributes.get("rundir") or ""
     made.append(_provide_flux(rundir, rank))
@@ -129,7 +129,7 @@ def create_directories(attributes: Attributes, rank: int, log: BrokerLog, cleanu
 
 
 def _provide_flux(rundir: str, rank: int) -> Cleanup | None:
-    """Put the ``flux`` command into the rundir. Rank 0, which is the last to run programs, removes it."""
+    """Put the ``flux`` command into the rundir. Rank 0 removes it, because it is the last to run programs."""
     write_flux_script(rundir, sys.executable)
     directory = f"{rundir}/bin"
     alone = all(name == "flux" or name.startswith(".flux-") for name in os.listdir(directory))

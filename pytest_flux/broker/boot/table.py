@@ -1,4 +1,4 @@
-"""The ``[bootstrap]`` table of a configuration: the brokers of an instance that nobody else describes.
+"""The ``[bootstrap]`` table of a configuration, which lists the brokers of an instance.
 
 Rules and error texts are flux-core 0.88's (flux-config-bootstrap(5)).
 """
@@ -25,8 +25,8 @@ _UNFIT_FOR_DOMAIN = re.compile(r"[^0-9A-Za-z-]")
 class Bootstrap(NamedTuple):
     """A ``[bootstrap]`` table as one of its hosts sees it.
 
-    ``hosts`` are in the order of their ranks, each with its ``host`` and, where the table has them, with the URIs
-    ``bind`` and ``connect`` and with ``parent``, which is the ``host`` of another.
+    ``hosts`` are in the order of their ranks, each with its ``host`` and, if given, the URIs ``bind`` and ``connect``
+    and ``parent``, which is the ``host`` of another.
     """
 
     rank: int
@@ -41,9 +41,9 @@ class Bootstrap(NamedTuple):
 
 
 def bootstrap_hosts(config: Config, hostname: str) -> Bootstrap | None:
-    """What ``[bootstrap]`` says to the broker on ``hostname``; None if there is no such table.
+    """The ``[bootstrap]`` table as the broker on ``hostname`` sees it; None if there is no such table.
 
-    A table without hosts stands for this one broker. Raises ConfigError with a text that is complete.
+    A table without hosts means this one broker. Raises ConfigError with a complete text.
     """
     if "bootstrap" not in config:
         return None
@@ -97,7 +97,7 @@ def _naming(index: int) -> Iterator[None]:
 
 
 def _collect_hosts(entry: object, hosts: dict[str, dict[str, Any]]) -> None:
-    """Add an entry's hosts, or, for those that had one before, what that one left open."""
+    """Add the hosts of an entry; for hosts that had an entry before, add only the missing keys."""
     if not isinstance(entry, dict):
         raise ConfigError(f"Expected object, got {_json_type(entry)}")
     if "host" not in entry:
@@ -112,7 +112,7 @@ def _collect_hosts(entry: object, hosts: dict[str, dict[str, Any]]) -> None:
 
 
 def _complete_host(host: dict[str, Any], hosts: dict[str, dict[str, Any]], defaults: Config, port: int) -> None:
-    """Check a host, and put in the defaults and what ``%h`` and ``%p`` stand for."""
+    """Check a host, add the defaults, and replace ``%h`` and ``%p``."""
     _unpack(host, {"host": str, "bind": str, "connect": str, "parent": str})
     name = host["host"]
     parent = host.get("parent")
@@ -153,7 +153,7 @@ def _uri_problem(uri: str) -> str | None:
 
 
 def _check_domain(name: str) -> None:
-    """RFC 1035 section 2.3.1, as far as Flux minds it: a label may begin with a digit."""
+    """RFC 1035 section 2.3.1, as Flux applies it: a label may begin with a digit."""
     if not 1 <= len(name) <= 253:
         raise ConfigError(f"{name} domain must be 1-253 characters")
     for label in filter(None, name.split(".")):

@@ -1,4 +1,4 @@
-"""Blobs in memory in front of those on disk. New ones are written in the background, many in one transaction."""
+"""Blobs in memory, in front of those on disk. New blobs are written in the background, many in one transaction."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 _FLUSH_DELAY = 1.0
 _DIRTY_BYTES = 8 << 20
-# Written in one transaction: where the disk is nearly full, what still fits is not undone with what does not.
+# Bytes of one transaction. On a nearly full disk, blobs that fit must not be rolled back with those that do not.
 _BATCH_BYTES = 1 << 20
 _CLEAN_BYTES = 16 << 20
 _MAX_BLOB = (1 << 31) - 1
@@ -30,7 +30,7 @@ _SEEN_MAX = 256 << 20
 
 
 class BlobCache:
-    """Blobs that are also somewhere else, those used last, up to a number of bytes."""
+    """The most recently used blobs that are also stored elsewhere, up to a number of bytes."""
 
     def __init__(self, capacity: int = _CLEAN_BYTES) -> None:
         self._capacity = capacity
@@ -48,7 +48,7 @@ class BlobCache:
         return blob
 
     def add(self, digest: bytes, blob: bytes) -> None:
-        """Keep a blob, for as long as there is room."""
+        """Keep a blob as long as there is room."""
         if digest not in self._blobs:
             self._blobs[digest] = blob
             self.size += len(blob)
@@ -64,10 +64,10 @@ class BlobCache:
 class ContentStore:
     """The blobs of an instance.
 
-    Neither SQLite nor LZ4 is imported, and no file made, before something has to be written or is not here:
-    short-lived instances never do. ``volatile`` says that the statedir goes with the broker. ``failure`` is why
-    blobs could not be written when that was last tried, the disk being full, say; they are in memory meanwhile.
-    Blobs beyond ``blob_max`` bytes are not read from disk.
+    SQLite and LZ4 are imported, and the file is made, when something must be written or is not in memory: short-lived
+    instances never need them. ``volatile`` says that the statedir is removed with the broker. ``failure`` says why
+    the last attempt to write blobs failed, on a full disk for example; they stay in memory meanwhile. Blobs beyond
+    ``blob_max`` bytes are not read from disk.
     """
 
     def __init__(
@@ -109,11 +109,11 @@ class ContentStore:
 
     @property
     def has_file(self) -> bool:
-        """Whether anything has ever been written."""
+        """Whether anything was ever written."""
         return self._backing is not None or os.path.exists(self.path)
 
     def extent(self) -> tuple[int, int]:
-        """The number of blobs, and the size of the file and of what is not in it yet, in bytes."""
+        """The number of blobs, and the bytes of the file and of the blobs that are not in it yet."""
         count, size = (self.backing.count(), self.backing.sizes()[0]) if self.has_file else (0, 0)
         return count + len(self.dirty), size + self.dirty_bytes
 
@@ -124,12 +124,12 @@ class ContentStore:
         return self._hash(data)
 
     def store(self, data: bytes) -> bytes:
-        """Keep a blob; its digest. It is on disk after ``flush``, or a moment later."""
+        """Store a blob and return its digest. It is on disk after ``flush``, or a moment later."""
         if len(data) > _MAX_BLOB:
             raise FluxError(errno.EFBIG)
         digest = self.hash(data)
         if digest not in self.dirty:
-            # Even if it is on disk: storing again says that it is in use, which protects it from collection.
+            # Even if it is on disk: storing it again marks it as used, which protects it from garbage collection.
             self.dirty[digest] = data
             self.dirty_bytes += len(data)
             if self.dirty_bytes > _DIRTY_BYTES:
@@ -139,7 +139,7 @@ class ContentStore:
         return digest
 
     def load(self, digest: bytes) -> bytes:
-        """A blob. FluxError ENOENT where there is none of that name, EPROTO where it cannot be one."""
+        """A blob. FluxError ENOENT if there is none, EPROTO if the digest has the wrong size."""
         if len(digest) != self.digest_size:
             raise FluxError(errno.EPROTO)
         blob = self.dirty.get(digest)
@@ -153,7 +153,7 @@ class ContentStore:
         return blob
 
     def flush(self) -> None:
-        """Write what is not yet on disk. Raises FluxError; then it is kept, and tried again."""
+        """Write the blobs that are not on disk yet. After a FluxError they are kept and tried again."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -190,30 +190,30 @@ class ContentStore:
         try:
             self.flush()
         except FluxError:
-            # Complained of, and kept for the next time.
+            # It is logged, and the blobs are kept for the next time.
             return
 
     def check(self) -> None:
-        """Raise FluxError if what is stored now would be in memory only, nobody knows for how long."""
+        """Raise FluxError if new blobs would stay in memory because they cannot be written."""
         if self.failure is not None:
             raise FluxError(self.failure.errnum, self.failure.text)
 
     def checkpoints(self) -> list[Any]:
-        """What was checkpointed, newest first."""
+        """The checkpoints, newest first."""
         return self.backing.checkpoints() if self.has_file else []
 
     def put_checkpoint(self, value: object) -> None:
-        """Write everything, and a checkpoint, and see that it is on disk."""
+        """Write all blobs and a checkpoint, and sync them to disk."""
         self.flush()
         self.backing.put_checkpoint(value)
 
     def renew_checkpoint(self, value: object) -> None:
-        """The same, but for the case that only this process ends: much faster, and in the place of the last such."""
+        """The same without sync: it survives the process, not the machine. Replaces the last one of this kind."""
         self.flush()
         self.backing.renew_checkpoint(value)
 
     def close(self) -> None:
-        """Write what is left, unless the file is about to be removed, and close it."""
+        """Write the remaining blobs, unless the file is about to be removed, and close it."""
         if self._closed:
             return
         self._closed = True
@@ -230,7 +230,7 @@ class ContentStore:
 
 
 def open_store(reactor: Reactor, attributes: Attributes, log: BrokerLog) -> ContentStore:
-    """The store of an instance, on its rank 0. FluxError EINVAL for a ``content.hash`` that Flux does not know."""
+    """The store of an instance, on its rank 0. FluxError EINVAL for an unknown ``content.hash``."""
     hash_name = attributes.get("content.hash") or "sha1"
     if hash_name not in DIGEST_SIZES:
         raise FluxError(errno.EINVAL, f"unknown hash type {hash_name}")
@@ -240,7 +240,7 @@ def open_store(reactor: Reactor, attributes: Attributes, log: BrokerLog) -> Cont
         directory,
         hash_name,
         volatile=volatile,
-        # What is only looked at may have come from anywhere.
+        # A state that is only inspected may come from a stranger.
         blob_max=_SEEN_MAX if is_recovery(attributes) else _MAX_BLOB,
         complain=lambda text: log.write(LOG_ERR, text, "content"),
     )

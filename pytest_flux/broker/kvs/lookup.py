@@ -1,4 +1,4 @@
-"""Finding an entry by its key, links followed (flux-core's kvs/lookup.c)."""
+"""Find an entry by its key and follow links (flux-core's kvs/lookup.c)."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pytest_flux.broker.kvs.tree import ENOTRECOVERABLE, Tree
 from pytest_flux.protocol import treeobj
 from pytest_flux.protocol.errors import FluxError
 from pytest_flux.protocol.kvs_key import ROOT, normalize_key
+from pytest_flux.protocol.message import ROLE_OWNER, ROLE_USER
 from pytest_flux.protocol.treeobj import DIR, DIRREF, SYMLINK, VAL, VALREF, TreeObject
 
 if TYPE_CHECKING:
@@ -29,17 +30,32 @@ WATCH_INITIAL_SENTINEL = 1024
 _MAX_LINKS = 10
 
 
+class Credentials:
+    """Who asks: a user, and whether it is the owner of the instance."""
+
+    __slots__ = ("rolemask", "userid")
+
+    def __init__(self, userid: int, rolemask: int) -> None:
+        self.userid = userid
+        self.rolemask = rolemask
+
+    def check(self, owner: int) -> None:
+        """FluxError EPERM unless this is the instance owner, or a guest who owns the namespace."""
+        if not self.rolemask & ROLE_OWNER and not (self.rolemask & ROLE_USER and self.userid == owner):
+            raise FluxError(errno.EPERM)
+
+
 class Lookup(NamedTuple):
-    """Where to look. ``root_of`` gives the root of another namespace that a link leads to, or raises FluxError."""
+    """Where to look. ``root_of`` returns the root of another namespace that a link leads to, or raises FluxError."""
 
     tree: Tree
     root: str
     root_of: Callable[[str], str]
 
     def find(self, key: str, flags: int = 0) -> TreeObject | None:
-        """The entry at ``key``, as ``flags`` want it; None where there is none.
+        """The entry at ``key``, of the kind that ``flags`` ask for; None if there is none.
 
-        FluxError EISDIR, ENOTDIR, EINVAL where it is of another kind, ELOOP, ENOTSUP, ENOENT for a missing blob.
+        FluxError EISDIR, ENOTDIR or EINVAL if it is of another kind; ELOOP, ENOTSUP; ENOENT for a missing blob.
         """
         key = normalize_key(key)
         if key == ROOT:
@@ -74,7 +90,7 @@ class Lookup(NamedTuple):
         return entry if entry.type == DIR else self.tree.directory(_only_ref(entry))
 
     def _walk(self, root: str, path: str, keep_link: int, links: int) -> TreeObject | None:
-        """The entry that ``path`` leads to from ``root``; a link at its end is followed unless ``keep_link``."""
+        """The entry that ``path`` leads to from ``root``. A link at its end is followed unless ``keep_link``."""
         entry = treeobj.dirref(root)
         names = path.split(".")
         for index, name in enumerate(names):

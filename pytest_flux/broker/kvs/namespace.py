@@ -1,40 +1,29 @@
-"""One namespace: a root that changes, and who waits for it to."""
+"""One namespace (RFC 11): a root that changes, who waits for it to change, and how it is checkpointed."""
 
 from __future__ import annotations
 
 import errno
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from pytest_flux.protocol.errors import FluxError
-from pytest_flux.protocol.message import ROLE_OWNER, ROLE_USER
+from pytest_flux.broker.kvs.watch import Watchers
+from pytest_flux.protocol.blobref import decode_blobref
+from pytest_flux.protocol.errors import FluxError, ProtocolError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from pytest_flux.broker.kvs.transaction import Transaction
-    from pytest_flux.broker.kvs.watch import Watch
+    from pytest_flux.broker.kvs.tree import Tree
 
 PRIMARY = "primary"
 """The namespace that always exists."""
 
-
-class Credentials:
-    """Who asks: a user, and whether it is the owner of the instance."""
-
-    __slots__ = ("rolemask", "userid")
-
-    def __init__(self, userid: int, rolemask: int) -> None:
-        self.userid = userid
-        self.rolemask = rolemask
-
-    def check(self, owner: int) -> None:
-        """FluxError EPERM unless this is the instance owner, or a guest in a namespace of its own."""
-        if not self.rolemask & ROLE_OWNER and not (self.rolemask & ROLE_USER and self.userid == owner):
-            raise FluxError(errno.EPERM)
+# Of the value of a checkpoint.
+_VERSIONS = (0, 1)
 
 
 class Namespace:
-    """Root and sequence number, and, in order, the transactions that will change them."""
+    """Root and sequence number, and the transactions that will change them, in order."""
 
     __slots__ = ("flags", "name", "owner", "queue", "ref", "sequence", "waiters", "watchers")
 
@@ -49,7 +38,7 @@ class Namespace:
         self.watchers = Watchers()
 
     def take_mergeable(self) -> list[Transaction]:
-        """The first transaction of the queue, with those right behind it that may become one root with it."""
+        """Take the first transaction of the queue and those behind it that may become one root with it."""
         queue, count = self.queue, 1
         while count < len(queue) and queue[0].merges_with(queue[count]):
             count += 1
@@ -57,7 +46,7 @@ class Namespace:
         return queue[:count]
 
     def wake(self) -> None:
-        """Tell those who waited for the version that is now."""
+        """Tell everybody who waited for this version or an older one."""
         if self.waiters:
             ready = [waiter for waiter in self.waiters if waiter.sequence <= self.sequence]
             self.waiters = [waiter for waiter in self.waiters if waiter.sequence > self.sequence]
@@ -66,7 +55,7 @@ class Namespace:
 
 
 class Waiter:
-    """Someone who waits for a sequence number; ``done`` gets None, or an error."""
+    """Someone who waits for a sequence number. ``done`` gets None or an error."""
 
     __slots__ = ("done", "sequence")
 
@@ -75,42 +64,46 @@ class Waiter:
         self.done = done
 
 
-class Watchers:
-    """The watchers of a namespace, found by the keys that a commit names."""
+def encode_checkpoint(ref: str, sequence: int, timestamp: float) -> dict[str, object]:
+    """The value of a checkpoint, as flux-core's kvs_checkpoint.c writes it."""
+    return {"version": 1, "rootref": ref, "sequence": sequence, "timestamp": timestamp}
 
-    __slots__ = ("_any", "_by_key")
 
-    def __init__(self) -> None:
-        self._any: dict[Watch, None] = {}
-        self._by_key: dict[str, dict[Watch, None]] = {}
+def choose_checkpoint(found: list[Any], tree: Tree, complain: Callable[[str], None]) -> tuple[str, int] | None:
+    """Root and sequence number of the newest checkpoint whose root can be read; None if there are no checkpoints.
 
-    def add(self, watch: Watch) -> None:
-        """Have ``watch`` told."""
-        group = self._any if watch.is_full else self._by_key.setdefault(watch.key, {})
-        group[watch] = None
+    flux-core takes the newest and does not start if that cannot be read. FluxError EINVAL if none can be read.
+    """
+    problem = ""
+    for index, value in enumerate(found):
+        try:
+            ref, sequence = _decode(value)
+            tree.directory(ref, is_root=True)
+        except FluxError as error:
+            reason = f"checkpoint {index}{_name(value)}: {error.text or error.strerror}"
+            problem = problem or reason
+            complain(reason)
+            continue
+        if index:
+            complain(f"beginning with the older checkpoint {index}{_name(value)}")
+        return ref, sequence
+    if problem:
+        raise FluxError(errno.EINVAL, f"the KVS cannot be read: {problem}")
+    return None
 
-    def remove(self, watch: Watch) -> None:
-        """No longer."""
-        group = self._any if watch.is_full else self._by_key.get(watch.key)
-        if group is not None and watch in group:
-            del group[watch]
-            if not group and not watch.is_full:
-                del self._by_key[watch.key]
 
-    def all(self) -> list[Watch]:
-        """Every one of them."""
-        return [*self._any, *(watch for group in self._by_key.values() for watch in group)]
+def _decode(value: Any) -> tuple[str, int]:  # noqa: ANN401 - JSON
+    try:
+        ref, sequence, version = value["rootref"], value.get("sequence", 0), value["version"]
+        decode_blobref(ref)
+    except (KeyError, TypeError, AttributeError, ProtocolError) as error:
+        raise FluxError(errno.EINVAL, f"it makes no sense ({error})") from None
+    if type(sequence) is not int or version not in _VERSIONS:
+        raise FluxError(errno.EINVAL, "it is of an unknown version")
+    return ref, sequence
 
-    def of(self, keys: dict[str, None]) -> list[Watch]:
-        """Those that a commit to ``keys`` concerns."""
-        found = list(self._any)
-        if self._by_key:
-            if len(keys) <= len(self._by_key):
-                groups = [self._by_key[key] for key in keys if key in self._by_key]
-            else:
-                groups = [group for key, group in self._by_key.items() if key in keys]
-            found += [watch for group in groups for watch in group]
-        return found
 
-    def __len__(self) -> int:
-        return len(self._any) + sum(map(len, self._by_key.values()))
+def _name(value: Any) -> str:  # noqa: ANN401 - JSON
+    if not isinstance(value, dict):
+        return ""
+    return f" (sequence {value.get('sequence', 0)!r:.20}, {value.get('rootref')!s:.50})"

@@ -1,12 +1,13 @@
 """Changes to a tree: operations on copies of the directories that they touch, one new root at the end.
 
-Directories are copied when first touched and hashed once, however many operations there are. The rules are those of
-flux-core's kvstxn.c.
+Directories are copied when they are first touched, and hashed once, however many operations there are. The rules are
+those of RFC 11 and of flux-core's modules/kvs/kvstxn.c.
 """
 
 from __future__ import annotations
 
 import errno
+import math
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pytest_flux.protocol import treeobj
@@ -30,7 +31,7 @@ _MAX_LINKS = 10
 
 
 class Op(NamedTuple):
-    """One operation: ``entry`` at ``key`` from now on; None removes, APPEND adds a val to what is there."""
+    """One operation: puts ``entry`` at ``key``. None removes the key; APPEND adds a val to the present value."""
 
     key: str
     entry: TreeObject | None
@@ -38,9 +39,9 @@ class Op(NamedTuple):
 
 
 def decode_op(value: object) -> Op:
-    """The operation that is in a commit request: ``{key, flags, dirent}``.
+    """The operation in a commit request: ``{key, flags, dirent}``.
 
-    FluxError EPROTO for another shape, EINVAL for a dirent that is no tree object.
+    FluxError EPROTO for another shape, EINVAL if the dirent is not a tree object.
     """
     if not isinstance(value, dict) or value.keys() != {"key", "flags", "dirent"}:
         raise FluxError(errno.EPROTO)
@@ -56,7 +57,7 @@ def decode_op(value: object) -> Op:
 
 
 class Transaction:
-    """Operations that happen together, and whom to tell: ``done`` gets the error, or else blobref and sequence."""
+    """Operations that happen together. ``done`` gets the error, or None with blobref and sequence of the new root."""
 
     __slots__ = ("done", "flags", "name", "ops")
 
@@ -73,12 +74,12 @@ class Transaction:
         self.done = done
 
     def merges_with(self, other: Transaction) -> bool:
-        """Whether both may become one new root."""
+        """Whether both may become one new root (RFC 11: FLUX_KVS_NO_MERGE and FLUX_KVS_SYNC forbid it)."""
         return self.flags == other.flags and not self.flags & (NO_MERGE | SYNC)
 
 
 class _Draft:
-    """A directory being changed, and the names in it whose entries are not yet what is stored."""
+    """A directory that is being changed, and the names whose entries are not in their stored form yet."""
 
     __slots__ = ("entries", "touched")
 
@@ -88,7 +89,7 @@ class _Draft:
 
 
 class _Growing:
-    """A valref to which blobs are being appended: encoded once, not once for each."""
+    """A valref to which blobs are being appended: it is encoded once, not once a blob."""
 
     __slots__ = ("before", "refs")
 
@@ -101,7 +102,7 @@ Entry = TreeObject | _Draft | _Growing
 
 
 class Change:
-    """Operations on one root, none of which is visible before ``finish``."""
+    """Operations on one root. None is visible before ``finish``."""
 
     def __init__(self, tree: Tree, root: TreeObject, namespace: str) -> None:
         self._tree = tree
@@ -134,13 +135,13 @@ class Change:
         if link.data.get("namespace", self._namespace) != self._namespace:
             raise FluxError(errno.EINVAL)
         if links == _MAX_LINKS:
-            # flux-core never comes back from a link that leads to itself.
+            # flux-core loops for ever on a link that leads to itself.
             raise FluxError(errno.ELOOP)
         target: str = link.data["target"]
         return target
 
     def _open(self, draft: _Draft, name: str, entry: Entry | None) -> _Draft | None:
-        """The directory ``entry`` to be changed; None if it is something else, or nothing."""
+        """The directory ``entry`` as a draft; None if it is something else or missing."""
         if isinstance(entry, _Draft):
             return entry
         if not isinstance(entry, TreeObject) or entry.type not in (DIR, DIRREF):
@@ -187,7 +188,7 @@ class Change:
             raise FluxError(errno.EPROTO) from None
 
     def finish(self) -> str:
-        """Store everything; the blobref of the new root. FluxError EPROTO for values that are no base64."""
+        """Store everything and return the blobref of the new root. FluxError EPROTO if a value is not base64."""
         try:
             return self._store(self._root)
         except ProtocolError as error:
@@ -208,3 +209,35 @@ class Change:
             elif entry.type == VAL and entry.size > MAX_STRING_SIZE:
                 entries[name] = treeobj.valref([self._stored(entry)])
         return self._tree.store_directory(treeobj.directory(entries))
+
+
+class Statistics:
+    """Count, extremes, mean and standard deviation of sizes of transactions, by Welford's method.
+
+    For ``kvs.stats-get``, in the form of flux-core's modules.
+    """
+
+    def __init__(self) -> None:
+        self._count = 0
+        self._least = self._most = 0
+        self._mean = self._squares = 0.0
+
+    def add(self, value: int) -> None:
+        """Count one more."""
+        self._least = min(self._least, value) if self._count else value
+        self._most = max(self._most, value) if self._count else value
+        self._count += 1
+        distance = value - self._mean
+        self._mean += distance / self._count
+        self._squares += distance * (value - self._mean)
+
+    def json(self) -> dict[str, Any]:
+        """``{count, min, mean, stddev, max}``."""
+        deviation = math.sqrt(self._squares / (self._count - 1)) if self._count > 1 else 0.0
+        return {
+            "count": self._count,
+            "min": self._least,
+            "mean": self._mean,
+            "stddev": deviation,
+            "max": self._most,
+        }

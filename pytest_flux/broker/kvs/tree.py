@@ -1,4 +1,4 @@
-"""The directories of the key-value store: decoded ones in memory, in front of the content store."""
+"""The directories of the key-value store: a cache of decoded ones in front of the content store."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ if TYPE_CHECKING:
 
 ENOTRECOVERABLE = getattr(errno, "ENOTRECOVERABLE", 131)
 
-# Counted in entries, and blobs that they refer to: each version of a directory that changes is another one, and with
-# it each version of a value in it that grows.
+# Counted in entries and in the blobs that they refer to: each version of a directory is cached for itself, and with
+# it each version of the values in it that grow.
 _CAPACITY = 1 << 17
-# What `value` puts together; with base64, a message can be no larger (libflux's limit is the same).
+# Bytes of a value. With base64 a message can hold no more (libflux has the same limit).
 _LARGEST_VALUE = 192 << 20
 
 
 class Tree:
-    """Blobs and directories by their blobrefs. Errors are those of the content store."""
+    """Blobs and directories by their blobrefs. Methods raise the errors of the content store."""
 
     def __init__(self, content: ContentStore) -> None:
         self._content = content
@@ -33,7 +33,7 @@ class Tree:
         self.faults = 0
 
     def load(self, ref: str) -> bytes:
-        """A blob. FluxError ENOENT where it is missing, EINVAL where ``ref`` is no blobref."""
+        """A blob. FluxError ENOENT if it is missing, EINVAL if ``ref`` is not a blobref."""
         try:
             digest = decode_blobref(ref)
         except ProtocolError as error:
@@ -41,13 +41,13 @@ class Tree:
         return self._content.load(digest)
 
     def store(self, data: bytes) -> str:
-        """Keep a blob."""
+        """Store a blob and return its blobref."""
         return encode_blobref(self._content.hash_name, self._content.store(data))
 
     def directory(self, ref: str, *, is_root: bool = False) -> TreeObject:
         """The directory that a reference leads to.
 
-        FluxError ENOTRECOVERABLE where that is something else, EINVAL if it was to be the root.
+        FluxError ENOTRECOVERABLE if that is something else, EINVAL if it should be the root.
         """
         found = self._directories.get(ref)
         if found is not None:
@@ -65,13 +65,13 @@ class Tree:
         return directory
 
     def store_directory(self, directory: TreeObject) -> str:
-        """Keep a directory; its blobref. ProtocolError where a name is no text."""
+        """Store a directory and return its blobref. ProtocolError if a name is not Unicode."""
         ref = self.store(directory.encode())
         self._remember(ref, directory)
         return ref
 
     def value(self, entry: TreeObject) -> bytes:
-        """The bytes of a val or valref. FluxError EFBIG where these are more than a message could hold."""
+        """The bytes of a val or valref. FluxError EFBIG if they are more than a message can hold."""
         if entry.type == VAL:
             return entry.value()
         blobs, room = [], _LARGEST_VALUE
@@ -83,7 +83,7 @@ class Tree:
         return b"".join(blobs)
 
     def resolved(self, entry: TreeObject) -> TreeObject:
-        """The val that a valref stands for, anything else as it is."""
+        """The val that a valref stands for; anything else as it is."""
         return treeobj.val(self.value(entry)) if entry.type == VALREF else entry
 
     def _remember(self, ref: str, directory: TreeObject) -> None:

@@ -1,4 +1,4 @@
-"""Following one key (flux-core's kvs-watch.c): what is told of it, and when that ends."""
+"""Watch one key (flux-core's modules/kvs-watch/kvs-watch.c): what a watcher gets, and when that ends."""
 
 from __future__ import annotations
 
@@ -14,14 +14,13 @@ from pytest_flux.protocol.treeobj import DIR, DIRREF, VAL, VALREF, TreeObject
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from pytest_flux.broker.kvs.lookup import Lookup
-    from pytest_flux.broker.kvs.namespace import Credentials
+    from pytest_flux.broker.kvs.lookup import Credentials, Lookup
 
 _MODIFIERS = lookup.WATCH_FULL | lookup.WATCH_UNIQ | lookup.WATCH_APPEND | lookup.WATCH_INITIAL_SENTINEL
 
 
 def check_flags(flags: int, *, is_streaming: bool) -> None:
-    """FluxError, with Flux's words, where flags of a watch contradict each other or the request."""
+    """FluxError, in Flux's words, if flags of a watch contradict each other or the request."""
     watch, stream = flags & lookup.WATCH, flags & lookup.STREAM
     if watch and not is_streaming:
         raise FluxError(errno.EPROTO, "KVS watch request rejected without streaming RPC flag")
@@ -38,9 +37,9 @@ def check_flags(flags: int, *, is_streaming: bool) -> None:
 class Watch:
     """One watcher.
 
-    ``tell`` gets each value, None for the mark after the initial ones; ``end`` gets the error that is the last word,
-    or None when there is simply no more to come. Of what is told part by part, the rest waits where it is while
-    ``is_open`` says no, until the store is asked to resume; ``first`` is the number of the part to begin with.
+    ``tell`` gets each value, and None as the mark after the initial ones. ``end`` gets the error that ends the watch,
+    or None if there is no more to come. A value that is told part by part pauses while ``is_open`` returns False,
+    until ``resume``. ``first`` is the number of the part to begin with.
     """
 
     __slots__ = (
@@ -82,23 +81,23 @@ class Watch:
 
     @property
     def is_full(self) -> bool:
-        """Whether every commit is looked at, for what reaches the key another way."""
+        """Whether every commit is looked at, because it may change the key through a link or a parent."""
         return bool(self._flags & lookup.WATCH_FULL)
 
     @property
     def waits(self) -> bool:
-        """Whether it is no error that there is nothing yet."""
+        """Whether the key may be missing: it need not exist yet."""
         return bool(self._flags & lookup.WAITCREATE) and not self._told
 
     def look(self, where: Lookup, owner: int, sequence: int) -> None:
-        """The root is new, or this watcher is: tell what there is to tell."""
+        """Look at a root, which is new, or new to this watcher."""
         if sequence <= self._seen:
             return
         self._seen = sequence
         self._check(where, owner, again=False)
 
     def resume(self, where: Lookup, owner: int) -> None:
-        """Go on telling: ``is_open`` says yes again."""
+        """Go on: ``is_open`` returns True again."""
         if not self.finished:
             self._check(where, owner, again=True)
 
@@ -110,7 +109,7 @@ class Watch:
             self.fail(error)
 
     def fail(self, error: FluxError | None) -> None:
-        """That was all."""
+        """End the watch."""
         if not self.finished:
             self.finished = True
             self._end(error)
@@ -136,7 +135,7 @@ class Watch:
             self._flags &= ~lookup.WATCH_INITIAL_SENTINEL
             self._tell(None)
         if self._told and not flags & lookup.WATCH:
-            # flux-core answers a request for a stream until ENODATA, and one for a creation once.
+            # flux-core answers a request for a stream until ENODATA, and one that waits for a creation once.
             self.fail(FluxError(errno.ENODATA) if flags & lookup.STREAM else None)
 
     def _say(self, value: TreeObject) -> None:
@@ -165,3 +164,44 @@ class Watch:
             )
             errnum = errno.EISDIR if found.type in (DIR, DIRREF) else errno.EINVAL
             raise FluxError(errnum, f"{found.type} {text}")
+
+
+class Watchers:
+    """The watchers of a namespace, found by the keys that a commit names."""
+
+    __slots__ = ("_any", "_by_key")
+
+    def __init__(self) -> None:
+        self._any: dict[Watch, None] = {}
+        self._by_key: dict[str, dict[Watch, None]] = {}
+
+    def add(self, watch: Watch) -> None:
+        """Add a watcher."""
+        group = self._any if watch.is_full else self._by_key.setdefault(watch.key, {})
+        group[watch] = None
+
+    def remove(self, watch: Watch) -> None:
+        """Remove a watcher, if it is there."""
+        group = self._any if watch.is_full else self._by_key.get(watch.key)
+        if group is not None and watch in group:
+            del group[watch]
+            if not group and not watch.is_full:
+                del self._by_key[watch.key]
+
+    def all(self) -> list[Watch]:
+        """Every watcher."""
+        return [*self._any, *(watch for group in self._by_key.values() for watch in group)]
+
+    def of(self, keys: dict[str, None]) -> list[Watch]:
+        """The watchers that a commit to ``keys`` concerns."""
+        found = list(self._any)
+        if self._by_key:
+            if len(keys) <= len(self._by_key):
+                groups = [self._by_key[key] for key in keys if key in self._by_key]
+            else:
+                groups = [group for key, group in self._by_key.items() if key in keys]
+            found += [watch for group in groups for watch in group]
+        return found
+
+    def __len__(self) -> int:
+        return len(self._any) + sum(map(len, self._by_key.values()))

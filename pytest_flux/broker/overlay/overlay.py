@@ -1,7 +1,33 @@
-"""The tree of brokers: links to parent and children, their status, and what is lost when one goes.
+"""The overlay network (TBON): links to parent and children, their status, and the clean-up when one is lost.
 
-Embedded brokers live on one host and talk over UNIX sockets in the rundir, one per broker that has children. The
-kernel vouches that a peer is the same user. Frames and messages are those of the local socket.
+Sockets
+-------
+
+flux-core connects its brokers with ZeroMQ over TCP, with CURVE keys, or over ``ipc://`` on one host. Embedded brokers
+always run on one host, so a link is a UNIX stream socket: each broker that has children listens on one in the rundir
+(``ipc://RUNDIR/tbon-RANK``). The kernel then authenticates the peer's user, reports the end of a peer at once, and
+applies back-pressure; no library and no key exchange is needed. The frames are those of the local socket (RFC 3 in
+the framing of connector-local), and the requests between neighbours are flux-core's: ``overlay.hello``,
+``overlay.goodbye``, and control messages for heartbeat, status and disconnect (src/broker/overlay.c).
+
+What a link promises
+--------------------
+
+* Messages arrive in order and unchanged, or the link is lost. Nothing is resent.
+* Every request that was sent over a link gets an answer. :class:`Peer` remembers the header of each pending request;
+  when the link is lost, the broker itself answers them with EHOSTUNREACH.
+* Credentials survive, except ROLE_LOCAL, which only the broker of the client itself may grant.
+
+How a loss is noticed
+---------------------
+
+A broker that ends closes its socket: both neighbours notice at once. A broker that stops (SIGSTOP, a blocked disk)
+keeps its socket, so each broker sends heartbeats when it has nothing else to send, and a parent marks a silent child
+torpid (see torpid.py) but does not drop it: it may continue. A child that lost its parent cannot reconnect, as in
+flux-core: it shuts down (``state_machine.lose_parent``). A parent that lost a child marks the subtree lost, drops it
+from all groups, and goes on.
+
+Status travels up: a broker combines the states of its children to that of its subtree and reports each change.
 """
 
 from __future__ import annotations
@@ -50,11 +76,11 @@ if TYPE_CHECKING:
 
 
 class Overlay:
-    """Both ends of the tree's links at one broker. ``on_change`` is told of every change of a child's status.
+    """The links of one broker to its neighbours. ``on_change`` callbacks get a child whose status has changed.
 
-    ``on_congestion`` is told True when the parent takes less than it is sent, and nobody should make that more; False
-    when it has caught up. Our own children wait meanwhile, so what is on its way to rank 0 fills no broker's memory.
-    Downwards nobody waits: a child that is stopped must not keep its siblings from hearing.
+    ``on_congestion`` callbacks get True when the parent reads less than it is sent, so that nobody should send it
+    more, and False when it has caught up. Our own children are paused meanwhile, so messages on their way to rank 0
+    fill no broker's memory. Downwards nobody waits: a child that is stopped must not block its siblings.
     """
 
     def __init__(
@@ -87,7 +113,7 @@ class Overlay:
         self._parted: Callable[[], None] | None = None
 
     def bind(self, uri: str) -> None:
-        """Listen for children at an ``ipc://`` URI. OSError where the socket cannot be bound."""
+        """Listen for children at an ``ipc://`` URI. OSError if the socket cannot be bound."""
         self._server = UsockServer(self._reactor, uri.removeprefix(IPC), self._receive, self._disconnected)
         self.log(LOG_DEBUG, f"listening on {uri}")
 
@@ -109,7 +135,7 @@ class Overlay:
         )
 
     def lose_parent(self) -> None:
-        """The parent is gone, or cannot be reached: this broker cannot stay."""
+        """The parent is lost or cannot be reached: this broker must end."""
         link, self.parent = self.parent, None
         if link is None:
             return
@@ -122,7 +148,7 @@ class Overlay:
             self._parent_lost()
 
     def part(self, parted: Callable[[], None]) -> None:
-        """Take leave of the parent, then call ``parted``."""
+        """Say goodbye to the parent, then call ``parted``."""
         if self.parent is None or self.parent.peer is None:
             self._reactor.call_soon(parted)
         else:
@@ -130,7 +156,7 @@ class Overlay:
             self.parent.part()
 
     def congest(self, congested: bool) -> None:
-        """The parent does not take what we send; or does again."""
+        """The parent stops reading, or reads again."""
         for child in self.children.values():
             if child.connection is not None:
                 child.connection.pause(congested)
@@ -216,7 +242,7 @@ class Overlay:
             self.drop(self.children[rank], LOST, "lost connection")
 
     def log_lost(self, child: Child, why: str) -> None:
-        """Say that a child and its subtree are gone."""
+        """Log that a child and its subtree are lost."""
         count = self._router.topology.descendant_count(child.rank)
         also = f" and severed contact with {count} other nodes" if count else ""
         self.log(LOG_ERR, f"{self._attributes.host_of(child.rank)} (rank {child.rank}) {why}{also}")
@@ -255,7 +281,7 @@ class Overlay:
     # -- status
 
     def set_status(self, child: Child, status: int) -> None:
-        """Take over a child's status; tell the parent when that changes ours."""
+        """Take over a child's status; report to the parent if that changes ours."""
         if child.status == status:
             return
         child.status, child.since = status, self._clock.monotonic()

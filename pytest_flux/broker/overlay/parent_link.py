@@ -38,10 +38,10 @@ _RETRY = 0.05
 
 
 class ParentLink:
-    """From the first attempt to connect to the loss of the parent, which ``lost`` is told once.
+    """The link from the first attempt to connect to the loss of the parent, when ``lost`` is called once.
 
-    FluxError for an endpoint that is none of a broker on this host. ``connected`` is called when the parent has
-    accepted us; until then ``peer`` is None.
+    FluxError for an endpoint that is not a UNIX socket. ``connected`` is called when the parent has accepted us;
+    until then ``peer`` is None.
     """
 
     def __init__(
@@ -135,7 +135,7 @@ class ParentLink:
         self._is_congested = False
         self._tree.congest(False)
 
-    # -- what the parent sends
+    # -- from the parent
 
     def _receive(self, data: bytes) -> None:
         if not self._greeted:
@@ -182,11 +182,11 @@ class ParentLink:
         self.peer = Peer(self.rank, uuid, self._transmit, self._tree.tracers, self._clock)
         self._tree.log(LOG_DEBUG, f"hello parent {self.rank} {uuid}")
         if self._told != self._tree.status:
-            # Children have come while the answer was on its way.
+            # Children have connected while the answer was on its way.
             self.tell_status(self._tree.status)
         self._connected()
 
-    # -- what it is told
+    # -- to the parent
 
     def control(self, kind: int, status: int = 0) -> None:
         """Send a control message, if the parent has accepted us."""
@@ -194,11 +194,11 @@ class ParentLink:
             self.peer.send(Message(CONTROL, aux1=kind, aux2=status, userid=os.getuid(), rolemask=ROLE_OWNER))
 
     def tell_status(self, status: int) -> None:
-        """Our subtree's status has changed."""
+        """Report a change of our subtree's status."""
         self.control(STATUS_CHANGE, status)
 
     def beat(self, torpid_min: float) -> None:
-        """Say that we are alive if nothing else was said for ``torpid_min`` seconds."""
+        """Send a heartbeat if nothing else was sent for ``torpid_min`` seconds."""
         if self.peer is not None and self._clock.monotonic() - self.peer.sent_at > torpid_min:
             self.control(HEARTBEAT)
 
@@ -218,7 +218,7 @@ class ParentLink:
         self._lost()
 
     def close(self) -> None:
-        """Hang up, once everything is sent."""
+        """Close the connection, once everything is sent."""
         self._is_closed = True
         if self._stream is not None:
             self._stream.close(flush=True)

@@ -1,4 +1,4 @@
-"""Neighbours in the tree of brokers, and what is known of the subtrees below."""
+"""Neighbours in the tree of brokers, and the status of the subtrees below."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _Key = tuple[tuple[str, ...], int]
 
 
 class Peer:
-    """A connected neighbour. Requests sent to it are remembered, to be refused if it goes before it answers."""
+    """A connected neighbour. Requests sent to it are remembered, to refuse them if it disconnects."""
 
     __slots__ = ("_clock", "_pending", "_transmit", "rank", "sent_at", "tracers", "uuid")
 
@@ -61,14 +61,14 @@ class Peer:
             header.payload = None
             self._pending[routes, request.matchtag] = header
         elif method == "disconnect":
-            # The client is gone: nothing that it has asked of this service will be answered.
+            # The client has disconnected: none of its requests to this service will be answered.
             prefix = service + "."
             for key in [key for key in self._pending if key[0] == routes]:
                 if (self._pending[key].topic or "").startswith(prefix):
                     del self._pending[key]
 
     def settle(self, response: Message) -> None:
-        """A response has come: the request is pending no more, unless it streams on."""
+        """Forget the request of a response, unless more responses follow."""
         if response.errnum or not response.is_streaming:
             self._pending.pop((tuple(response.routes or ()), response.matchtag), None)
 
@@ -78,13 +78,13 @@ class Peer:
         return len(self._pending)
 
     def abandon(self) -> list[Message]:
-        """The requests that will not be answered any more."""
+        """Take the requests that will never be answered."""
         pending, self._pending = list(self._pending.values()), {}
         return pending
 
 
 class Child:
-    """What is known of one child and the subtree below it. ``error`` says why it is offline, if it was not before."""
+    """One child and the subtree below it. ``error`` says why it went offline."""
 
     __slots__ = ("connection", "error", "heard_at", "is_torpid", "peer", "rank", "since", "status")
 
@@ -100,7 +100,7 @@ class Child:
 
     @property
     def is_online(self) -> bool:
-        """Whether there is anybody to talk to."""
+        """Whether it can be talked to."""
         return self.status not in (LOST, OFFLINE)
 
 
@@ -116,10 +116,10 @@ def subtree_status(children: list[Child]) -> int:
 
 
 def check_hello(hello: dict[str, Any], children: dict[int, Child], rank: int, version: str) -> tuple[Child, str, int]:
-    """Who introduces itself to the broker ``rank``: a child, its uuid and the status of its subtree.
+    """Check the ``overlay.hello`` of a child of broker ``rank``: the child, its uuid and the status of its subtree.
 
-    FluxError EINVAL, in Flux's words, for one that is not to be admitted; KeyError, TypeError or ValueError for no
-    proper introduction.
+    FluxError EINVAL, in Flux's words, if it must not be admitted; KeyError, TypeError or ValueError for a malformed
+    request.
     """
     peer, theirs = int(hello["rank"]), hello["version"]
     if peer not in children:

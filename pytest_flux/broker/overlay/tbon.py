@@ -1,4 +1,4 @@
-"""What the tree of brokers is to be like: ``tbon.*`` attributes, before the table ``[tbon]``, before defaults."""
+"""The settings of the tree of brokers: ``tbon.*`` attributes, else the table ``[tbon]``, else defaults."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def configure(attributes: Attributes, config: dict[str, Any]) -> None:
 
 
 def check_torpid(attributes: Attributes, config: dict[str, Any]) -> dict[str, str]:
-    """The attributes that a changed configuration changes. FluxError EINVAL where they do not go together."""
+    """The attributes that a changed configuration changes. FluxError EINVAL if they contradict each other."""
     table, changes = _table(config), {}
     for name in ("torpid_min", "torpid_max"):
         if name in table:
@@ -59,7 +59,7 @@ def check_torpid(attributes: Attributes, config: dict[str, Any]) -> dict[str, st
 
 
 def topology(attributes: Attributes, boot: Boot) -> Topology:
-    """The tree of this instance. ValueError, in Flux's words, where there is none of that name."""
+    """The tree of this instance. ValueError, in Flux's words, for an unknown name."""
     uri = attributes.get("tbon.topo") or ""
     try:
         return Topology(uri, boot.size, custom_parents(boot.hosts) if boot.hosts else None)
@@ -68,7 +68,7 @@ def topology(attributes: Attributes, boot: Boot) -> Topology:
 
 
 def endpoint(boot: Boot, rank: int, rundir: str) -> str:
-    """Where children are to connect: what the configuration says, or a socket in the rundir. FluxError if not IPC."""
+    """The URI that children connect to: the configured one, or a socket in the rundir. FluxError if not ipc."""
     uri = boot.hosts[rank].get("bind") if boot.hosts else None
     if uri is None:
         return f"{IPC}{rundir}/tbon-{rank}"

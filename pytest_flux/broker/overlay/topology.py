@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 # Where flux-core parses K: strtoul() takes leading white space and a plus sign.
 _COUNT = re.compile(r"[ \t\n\v\f\r]*\+?([0-9]+)", re.ASCII)
 
-# mincrit without K: no rank of the middle level shall have more children than this, if that can be.
+# mincrit without K: the number of children that a rank of the middle level should not exceed.
 _MINCRIT_FANOUT = 1024
 
 
@@ -28,11 +28,11 @@ class Topology:
     """A tree of ``size`` ranks, by default as ``uri`` (the value of ``tbon.topo``) says.
 
     ``parents`` gives the parent of each rank for the scheme ``custom`` (see :func:`custom_parents`), which
-    without it is flat; other schemes take no notice of it. Raises ValueError, in Flux's words, for a bad
-    ``uri`` or size, and for parents that make no tree.
+    is flat without it; other schemes ignore it. Raises ValueError, in Flux's words, for a bad ``uri`` or size, and
+    for parents that do not form a tree.
 
-    A route is found in time logarithmic in the number of children; the rest is looked up. Ranks that do not
-    exist raise ValueError, except where said.
+    Finding a route takes time logarithmic in the number of children; everything else is looked up. Ranks that do not
+    exist raise ValueError, unless a method says otherwise.
     """
 
     __slots__ = (
@@ -110,9 +110,9 @@ class Topology:
         return sorted({0, *self._children})
 
     def next_hop(self, here: int, target: int) -> int | None:
-        """The rank to which ``here`` forwards what is for ``target``: one of its children or its parent.
+        """The rank to which ``here`` forwards messages for ``target``: one of its children or its parent.
 
-        None if ``target`` is ``here``, or no rank of this tree.
+        None if ``target`` is ``here``, or not a rank of this tree.
         """
         self._check(here)
         if not 0 <= target < self.size or target == here:
@@ -127,7 +127,7 @@ class Topology:
         self._check(rank)
         place = self._places[rank]
         trees: dict[int, dict[str, Any]] = {}
-        # Not recursive: the tree of kary:1 is as deep as it has ranks.
+        # Not recursive: the tree of kary:1 is as deep as the number of its ranks.
         for member in self._order[place : place + self._subtree[rank]]:
             trees[member] = {"rank": member, "size": self._subtree[member], "children": []}
             if member != rank:
@@ -142,7 +142,7 @@ class Topology:
 def custom_parents(hosts: Sequence[Mapping[str, Any]]) -> list[int]:
     """The parents for the scheme ``custom``: hosts in the order of ranks, ``{host, parent?, ...}`` each.
 
-    Raises ValueError, in Flux's words, for a parent that is no host, that closes a cycle, or that rank 0 has.
+    Raises ValueError, in Flux's words, for a parent that is not a host or closes a cycle, and for a parent of rank 0.
     """
     ranks: dict[str, int] = {}
     for rank, host in enumerate(hosts):

@@ -1,6 +1,6 @@
-"""Brokers that do not answer: each says from time to time that it is alive, and its parent notices if it does not.
+"""Find brokers that do not respond: each sends heartbeats to its parent, which notices their absence.
 
-flux-core has the heartbeat event as its clock, where that module is loaded, and otherwise looks every five seconds.
+flux-core checks at each heartbeat event if that module is loaded, and every five seconds otherwise.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _LONGEST, _SHORTEST = 5.0, 0.1
 
 
 class TorpidWatch:
-    """Beats towards the parent, and looks after the children, until the reactor ends."""
+    """Sends heartbeats to the parent and checks the children, until the reactor ends."""
 
     def __init__(self, overlay: Overlay, reactor: Reactor, attributes: Attributes) -> None:
         self._overlay = overlay

@@ -1,4 +1,4 @@
-"""What `overlay.trace` tells of the messages that pass between a broker and its neighbours."""
+"""The stream of `overlay.trace`: the messages that pass between a broker and its neighbours."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _CONTROLS = {HEARTBEAT: "heartbeat", STATUS_CHANGE: "status", DISCONNECT: "disco
 
 
 class Tracer:
-    """Answers a request, ``{typemask, topic_glob, nodeid, full?}``, for each message that fits. See ``Tracers``."""
+    """Answers a request, ``{typemask, topic_glob, nodeid, full?}``, for each message that matches."""
 
     def __init__(self, request: Request, clock: Clock) -> None:
         self._request = request
@@ -23,8 +23,8 @@ class Tracer:
         self._full = request.field("full", bool, False)
 
     def __call__(self, prefix: str, rank: int, message: Message) -> None:
-        """Tell of a message."""
-        # What tells of messages is not told of, or there would be no end of it.
+        """Report a message."""
+        # Messages of a trace are not traced, or it would never end.
         if message.topic == self._request.topic or not self._fits(rank, message):
             return
         errnum = message.errnum if message.type == RESPONSE else 0

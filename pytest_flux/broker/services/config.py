@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class ConfigService(Service):
-    """Reads and replaces ``config``, the one object that every part has, once all ``services`` agree."""
+    """Reads ``config``, the one object that every part has, and replaces its contents if all ``services`` agree."""
 
     name = "config"
 
@@ -69,7 +69,7 @@ class ConfigService(Service):
         return "sync-success"
 
     def _take(self, config: dict[str, Any]) -> None:
-        """Have every service agree, then replace the configuration, and tell who follows it."""
+        """Replace the configuration, once every service has agreed, and send it to those who follow it."""
         for service in self._services():
             try:
                 service.configure(config)
@@ -83,7 +83,7 @@ class ConfigService(Service):
 
     @method("get", roles=ALL)
     def get(self, request: Request) -> Answer | _Later:
-        """→ the whole object, ``{}`` where nothing is configured; streaming: again at each change."""
+        """→ the whole object, ``{}`` if nothing is configured; streaming: again at each change."""
         if not request.message.is_streaming:
             return self._config
         request.respond(self._config)
@@ -95,7 +95,7 @@ class ConfigService(Service):
 
     @method("load")
     def load(self, request: Request) -> Answer:
-        """``{...}``: a new object. EINVAL where a service refuses it."""
+        """``{...}``: a new object. EINVAL if a service refuses it."""
         config = request.json()
         self._require_rank_0()
         if config != self._config:

@@ -1,4 +1,4 @@
-"""`event`: publishing by request; subscribing is answered where the client is connected."""
+"""`event`: publish by request (RFC 3). The connector answers subscriptions (see pytest_flux.broker.local)."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pytest_flux.protocol.message import EVENT, FLAG_PRIVATE, Message
 
 
 class EventService(Service):
-    """Publishes on rank 0, where events get their numbers."""
+    """Publishes on rank 0, which numbers events."""
 
     name = "event"
     is_module = False

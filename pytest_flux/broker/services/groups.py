@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class GroupsService(Service):
-    """Every broker joins and leaves for itself, through one client at a time; rank 0 knows the members of all."""
+    """Every broker joins and leaves for itself, through one client at a time; rank 0 knows all members."""
 
     name = "groups"
 
@@ -28,7 +28,7 @@ class GroupsService(Service):
         self._members: dict[str, set[int]] = {}
         self._watchers: list[tuple[str, Callable[[str], None]]] = []
 
-    # -- the broker's own use
+    # -- for the broker itself
 
     def join(self, name: str, done: Callable[[Message], None]) -> None:
         """Put this broker into a group."""
@@ -44,11 +44,11 @@ class GroupsService(Service):
         return encode_idset(self._members.get(name, ()))
 
     def lose(self, ranks: str) -> None:
-        """Brokers are gone: they leave every group."""
+        """Remove lost brokers from every group."""
         self.router.rpc("groups.update", {"leave": ranks}, nodeid=0)
 
     def set_torpid(self, rank: int, *, is_torpid: bool) -> None:
-        """A child is unresponsive, or it is not any more."""
+        """A child has become unresponsive, or responsive again."""
         if is_torpid != (rank in self._torpid):
             self._torpid ^= {rank}
             change = {"join" if is_torpid else "leave": str(rank), "name": "broker.torpid"}
@@ -132,7 +132,7 @@ class GroupsService(Service):
 
     @method("disconnect", roles=ALL)
     def disconnect(self, request: Request) -> Answer:
-        """A client is gone: it watches no more, and this broker leaves what it has joined for the client."""
+        """A client has disconnected: drop its watches, and leave the groups that this broker joined for it."""
         for name in [name for name, sender in self._joined.items() if sender == request.sender]:
             del self._joined[name]
             change = {"leave": str(self.router.rank), "name": name}

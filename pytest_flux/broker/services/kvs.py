@@ -1,4 +1,7 @@
-"""`kvs`: the key-value store by request (flux-core's modules/kvs)."""
+"""`kvs` and `kvs-watch`: the key-value store by request (flux-core's modules/kvs and modules/kvs-watch).
+
+Rank 0 has the store; the other ranks relay.
+"""
 
 from __future__ import annotations
 
@@ -6,11 +9,14 @@ import errno
 from itertools import count
 from typing import TYPE_CHECKING, Any
 
-from pytest_flux.broker.kvs.lookup import Lookup
-from pytest_flux.broker.kvs.namespace import Credentials, Waiter
+from pytest_flux.broker.flow import WIDE, Flow
+from pytest_flux.broker.kvs.lookup import Credentials, Lookup
+from pytest_flux.broker.kvs.namespace import Waiter
 from pytest_flux.broker.kvs.transaction import SYNC, Op, Transaction, decode_op
+from pytest_flux.broker.kvs.watch import Watch, check_flags
 from pytest_flux.broker.service import ALL, LATER, Answer, Request, Service, _Later, method
 from pytest_flux.protocol.errors import FluxError, ProtocolError
+from pytest_flux.protocol.message import FLAG_UPSTREAM, USERID_UNKNOWN, Message
 from pytest_flux.protocol.treeobj import DIR, DIRREF, VAL, TreeObject, decode_treeobj
 
 if TYPE_CHECKING:
@@ -18,7 +24,8 @@ if TYPE_CHECKING:
     from pytest_flux.broker.log import BrokerLog
     from pytest_flux.broker.router import Router
 
-_USERID_UNKNOWN = 0xFFFFFFFF
+# Methods that a service answers itself, on every rank.
+_OWN = frozenset(("ping", "rusage", "debug", "config-reload", "stats-clear"))
 
 
 def credentials_of(request: Request) -> Credentials:
@@ -54,7 +61,7 @@ class KvsService(Service):
 
     @method("lookup-plus", roles=ALL)
     def lookup_plus(self, request: Request) -> Answer | bytes:
-        """The same → ``{val, rootseq, rootref}``, or ``{errno, rootseq, rootref}`` where there is nothing."""
+        """The same → ``{val, rootseq, rootref}``, or ``{errno, rootseq, rootref}`` if there is nothing."""
         value, sequence, ref = self._look_up(request)
         if value is None:
             return {"errno": errno.ENOENT, "rootseq": sequence, "rootref": ref}
@@ -95,7 +102,7 @@ class KvsService(Service):
 
     @method("wait-version", roles=ALL)
     def wait_version(self, request: Request) -> Answer | _Later:
-        """``{rootseq, namespace}`` → ``{rootseq, rootref}``, once it is that far."""
+        """``{rootseq, namespace}`` → ``{rootseq, rootref}``, once the namespace has that version."""
         sequence, name = request.field("rootseq", int), request.field("namespace", str)
         namespace = self._kvs.namespace(name, credentials_of(request))
 
@@ -116,7 +123,7 @@ class KvsService(Service):
         return self.hold(request)
 
     def abandoned(self, request: Request) -> None:
-        """Who has waited for a version does so no longer."""
+        """Forget who waits for a version."""
         name, waiter = self._waiters.pop(request)
         namespace = self._kvs.namespace(name)
         namespace.waiters = [other for other in namespace.waiters if other is not waiter]
@@ -130,14 +137,14 @@ class KvsService(Service):
         values = request.json().get("ops")
         if values is None:
             raise ProtocolError("'ops' is missing", request.topic)
-        # flux-core takes anything for a list; what is none has no elements.
+        # As in flux-core, anything but a list counts as an empty list.
         ops = [decode_op(value) for value in values] if isinstance(values, list) else []
         if not request.is_owner:
             for op in ops:
                 _check_guest(op)
         self._kvs.namespace(name, credentials_of(request))
         if not flags & SYNC:
-            # flux-core accepts what it may never be able to write. With SYNC it is tried, now.
+            # flux-core accepts commits that it may never be able to write. A commit with SYNC tries to write, now.
             self._kvs.content.check()
 
         def done(error: FluxError | None, ref: str, sequence: int) -> None:
@@ -157,7 +164,7 @@ class KvsService(Service):
         """``{namespace, rootref, owner, flags}`` → empty. The owner may be unknown: then it is the instance's."""
         name, rootref = request.field("namespace", str), request.field("rootref", str)
         owner, flags = request.field("owner", int), request.field("flags", int)
-        unknown = owner in (-1, _USERID_UNKNOWN)
+        unknown = owner in (-1, USERID_UNKNOWN)
         self._kvs.create_namespace(name, owner=None if unknown else owner, rootref=rootref, flags=flags)
         return None
 
@@ -175,7 +182,7 @@ class KvsService(Service):
 
     @method("stats-get", roles=ALL)
     def stats_get(self, request: Request) -> Answer:
-        """→ numbers, in flux-core's places; zero for those that have no meaning here."""
+        """→ numbers, in flux-core's places; zero for those without a meaning here."""
         none: dict[str, Any] = {"count": 0, "min": 0, "mean": 0.0, "stddev": 0.0, "max": 0}
         content = self._kvs.content
         return {
@@ -213,9 +220,108 @@ def _root_of(rootdir: object) -> str:
 
 
 def _check_guest(op: Op) -> None:
-    """Guests may store values, not refer to what may not be theirs."""
+    """Guests may store values, but not references, which may lead to data of others."""
     entry = op.entry
     if entry is None or entry.type == VAL or (entry.type == DIR and not entry.data):
         return
     what = "non-empty dir" if entry.type == DIR else entry.type
     raise FluxError(errno.EPERM, f"guests may not commit {what} objects")
+
+
+class KvsWatchService(Service):
+    """On rank 0."""
+
+    name = "kvs-watch"
+
+    def __init__(self, router: Router, log: BrokerLog, kvs: Kvs) -> None:
+        super().__init__(router, log)
+        self._kvs = kvs
+        self._watches: dict[Request, tuple[str, Watch]] = {}
+        self._flows: dict[Request, Flow] = {}
+
+    @method("lookup", roles=ALL)
+    def lookup(self, request: Request) -> _Later:
+        """``{namespace, key, flags}`` → ``{val}``, again and again if the flags say so."""
+        namespace, key = request.field("namespace", str), request.field("key", str)
+        flags = request.field("flags", int)
+        check_flags(flags, is_streaming=request.message.is_streaming)
+
+        def tell(value: TreeObject | None) -> None:
+            if value is None:
+                request.respond()
+            else:
+                flow.send(encode_value(value))
+
+        def end(error: FluxError | None) -> None:
+            self._watches.pop(request, None)
+            self._flows.pop(request, None)
+            self.release(request)
+            if error is not None:
+                request.error(error.errnum, error.text)
+
+        flow = self._flows[request] = Flow(request, lambda: self._kvs.resume_watch(namespace, watch), WIDE)
+        watch = Watch(key, flags, credentials_of(request), tell, end, is_open=lambda: flow.is_open)
+        self._watches[request] = namespace, watch
+        self.hold(request)
+        self._kvs.add_watch(namespace, watch)
+        return LATER
+
+    @method("credit")
+    def credit(self, request: Request) -> Answer:
+        """``{matchtag, size}``: the client of that request has read ``size`` bytes; never answered."""
+        for flow in list(self._flows.values()):
+            flow.credit(request)
+        return None
+
+    def abandoned(self, request: Request) -> None:
+        """Forget the watcher of a client that has disconnected or cancelled."""
+        self._flows.pop(request, None)
+        namespace, watch = self._watches.pop(request)
+        self._kvs.unwatch(namespace, watch)
+
+    @method("stats-get", roles=ALL)
+    def stats_get(self, request: Request) -> Answer:
+        """→ namespaces and the numbers of their watchers."""
+        known = {each.name: each for each in self._kvs.namespaces()}
+        namespaces: dict[str, dict[str, object]] = {}
+        for name, _ in self._watches.values():
+            if name not in namespaces:
+                owner, sequence, ref = -1, -1, "(null)"
+                if name in known:
+                    owner, sequence, ref = known[name].owner, known[name].sequence, known[name].ref
+                namespaces[name] = {"owner": owner, "rootseq": sequence, "rootref": ref, "watchers": 0}
+            namespaces[name]["watchers"] = sum(name == other for other, _ in self._watches.values())
+        return {
+            "watchers": len(self._watches),
+            "namespace-count": len(namespaces),
+            "namespaces": namespaces,
+        }
+
+
+class RelayService(Service):
+    """Passes requests on towards rank 0, even those that address this rank.
+
+    flux-core caches the tree on every rank, which saves the way. On one machine the way is short, and a client that
+    reads from the one store never reads old data. Disconnects of clients go to rank 0 the same way.
+    """
+
+    def receive(self, message: Message) -> None:
+        """Answer, or pass on."""
+        if (message.topic or "").partition(".")[2] in _OWN:
+            super().receive(message)
+            return
+        message.aux1 = self.router.rank
+        message.flags |= FLAG_UPSTREAM
+        self.router.request(message)
+
+
+class KvsRelayService(RelayService):
+    """`kvs` on the other ranks."""
+
+    name = "kvs"
+
+
+class KvsWatchRelayService(RelayService):
+    """`kvs-watch` on the other ranks."""
+
+    name = "kvs-watch"

@@ -1,4 +1,4 @@
-"""`log`: appending to the ring of this broker, and reading it."""
+"""`log`: append to the ring of this broker, and read it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pytest_flux.protocol.errors import FluxError
 
 
 class LogService(Service):
-    """The ring and those who follow it."""
+    """The ring of this broker and its followers."""
 
     name = "log"
     is_module = False
@@ -53,6 +53,6 @@ class LogService(Service):
         return None
 
     def appended(self, line: bytes) -> None:
-        """A new line is in the ring: to the followers."""
+        """Send a new line of the ring to the followers."""
         for request in list(self.held):
             request.respond(line + b"\0")

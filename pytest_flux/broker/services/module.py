@@ -1,4 +1,4 @@
-"""`module`: what stands for flux-core's broker modules. An embedded broker has them built in; none can be loaded."""
+"""`module`: the services that are modules in flux-core. They are built in; modules cannot be loaded."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from pytest_flux.broker.log import BrokerLog
     from pytest_flux.broker.router import Router
-    from pytest_flux.broker.services.lazy import LazyService
+    from pytest_flux.broker.service import LazyService
 
 _RUNNING = 1
 
@@ -36,7 +36,7 @@ class ModuleService(Service):
         self._services = services
 
     def _names(self) -> dict[str, list[str]]:
-        """Modules, and what each serves."""
+        """Modules, and the services of each."""
         modules: dict[str, list[str]] = {}
         for service in self._services():
             if getattr(service, "is_module", True) and service.name not in _NO_MODULES:
@@ -55,7 +55,7 @@ class ModuleService(Service):
                     "path": "builtin",
                     "idle": 0,
                     "status": _RUNNING,
-                    # What clients have registered goes by way of the connector.
+                    # Services of clients are reached through the connector.
                     "services": [*services, *clients] if name == ConnectorService.name else services,
                     "sendqueue": 0,
                     "recvqueue": 0,
@@ -66,12 +66,12 @@ class ModuleService(Service):
 
     @method("remove")
     def remove(self, request: Request) -> Answer:
-        """``{name}``: ENOENT, or EPERM for what is built in."""
+        """``{name}``: ENOENT for an unknown module, EPERM for a built-in one."""
         raise FluxError(errno.EPERM if request.field("name", str) in self._names() else errno.ENOENT)
 
     @method("debug")
     def debug_module(self, request: Request) -> Answer:
-        """``{name, defer?}``: ENOENT for an unknown module; there are no queues to hold back here."""
+        """``{name, defer?}``: ENOENT for an unknown module; there are no queues to defer."""
         if request.field("name", str) not in self._names():
             raise FluxError(errno.ENOENT)
         return None
@@ -83,12 +83,12 @@ class ModuleService(Service):
 
 
 class ConnectorService(Service):
-    """`connector-local`: who may connect. The connections themselves are in :mod:`pytest_flux.broker.local`."""
+    """`connector-local`: who may connect. The connections are in :mod:`pytest_flux.broker.local`."""
 
     name = "connector-local"
 
     def configure(self, config: dict[str, object]) -> None:
-        """FluxError EINVAL for a table ``[access]`` that says what there is no such thing as (jansson's words)."""
+        """FluxError EINVAL for a table ``[access]`` with an unknown key or a wrong type (jansson's words)."""
         access = config.get("access", {})
         problem = ""
         if not isinstance(access, dict):

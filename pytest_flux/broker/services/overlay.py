@@ -1,4 +1,4 @@
-"""`overlay`: health and shape of the tree."""
+"""`overlay`: health and topology of the tree."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class OverlayService(Service):
         self._tracers: dict[Request, Tracer] = {}
 
     def configure(self, config: dict[str, Any]) -> None:
-        """How long a silent broker is believed to be alive can be changed at any time."""
+        """Take over ``torpid_min`` and ``torpid_max``, which may change at any time."""
         for name, value in tbon.check_torpid(self._attributes, config).items():
             self._attributes.set(name, value)
 
@@ -86,7 +86,7 @@ class OverlayService(Service):
 
     @method("trace")
     def trace(self, request: Request) -> _Later:
-        """``{typemask, topic_glob, nodeid, full?}`` → each message from or to a neighbour that fits."""
+        """``{typemask, topic_glob, nodeid, full?}`` → each matching message from or to a neighbour."""
         if not request.message.is_streaming:
             raise FluxError(errno.EPROTO)
         tracer = Tracer(request, self._clock)
@@ -95,7 +95,7 @@ class OverlayService(Service):
         return self.hold(request)
 
     def abandoned(self, request: Request) -> None:
-        """Who watched messages does no more."""
+        """End the trace of a client that has disconnected or cancelled."""
         tracer = self._tracers.pop(request, None)
         if tracer is not None:
             self._overlay.tracers.remove(tracer)
@@ -138,7 +138,7 @@ class OverlayService(Service):
         request.respond({"rank": child.rank, "status": STATUS[child.status], "torpid": child.is_torpid})
 
     def changed(self, child: Child) -> None:
-        """A child's status has changed: tell those who follow."""
+        """A child's status has changed: answer those who follow it."""
         for request in list(self.held):
             if request.topic == "overlay.health":
                 request.respond(self._health())

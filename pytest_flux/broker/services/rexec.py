@@ -1,4 +1,4 @@
-"""`rexec`: running processes at this broker (RFC 42), in the foreground of a client or in the background."""
+"""`rexec`: run processes at this broker (RFC 42), in the foreground of a client or in the background."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ class RexecService(Service):
             raise FluxError(errno.EINVAL, "stdio-fallthrough flag is not allowed in background mode")
         command = Command(value)
         if command.label and any(process.command.label == command.label for process in self._processes):
-            # flux-core forgets to set an error number here; this is what is left there.
+            # flux-core does not set an error number here; this is the one that clients see.
             raise FluxError(errno.EEXIST, "command label is not unique")
         if not command.cmdline:
             raise FluxError(errno.EPROTO, "command string is empty")
@@ -105,7 +105,7 @@ class RexecService(Service):
 
     @method("credit")
     def credit(self, request: Request) -> Answer:
-        """``{matchtag, size}``: the client of that request has taken so much of its output; never answered."""
+        """``{matchtag, size}``: the client of that request has read ``size`` bytes of output; never answered."""
         for process in self._processes:
             if process.flow is not None:
                 process.flow.credit(request)
@@ -138,7 +138,7 @@ class RexecService(Service):
 
     @method("kill")
     def kill(self, request: Request) -> Answer:
-        """``{pid, label?, signum}`` → empty; ESRCH where there is no such process."""
+        """``{pid, label?, signum}`` → empty; ESRCH if there is no such process."""
         pid, signum = request.field("pid", int), request.field("signum", int)
         label = request.field("label", str, None)
         if not self._runat.kill(pid if label is None else label, signum):
@@ -180,7 +180,7 @@ class RexecService(Service):
 
     @method("list")
     def list_processes(self, request: Request) -> Answer:
-        """→ ``{rank, procs: [{pid, cmd, label, state}]}``; what the broker runs in its own phases is among them."""
+        """→ ``{rank, procs: [{pid, cmd, label, state}]}``; this includes the programs of the broker's own phases."""
         procs = [
             {"pid": pid, "cmd": argv[0], "label": label, "state": "R"} for label, argv, pid in self._runat.running()
         ]
@@ -197,7 +197,7 @@ class RexecService(Service):
 
     @method("disconnect")
     def disconnect(self, request: Request) -> Answer:
-        """A client is gone: its foreground processes are killed."""
+        """Kill the foreground processes of a client that has disconnected."""
         for process in list(self._processes):
             if process.listener is not None and process.listener.sender == request.sender:
                 if not process.background and process.status is None:
@@ -225,7 +225,7 @@ class RexecService(Service):
             done()
 
     def shut_down(self, done: Callable[[], None]) -> None:
-        """Terminate what runs, then call ``done``; what has not ended after five seconds is left to ``destroy``."""
+        """Terminate all processes, then call ``done``, within five seconds; ``destroy`` kills the rest."""
         self._is_closing = True
         for process in list(self._processes):
             process.waitable = False
@@ -246,6 +246,6 @@ class RexecService(Service):
             done()
 
     def destroy(self) -> None:
-        """Kill whatever still runs: nothing outlives its broker."""
+        """Kill all remaining processes: none outlives its broker."""
         for process in self._processes:
             process.destroy()

@@ -1,4 +1,4 @@
-"""The quorum of an instance: how many brokers it takes to run, and which of them are online. Rank 0's business."""
+"""The quorum of an instance: how many brokers must be online for it to run, and which are. Used by rank 0."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 
 _GROUP = "broker.online"
 _QUIET = 5.0
-"""Seconds between two lines about who is online, while a large instance gathers."""
+"""Seconds between two log lines about the online ranks while a large instance starts."""
 
-# What C's strtoul takes: the number at the beginning, whatever follows.
+# As C's strtoul reads it: the number at the beginning; the rest is ignored.
 _NUMBER = re.compile(r"\s*\+?(\d+)")
 
 
@@ -32,7 +32,7 @@ def hosts(attributes: Attributes, ranks: Iterable[int]) -> str:
 
 
 class Quorum:
-    """Watches who is online. ValueError if ``broker.quorum`` is no number from 1 to the size."""
+    """Watches which ranks are online. ValueError if ``broker.quorum`` is not a number from 1 to the size."""
 
     def __init__(
         self,
@@ -71,7 +71,7 @@ class Quorum:
         return int(number[1])
 
     def gather(self) -> None:
-        """The state is quorum: wait for the brokers, and from time to time say who is missing."""
+        """Begin to wait for the brokers, and to warn about missing ones from time to time."""
         self._groups.watch(_GROUP, self._changed)
         self._arm()
 

@@ -1,4 +1,25 @@
-"""The life of a broker: events, and what is done on entering each state (flux-core's state_machine.c)."""
+"""The life of a broker: states, events, and the actions on entering each state (flux-core's state_machine.c).
+
+A broker starts (load-builtins, join, config-sync, init), waits for the others (quorum), runs (run), and ends in
+reverse (cleanup, shutdown, finalize, goodbye, unload-builtins, exit). States, their numbers and the names of events
+are flux-core's, because other brokers, clients and the log see them. The table of transitions is in states.py; this
+module holds the actions.
+
+Three decisions shape it:
+
+* Events are posted, never called. An action may post an event at once (rank 0 has no parent: ``parent-none``), or
+  when a program ends, a child leaves, a timer fires. Each event is handled in a round of the reactor by itself, so an
+  action always finishes before the next transition, and no action sees a half-entered state. An event that the
+  present state does not know is ignored, and logged: several sources may report the same cause.
+* Ranks keep in step by following, not by commands. A broker asks its parent for its state (``state-machine.monitor``)
+  and derives its own events from it: it joins when the parent reaches quorum, runs when the parent runs, shuts down
+  when the parent shuts down. A parent waits for its children only in the state shutdown. So an instance starts from
+  the root to the leaves and ends from the leaves to the root, and a lost parent looks like one that has failed.
+* Every wait has an end. Timers belong to a state and are cancelled when it is left. Cleanup, shutdown and goodbye
+  have time-outs; a deadly signal aborts the program of the present phase, and what it skips is never retried.
+
+The exit code is that of the first failure: a program's (rc1, rc2, cleanup, rc3), or 1 if the broker itself failed.
+"""
 
 from __future__ import annotations
 
@@ -38,9 +59,9 @@ _GOODBYE_TIMEOUT = 60.0
 
 
 class StateMachine:
-    """Events in, transitions out. Events are handled one by one from the loop, never within each other.
+    """Turns events into transitions. Events are handled one by one from the loop, never within each other.
 
-    ValueError, in Flux's words, where an attribute about a state has a bad value.
+    ValueError, in Flux's words, if an attribute about a state has a bad value.
     """
 
     def __init__(
@@ -82,7 +103,7 @@ class StateMachine:
 
     @property
     def admits_children(self) -> bool:
-        """Whether a child may still join: not once this broker is on its way down."""
+        """Whether a child may still join: not once this broker shuts down."""
         return NUMBER[self.state] < NUMBER["cleanup"]
 
     # -- events
@@ -103,11 +124,11 @@ class StateMachine:
         self.post(event)
 
     def lose_parent(self) -> None:
-        """The parent is gone: whatever this broker does, it comes to its end."""
+        """The parent is lost: shut down, whatever the present state is."""
         self._parent_is_lost = True
         self.fail(FAILURE.get(self.state, "parent-fail"))
 
-    # -- the parent's state, after which a broker joins, runs and shuts down
+    # -- the parent's state, which a broker follows to join, run and shut down
 
     def follow_parent(self) -> None:
         """Ask the parent for its state now and whenever it changes, up to its shutdown."""
@@ -179,7 +200,7 @@ class StateMachine:
             self.post("rc1-fail")
 
     def _norestart(self) -> int:
-        """The exit code that tells systemd not to start us again, 0 if it is not asked for."""
+        """The exit code that tells systemd not to restart the broker; 0 if none is set."""
         value = self._attributes.get("broker.exit-norestart") or ""
         return int(value) if value.isdigit() else 0
 
@@ -227,7 +248,7 @@ class StateMachine:
             self.post("children-none")
 
     def check_children(self) -> None:
-        """A child has changed: go on with shutting down once no child subtree is online."""
+        """A child has changed: continue the shutdown once no child subtree is online."""
         if self.state == "shutdown" and self._overlay.is_childless:
             self.post("children-complete")
 
@@ -263,7 +284,7 @@ class StateMachine:
     # -- from outside
 
     def kill(self, signum: int) -> None:
-        """A deadly signal: abort whatever this state is doing."""
+        """A deadly signal: abort the work of the present state."""
         self._expedite = True
         if self.state in _PHASES:
             if not self._runat.abort(_PHASES[self.state]) and self.state == "run":
@@ -274,7 +295,7 @@ class StateMachine:
             self._log(LOG_INFO, f"ignored signal {signum} in {self.state}")
 
     def shut_down(self) -> None:
-        """Begin an orderly shutdown of the instance. ValueError, with Flux's words, where that cannot be."""
+        """Begin an orderly shutdown of the instance. ValueError, in Flux's words, if that is impossible."""
         if self.state != "run":
             raise ValueError(f"shutdown cannot be initiated in state {self.state}")
         if self._router.rank != 0:

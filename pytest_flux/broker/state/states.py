@@ -57,7 +57,7 @@ NEXT = {
 }
 """State and event to the next state; every other event is ignored."""
 
-# What becomes of a broker when its parent is in a state that it cannot do anything with.
+# What the states of the parent mean for a broker in state join, quorum or run.
 _JOIN = {"quorum": "parent-ready", "run": "parent-ready"}
 _QUORUM = {"init": "quorum-full", "run": "quorum-full"}
 _RUN = {"shutdown": "shutdown"}
@@ -67,7 +67,7 @@ _PATIENT = {
     "run": frozenset(STATES[: NUMBER["shutdown"]]),
 }
 FAILURE = {"join": "parent-fail", "config-sync": "sync-fail", "quorum": "quorum-fail", "run": "parent-fail"}
-"""The event that says, in a state, that the parent is of no use any more."""
+"""The event that means, in each state, that the parent cannot be followed any more."""
 
 
 def follow_parent(state: str, parent: str) -> str | None:

@@ -27,9 +27,9 @@ from pytest_flux.broker.kvs.lookup import (
     WATCH_FULL,
     WATCH_INITIAL_SENTINEL,
     WATCH_UNIQ,
+    Credentials,
 )
-from pytest_flux.broker.kvs.namespace import Credentials
-from pytest_flux.broker.kvs.statistics import Statistics
+from pytest_flux.broker.kvs.transaction import Statistics
 from pytest_flux.broker.kvs.watch import Watch, check_flags
 from pytest_flux.protocol import treeobj
 from pytest_flux.protocol.errors import FluxError
@@ -38,7 +38,7 @@ from pytest_flux.protocol.treeobj import TreeObject
 from pytest_flux.reactor.reactor import Reactor
 
 
-class Bed:
+class Store:
     """A store, its events, and a reactor that runs until nothing is left to do."""
 
     def __init__(self, path: Path, *, volatile: bool = True) -> None:
@@ -74,10 +74,10 @@ class Bed:
 
 
 @pytest.fixture
-def bed(tmp_path: Path) -> Iterator[Bed]:
-    bed = Bed(tmp_path)
-    yield bed
-    bed.close()
+def store(tmp_path: Path) -> Iterator[Store]:
+    store = Store(tmp_path)
+    yield store
+    store.close()
 
 
 def link(key: str, target: str, namespace: str | None = None) -> Op:
@@ -97,104 +97,104 @@ def refused(call: Callable[[], object]) -> int:
 # -- commits
 
 
-def test_a_commit_is_one_new_root(bed: Bed) -> None:
-    assert bed.root() == ("sha1-c0a9faf907dda6216fd73bf81d0b3b21a1a8cb91", 0)
-    assert bed.commit(put_op("a.b", "1"), put_op("c", "2")) == 0
-    assert bed.root()[1] == 1
-    assert bed.kvs.lookup("a.b") == b"1"
-    topic, event = bed.events[-1]
+def test_a_commit_is_one_new_root(store: Store) -> None:
+    assert store.root() == ("sha1-c0a9faf907dda6216fd73bf81d0b3b21a1a8cb91", 0)
+    assert store.commit(put_op("a.b", "1"), put_op("c", "2")) == 0
+    assert store.root()[1] == 1
+    assert store.kvs.lookup("a.b") == b"1"
+    topic, event = store.events[-1]
     assert topic == "kvs.namespace-primary-setroot"
     assert event["keys"] == {"a.b": None, "c": None}
-    assert (event["rootref"], event["rootseq"], event["owner"]) == (*bed.root(), os.getuid())
+    assert (event["rootref"], event["rootseq"], event["owner"]) == (*store.root(), os.getuid())
 
 
-def test_commits_of_one_round_share_a_root(bed: Bed) -> None:
+def test_commits_of_one_round_share_a_root(store: Store) -> None:
     done: list[FluxError | None] = []
     for number in range(5):
-        bed.kvs.commit([put_op(f"k{number}", "x")], done=done.append)
-    bed.run()
+        store.kvs.commit([put_op(f"k{number}", "x")], done=done.append)
+    store.run()
     assert done == [None] * 5
-    assert bed.root()[1] == 1
-    assert len(bed.events[-1][1]["names"]) == 5
+    assert store.root()[1] == 1
+    assert len(store.events[-1][1]["names"]) == 5
 
 
-def test_those_that_want_to_be_alone_are(bed: Bed) -> None:
+def test_those_that_want_to_be_alone_are(store: Store) -> None:
     for flags in (0, 0, NO_MERGE, 0, 0):
-        bed.kvs.commit([put_op("a", str(flags))], flags=flags)
-    bed.run()
-    assert bed.root()[1] == 3
+        store.kvs.commit([put_op("a", str(flags))], flags=flags)
+    store.run()
+    assert store.root()[1] == 3
 
 
-def test_one_bad_commit_does_not_spoil_the_others(bed: Bed) -> None:
+def test_one_bad_commit_does_not_spoil_the_others(store: Store) -> None:
     answers: list[FluxError | None] = []
     for op in (put_op("a", "1"), put_op(".", "1"), put_op("b", "2")):
-        bed.kvs.commit([op], done=answers.append)
-    bed.run()
+        store.kvs.commit([op], done=answers.append)
+    store.run()
     assert [answer and answer.errnum for answer in answers] == [None, errno.EINVAL, None]
-    assert bed.root()[1] == 2
-    assert sorted(bed.kvs.list(".")) == ["a", "b"]
-    assert bed.events[1][0] == "kvs.namespace-primary-error"
-    assert bed.events[1][1]["errnum"] == errno.EINVAL
+    assert store.root()[1] == 2
+    assert sorted(store.kvs.list(".")) == ["a", "b"]
+    assert store.events[1][0] == "kvs.namespace-primary-error"
+    assert store.events[1][1]["errnum"] == errno.EINVAL
 
 
-def test_a_commit_is_all_or_nothing(bed: Bed) -> None:
-    bed.commit(put_op("d.x", "1"))
-    before = bed.root()
-    assert bed.commit(put_op("a", "1"), append("d", "no")) == errno.EISDIR
-    assert bed.root() == before
+def test_a_commit_is_all_or_nothing(store: Store) -> None:
+    store.commit(put_op("d.x", "1"))
+    before = store.root()
+    assert store.commit(put_op("a", "1"), append("d", "no")) == errno.EISDIR
+    assert store.root() == before
 
 
-def test_the_same_commits_give_the_same_root_however_they_are_merged(bed: Bed, tmp_path: Path) -> None:
+def test_the_same_commits_give_the_same_root_however_they_are_merged(store: Store, tmp_path: Path) -> None:
     ops = [put_op("a.b.c", "1"), append("a.b.log", "x"), append("a.b.log", "y"), Op("a.b.c", None), put_op("z", "2")]
     for op in ops:
-        bed.commit(op)
-    other = Bed(tmp_path)
+        store.commit(op)
+    other = Store(tmp_path)
     assert other.commit(*ops) == 0
-    assert other.root()[0] == bed.root()[0]
+    assert other.root()[0] == store.root()[0]
     other.close()
 
 
-def test_values_are_inline_up_to_72_characters_of_base64(bed: Bed) -> None:
-    bed.commit(put_op("small", "x" * 54), put_op("large", "x" * 55))
-    assert entry(bed, "small").type == "val"
-    assert entry(bed, "large").type == "valref"
-    assert bed.kvs.lookup("large") == b"x" * 55
+def test_values_are_inline_up_to_72_characters_of_base64(store: Store) -> None:
+    store.commit(put_op("small", "x" * 54), put_op("large", "x" * 55))
+    assert entry(store, "small").type == "val"
+    assert entry(store, "large").type == "valref"
+    assert store.kvs.lookup("large") == b"x" * 55
 
 
-def entry(bed: Bed, key: str, flags: int = TREEOBJ) -> TreeObject:
-    found = bed.kvs.entry(key, flags)
+def entry(store: Store, key: str, flags: int = TREEOBJ) -> TreeObject:
+    found = store.kvs.entry(key, flags)
     assert found is not None
     return found
 
 
-def test_a_value_on_the_way_is_replaced_by_a_directory(bed: Bed) -> None:
-    bed.commit(put_op("a", "1"))
-    bed.commit(put_op("a.b", "2"))
-    assert bed.kvs.lookup("a.b") == b"2"
+def test_a_value_on_the_way_is_replaced_by_a_directory(store: Store) -> None:
+    store.commit(put_op("a", "1"))
+    store.commit(put_op("a.b", "2"))
+    assert store.kvs.lookup("a.b") == b"2"
 
 
-def test_removing(bed: Bed) -> None:
-    bed.commit(put_op("a.b", "1"))
-    assert bed.commit(Op("a.nope", None), Op("nope.x.y", None), Op("a.b.c", None)) == 0
-    assert bed.kvs.lookup("a.b") == b"1"
-    bed.commit(Op("a", None))
-    assert bed.kvs.entry("a.b") is None
-    assert bed.root()[0] == "sha1-c0a9faf907dda6216fd73bf81d0b3b21a1a8cb91"
+def test_removing(store: Store) -> None:
+    store.commit(put_op("a.b", "1"))
+    assert store.commit(Op("a.nope", None), Op("nope.x.y", None), Op("a.b.c", None)) == 0
+    assert store.kvs.lookup("a.b") == b"1"
+    store.commit(Op("a", None))
+    assert store.kvs.entry("a.b") is None
+    assert store.root()[0] == "sha1-c0a9faf907dda6216fd73bf81d0b3b21a1a8cb91"
 
 
-def test_directories_that_come_whole(bed: Bed) -> None:
+def test_directories_that_come_whole(store: Store) -> None:
     inner = treeobj.directory({"v": treeobj.val(b"x" * 100), "d": treeobj.directory()})
-    bed.commit(Op("a", inner), put_op("a.w", "1"))
-    types = {name: found.type for name, found in bed.kvs.list("a").items()}
+    store.commit(Op("a", inner), put_op("a.w", "1"))
+    types = {name: found.type for name, found in store.kvs.list("a").items()}
     assert types == {"v": "valref", "d": "dirref", "w": "val"}
 
 
-def test_appending(bed: Bed) -> None:
-    bed.commit(append("log", "a"))
-    assert entry(bed, "log").type == "val"
-    bed.commit(append("log", "b"), append("log", "c"))
-    assert len(entry(bed, "log").data) == 3
-    assert bed.kvs.lookup("log") == b"abc"
+def test_appending(store: Store) -> None:
+    store.commit(append("log", "a"))
+    assert entry(store, "log").type == "val"
+    store.commit(append("log", "b"), append("log", "c"))
+    assert len(entry(store, "log").data) == 3
+    assert store.kvs.lookup("log") == b"abc"
 
 
 @pytest.mark.parametrize(
@@ -213,35 +213,35 @@ def test_appending(bed: Bed) -> None:
         ([put_op("missing.x", "1")], errno.ENOENT),
     ],
 )
-def test_commits_that_are_refused(bed: Bed, ops: list[Op], errnum: int) -> None:
+def test_commits_that_are_refused(store: Store, ops: list[Op], errnum: int) -> None:
     missing = Op("missing", treeobj.dirref("sha1-" + "0" * 40))
-    bed.commit(put_op("d.x", "1"), link("l", "d"), link("far", "d", "other"), link("loop", "loop"), missing)
-    before = bed.root()
-    assert bed.commit(*ops) == errnum
-    assert bed.root() == before
+    store.commit(put_op("d.x", "1"), link("l", "d"), link("far", "d", "other"), link("loop", "loop"), missing)
+    before = store.root()
+    assert store.commit(*ops) == errnum
+    assert store.root() == before
 
 
-def test_keys_of_very_many_parts(bed: Bed) -> None:
-    assert bed.commit(put_op(".".join("a" * 200), "x")) == 0
-    assert bed.commit(put_op(".".join("a" * 5000), "x")) == errno.EINVAL
-    assert bed.kvs.lookup(".".join("a" * 200)) == b"x"
+def test_keys_of_very_many_parts(store: Store) -> None:
+    assert store.commit(put_op(".".join("a" * 200), "x")) == 0
+    assert store.commit(put_op(".".join("a" * 5000), "x")) == errno.EINVAL
+    assert store.kvs.lookup(".".join("a" * 200)) == b"x"
 
 
-def test_links_are_followed_when_written_through(bed: Bed) -> None:
-    bed.commit(put_op("d.x", "1"), link("l", "d"), link("root", "."), link("own", "d", "primary"))
-    bed.commit(put_op("l.y", "2"), put_op("root.z", "3"), put_op("own.w", "4"))
-    assert sorted(bed.kvs.list("d")) == ["w", "x", "y"]
-    assert bed.kvs.lookup("z") == b"3"
+def test_links_are_followed_when_written_through(store: Store) -> None:
+    store.commit(put_op("d.x", "1"), link("l", "d"), link("root", "."), link("own", "d", "primary"))
+    store.commit(put_op("l.y", "2"), put_op("root.z", "3"), put_op("own.w", "4"))
+    assert sorted(store.kvs.list("d")) == ["w", "x", "y"]
+    assert store.kvs.lookup("z") == b"3"
 
 
 # -- lookups
 
 
 @pytest.fixture
-def filled(bed: Bed) -> Bed:
-    bed.kvs.create_namespace("ns")
-    bed.commit(put_op("v", "ns"), put_op("d.v", "deep"), namespace="ns")
-    bed.commit(
+def filled(store: Store) -> Store:
+    store.kvs.create_namespace("ns")
+    store.commit(put_op("v", "ns"), put_op("d.v", "deep"), namespace="ns")
+    store.commit(
         put_op("v", "1"),
         put_op("large", "x" * 100),
         put_op("d.e.f", "2"),
@@ -257,8 +257,8 @@ def filled(bed: Bed) -> Bed:
         Op("two", TreeObject("dirref", ["sha1-" + "0" * 40] * 2)),
         Op("bad", treeobj.dirref("sha1-da39a3ee5e6b4b0d3255bfef95601890afd80709")),
     )
-    bed.content.store(b"")
-    return bed
+    store.content.store(b"")
+    return store
 
 
 @pytest.mark.parametrize(
@@ -274,7 +274,7 @@ def filled(bed: Bed) -> Bed:
         ("nsd.v", b"deep"),
     ],
 )
-def test_values(filled: Bed, key: str, value: bytes) -> None:
+def test_values(filled: Store, key: str, value: bytes) -> None:
     assert filled.kvs.lookup(key) == value
 
 
@@ -295,16 +295,16 @@ def test_values(filled: Bed, key: str, value: bytes) -> None:
         ("bad.x", 0, errno.ENOTRECOVERABLE),
     ],
 )
-def test_lookups_that_are_refused(filled: Bed, key: str, flags: int, errnum: int) -> None:
+def test_lookups_that_are_refused(filled: Store, key: str, flags: int, errnum: int) -> None:
     assert refused(lambda: filled.kvs.entry(key, flags)) == errnum
 
 
 @pytest.mark.parametrize("key", ["nope", "", "v.x", "d.x", "gone", "l.x", "large.x"])
-def test_keys_that_are_not_there(filled: Bed, key: str) -> None:
+def test_keys_that_are_not_there(filled: Store, key: str) -> None:
     assert filled.kvs.entry(key) is None
 
 
-def test_other_views(filled: Bed) -> None:
+def test_other_views(filled: Store) -> None:
     assert entry(filled, ".").data == [filled.root()[0]]
     assert entry(filled, "l").type == "symlink"
     assert entry(filled, "l2", READLINK).data == {"target": "l"}
@@ -312,16 +312,16 @@ def test_other_views(filled: Bed) -> None:
     assert entry(filled, "d").type == "dirref"
 
 
-def test_old_roots_can_be_looked_at(bed: Bed) -> None:
-    bed.commit(put_op("a", "old"))
-    ref = bed.root()[0]
-    bed.commit(put_op("a", "new"))
-    found = bed.kvs.lookup_in(ref, bed.kvs.credentials).find("a")
+def test_old_roots_can_be_looked_at(store: Store) -> None:
+    store.commit(put_op("a", "old"))
+    ref = store.root()[0]
+    store.commit(put_op("a", "new"))
+    found = store.kvs.lookup_in(ref, store.kvs.credentials).find("a")
     assert found is not None
     assert found.value() == b"old"
 
 
-def test_guests_have_what_is_theirs(filled: Bed) -> None:
+def test_guests_have_what_is_theirs(filled: Store) -> None:
     guest = Credentials(12345, ROLE_USER)
     filled.kvs.create_namespace("theirs", owner=12345)
     assert filled.kvs.namespace("theirs", guest).owner == 12345
@@ -335,75 +335,75 @@ def test_guests_have_what_is_theirs(filled: Bed) -> None:
 # -- namespaces
 
 
-def test_namespaces_come_and_go(bed: Bed) -> None:
-    bed.kvs.create_namespace("ns")
-    assert refused(lambda: bed.kvs.create_namespace("ns")) == errno.EEXIST
-    assert bed.commit(put_op("a", "1"), namespace="ns") == 0
-    assert bed.kvs.lookup("a", "ns") == b"1"
-    bed.kvs.remove_namespace("ns")
-    bed.kvs.remove_namespace("ns")
-    assert refused(lambda: bed.kvs.lookup("a", "ns")) == errno.ENOTSUP
-    assert refused(lambda: bed.kvs.remove_namespace("primary")) == errno.ENOTSUP
-    assert [topic.split("-")[-1] for topic, _ in bed.events] == ["created", "setroot", "removed"]
+def test_namespaces_come_and_go(store: Store) -> None:
+    store.kvs.create_namespace("ns")
+    assert refused(lambda: store.kvs.create_namespace("ns")) == errno.EEXIST
+    assert store.commit(put_op("a", "1"), namespace="ns") == 0
+    assert store.kvs.lookup("a", "ns") == b"1"
+    store.kvs.remove_namespace("ns")
+    store.kvs.remove_namespace("ns")
+    assert refused(lambda: store.kvs.lookup("a", "ns")) == errno.ENOTSUP
+    assert refused(lambda: store.kvs.remove_namespace("primary")) == errno.ENOTSUP
+    assert [topic.split("-")[-1] for topic, _ in store.events] == ["created", "setroot", "removed"]
 
 
-def test_a_namespace_is_grafted(bed: Bed) -> None:
-    bed.kvs.create_namespace("guest")
-    bed.kvs.append("output", "text", namespace="guest")
-    bed.kvs.graft("guest", "job.guest")
-    bed.kvs.remove_namespace("guest")
-    assert bed.kvs.lookup("job.guest.output") == b"text"
+def test_a_namespace_is_grafted(store: Store) -> None:
+    store.kvs.create_namespace("guest")
+    store.kvs.append("output", "text", namespace="guest")
+    store.kvs.graft("guest", "job.guest")
+    store.kvs.remove_namespace("guest")
+    assert store.kvs.lookup("job.guest.output") == b"text"
 
 
-def test_only_the_primary_namespace_is_synchronized(bed: Bed) -> None:
-    bed.kvs.create_namespace("ns")
-    assert bed.commit(flags=SYNC, namespace="ns") == errno.EINVAL
+def test_only_the_primary_namespace_is_synchronized(store: Store) -> None:
+    store.kvs.create_namespace("ns")
+    assert store.commit(flags=SYNC, namespace="ns") == errno.EINVAL
 
 
 # -- appending in the background
 
 
-def test_what_is_appended_in_one_round_is_one_part_and_one_commit(bed: Bed) -> None:
+def test_what_is_appended_in_one_round_is_one_part_and_one_commit(store: Store) -> None:
     for number in range(100):
-        bed.kvs.append(f"job{number % 3}", f"{number}\n")
-    bed.run()
-    assert bed.root()[1] == 1
-    assert entry(bed, "job0").type == "valref"
-    assert bed.kvs.lookup("job1") == b"".join(b"%d\n" % number for number in range(1, 100, 3))
+        store.kvs.append(f"job{number % 3}", f"{number}\n")
+    store.run()
+    assert store.root()[1] == 1
+    assert entry(store, "job0").type == "valref"
+    assert store.kvs.lookup("job1") == b"".join(b"%d\n" % number for number in range(1, 100, 3))
 
 
-def test_what_was_appended_is_seen_at_once_and_in_its_order(bed: Bed) -> None:
-    bed.kvs.append("log", "a")
-    assert bed.kvs.lookup("log") == b"a"
-    bed.kvs.append("log", "b")
-    bed.kvs.put("log", "c")
-    bed.kvs.append("log", "d")
-    assert bed.kvs.lookup("log") == b"cd"
+def test_what_was_appended_is_seen_at_once_and_in_its_order(store: Store) -> None:
+    store.kvs.append("log", "a")
+    assert store.kvs.lookup("log") == b"a"
+    store.kvs.append("log", "b")
+    store.kvs.put("log", "c")
+    store.kvs.append("log", "d")
+    assert store.kvs.lookup("log") == b"cd"
 
 
-def test_a_flood_is_gathered(bed: Bed) -> None:
+def test_a_flood_is_gathered(store: Store) -> None:
     left = 2000
 
     def step() -> None:
         nonlocal left
         left -= 1
-        bed.kvs.append("output", "x" * 100)
+        store.kvs.append("output", "x" * 100)
         if left:
-            bed.reactor.call_soon(step)
+            store.reactor.call_soon(step)
 
     step()
-    bed.run(0.5)
-    assert len(bed.kvs.lookup("output")) == 200_000
-    assert len(entry(bed, "output").data) < 500
+    store.run(0.5)
+    assert len(store.kvs.lookup("output")) == 200_000
+    assert len(entry(store, "output").data) < 500
 
 
-def test_what_is_appended_to_a_namespace_that_has_gone_is_dropped(bed: Bed) -> None:
-    bed.kvs.create_namespace("ns")
-    bed.kvs.append("a", "x", namespace="ns")
-    bed.kvs.append("b", "x", namespace="never")
-    bed.kvs.remove_namespace("ns")
-    bed.run()
-    assert bed.kvs.entry("a") is None
+def test_what_is_appended_to_a_namespace_that_has_gone_is_dropped(store: Store) -> None:
+    store.kvs.create_namespace("ns")
+    store.kvs.append("a", "x", namespace="ns")
+    store.kvs.append("b", "x", namespace="never")
+    store.kvs.remove_namespace("ns")
+    store.run()
+    assert store.kvs.entry("a") is None
 
 
 # -- watching
@@ -412,10 +412,10 @@ def test_what_is_appended_to_a_namespace_that_has_gone_is_dropped(bed: Bed) -> N
 class Watcher:
     """Keeps what it is told; errors as their numbers, 0 for an end without one."""
 
-    def __init__(self, bed: Bed, key: str, flags: int, namespace: str = "primary") -> None:
+    def __init__(self, store: Store, key: str, flags: int, namespace: str = "primary") -> None:
         self.heard: list[object] = []
-        self.watch = Watch(key, flags, bed.kvs.credentials, self.tell, self.end)
-        bed.kvs.add_watch(namespace, self.watch)
+        self.watch = Watch(key, flags, store.kvs.credentials, self.tell, self.end)
+        store.kvs.add_watch(namespace, self.watch)
 
     def tell(self, value: TreeObject | None) -> None:
         self.heard.append(None if value is None else value.value() if value.type == "val" else value.type)
@@ -424,90 +424,90 @@ class Watcher:
         self.heard.append(0 if error is None else error.errnum)
 
 
-def test_watching_writes(bed: Bed) -> None:
-    bed.commit(put_op("a.b", "1"))
-    watcher = Watcher(bed, "a..b", WATCH)
+def test_watching_writes(store: Store) -> None:
+    store.commit(put_op("a.b", "1"))
+    watcher = Watcher(store, "a..b", WATCH)
     for value in ("2", "2"):
-        bed.commit(put_op("a.b", value), flags=NO_MERGE)
-    bed.commit(put_op("a.c", "x"))
-    bed.commit(Op("a.b", None))
-    bed.commit(put_op("a.b", "3"))
+        store.commit(put_op("a.b", value), flags=NO_MERGE)
+    store.commit(put_op("a.c", "x"))
+    store.commit(Op("a.b", None))
+    store.commit(put_op("a.b", "3"))
     assert watcher.heard == [b"1", b"2", b"2", errno.ENOENT]
 
 
-def test_watching_differences_only(bed: Bed) -> None:
-    bed.commit(put_op("a.b", "1"))
-    plain, uniq, full = (Watcher(bed, "a.b", WATCH | flag) for flag in (0, WATCH_UNIQ, WATCH_FULL))
-    bed.commit(put_op("a.b", "1"))
-    bed.commit(Op("a", treeobj.directory({"b": treeobj.val(b"2")})))
+def test_watching_differences_only(store: Store) -> None:
+    store.commit(put_op("a.b", "1"))
+    plain, uniq, full = (Watcher(store, "a.b", WATCH | flag) for flag in (0, WATCH_UNIQ, WATCH_FULL))
+    store.commit(put_op("a.b", "1"))
+    store.commit(Op("a", treeobj.directory({"b": treeobj.val(b"2")})))
     assert plain.heard == [b"1", b"1"]
     assert uniq.heard == [b"1"]
     assert full.heard == [b"1", b"2"]
-    bed.commit(Op("a", None))
+    store.commit(Op("a", None))
     assert full.heard == [b"1", b"2", errno.ENOENT]
 
 
-def test_watching_what_does_not_exist(bed: Bed) -> None:
-    assert Watcher(bed, "a", WATCH).heard == [errno.ENOENT]
-    once, always = Watcher(bed, "a", WAITCREATE), Watcher(bed, "a", WATCH | WAITCREATE)
-    bed.commit(put_op("b", "1"))
+def test_watching_what_does_not_exist(store: Store) -> None:
+    assert Watcher(store, "a", WATCH).heard == [errno.ENOENT]
+    once, always = Watcher(store, "a", WAITCREATE), Watcher(store, "a", WATCH | WAITCREATE)
+    store.commit(put_op("b", "1"))
     for value in ("2", "3"):
-        bed.commit(put_op("a", value))
+        store.commit(put_op("a", value))
     assert once.heard == [b"2", 0]
     assert always.heard == [b"2", b"3"]
 
 
-def test_watching_in_a_namespace_that_does_not_exist(bed: Bed) -> None:
-    assert Watcher(bed, "a", WATCH, "ns").heard == [errno.ENOTSUP]
-    watcher = Watcher(bed, "a", WATCH | WAITCREATE, "ns")
-    bed.kvs.create_namespace("ns")
-    bed.commit(put_op("a", "1"), namespace="ns")
-    bed.kvs.remove_namespace("ns")
+def test_watching_in_a_namespace_that_does_not_exist(store: Store) -> None:
+    assert Watcher(store, "a", WATCH, "ns").heard == [errno.ENOTSUP]
+    watcher = Watcher(store, "a", WATCH | WAITCREATE, "ns")
+    store.kvs.create_namespace("ns")
+    store.commit(put_op("a", "1"), namespace="ns")
+    store.kvs.remove_namespace("ns")
     assert watcher.heard == [b"1", errno.ENOTSUP]
 
 
-def test_watching_what_is_appended(bed: Bed) -> None:
-    bed.commit(append("log", "a"))
-    watcher = Watcher(bed, "log", WATCH | WATCH_APPEND | WATCH_INITIAL_SENTINEL)
-    bed.commit(append("log", "b"), append("log", "c"))
-    bed.commit(put_op("log", "new"))
+def test_watching_what_is_appended(store: Store) -> None:
+    store.commit(append("log", "a"))
+    watcher = Watcher(store, "log", WATCH | WATCH_APPEND | WATCH_INITIAL_SENTINEL)
+    store.commit(append("log", "b"), append("log", "c"))
+    store.commit(put_op("log", "new"))
     assert watcher.heard == [b"a", None, b"b", b"c", errno.EINVAL]
-    late = Watcher(bed, "log2", WATCH | WATCH_APPEND | WATCH_INITIAL_SENTINEL | WAITCREATE)
-    bed.commit(append("log2", "a"))
-    bed.commit(append("log2", "b"))
-    bed.commit(Op("log2", treeobj.valref([bed.kvs.tree.store(b"x")])))
+    late = Watcher(store, "log2", WATCH | WATCH_APPEND | WATCH_INITIAL_SENTINEL | WAITCREATE)
+    store.commit(append("log2", "a"))
+    store.commit(append("log2", "b"))
+    store.commit(Op("log2", treeobj.valref([store.kvs.tree.store(b"x")])))
     assert late.heard == [None, b"a", b"b", errno.EINVAL]
 
 
-def test_appending_to_what_is_no_value(bed: Bed) -> None:
-    bed.commit(put_op("d.x", "1"), link("l", "nope"))
-    assert Watcher(bed, "d", WATCH | WATCH_APPEND).heard == [errno.EISDIR]
-    assert Watcher(bed, "l", WATCH | WATCH_APPEND).heard == [errno.EINVAL]
+def test_appending_to_what_is_no_value(store: Store) -> None:
+    store.commit(put_op("d.x", "1"), link("l", "nope"))
+    assert Watcher(store, "d", WATCH | WATCH_APPEND).heard == [errno.EISDIR]
+    assert Watcher(store, "l", WATCH | WATCH_APPEND).heard == [errno.EINVAL]
 
 
-def test_streams_end(bed: Bed) -> None:
-    bed.commit(put_op("a", "1"), append("log", "x"), append("log", "y"))
-    assert Watcher(bed, "a", STREAM).heard == [b"1", errno.ENODATA]
-    assert Watcher(bed, "log", STREAM).heard == [b"x", b"y", errno.ENODATA]
-    waiting = Watcher(bed, "b", STREAM | WAITCREATE)
-    bed.commit(put_op("b", "2"))
+def test_streams_end(store: Store) -> None:
+    store.commit(put_op("a", "1"), append("log", "x"), append("log", "y"))
+    assert Watcher(store, "a", STREAM).heard == [b"1", errno.ENODATA]
+    assert Watcher(store, "log", STREAM).heard == [b"x", b"y", errno.ENODATA]
+    waiting = Watcher(store, "b", STREAM | WAITCREATE)
+    store.commit(put_op("b", "2"))
     assert waiting.heard == [b"2", errno.ENODATA]
 
 
-def test_watching_from_the_broker(bed: Bed) -> None:
+def test_watching_from_the_broker(store: Store) -> None:
     heard: list[bytes] = []
-    watch = bed.kvs.watch("job.log", heard.append, lambda _: heard.append(b"end"))
-    bed.kvs.append("job.log", "a")
-    bed.run()
-    bed.kvs.append("job.log", "b")
-    bed.kvs.settle()
-    bed.kvs.unwatch("primary", watch)
-    bed.kvs.append("job.log", "c")
-    bed.kvs.settle()
+    watch = store.kvs.watch("job.log", heard.append, lambda _: heard.append(b"end"))
+    store.kvs.append("job.log", "a")
+    store.run()
+    store.kvs.append("job.log", "b")
+    store.kvs.settle()
+    store.kvs.unwatch("primary", watch)
+    store.kvs.append("job.log", "c")
+    store.kvs.settle()
     assert heard == [b"a", b"b"]
 
 
-def test_a_watcher_may_commit(bed: Bed) -> None:
+def test_a_watcher_may_commit(store: Store) -> None:
     """What one commit leads to comes after it, for every watcher."""
     first: list[bytes] = []
     second: list[bytes] = []
@@ -516,13 +516,13 @@ def test_a_watcher_may_commit(bed: Bed) -> None:
         first.append(data)
         if len(first) < 5:
             for number in range(2):
-                bed.commit(append("log", f"{len(first)}.{number} "))
+                store.commit(append("log", f"{len(first)}.{number} "))
 
-    bed.kvs.watch("log", tell, lambda _: first.clear())
-    bed.kvs.watch("log", second.append, lambda _: second.clear())
-    bed.commit(append("log", "a "), append("log", "b "))
-    assert len(first) == len(second) == len(entry(bed, "log").data) == 10
-    assert b"".join(first) == b"".join(second) == bed.kvs.lookup("log")
+    store.kvs.watch("log", tell, lambda _: first.clear())
+    store.kvs.watch("log", second.append, lambda _: second.clear())
+    store.commit(append("log", "a "), append("log", "b "))
+    assert len(first) == len(second) == len(entry(store, "log").data) == 10
+    assert b"".join(first) == b"".join(second) == store.kvs.lookup("log")
 
 
 @pytest.mark.parametrize(
@@ -543,11 +543,11 @@ def test_flags_that_contradict_each_other(flags: int, is_streaming: bool, errnum
 
 
 def test_the_primary_namespace_survives(tmp_path: Path) -> None:
-    first = Bed(tmp_path, volatile=False)
+    first = Store(tmp_path, volatile=False)
     first.commit(put_op("a.b", "1"), put_op("large", "x" * 1000))
     first.kvs.append("log", "at the end")
     first.close()
-    second = Bed(tmp_path, volatile=False)
+    second = Store(tmp_path, volatile=False)
     assert second.root() == (first.root()[0], 2)
     assert second.kvs.lookup("a.b") == b"1"
     assert second.kvs.lookup("log") == b"at the end"
@@ -565,12 +565,12 @@ def second_checkpoints(path: Path) -> list[Any]:
 
 
 def test_a_synchronous_commit_is_on_disk_when_it_is_answered(tmp_path: Path) -> None:
-    first = Bed(tmp_path, volatile=False)
+    first = Store(tmp_path, volatile=False)
     first.commit(put_op("a", "1"), flags=SYNC)
     first.commit(put_op("b", "2"))
     # As if it were killed: nothing is closed in order.
     first.content.backing.close()
-    second = Bed(tmp_path, volatile=False)
+    second = Store(tmp_path, volatile=False)
     assert second.kvs.lookup("a") == b"1"
     assert second.kvs.entry("b") is None
     second.close()
@@ -578,14 +578,14 @@ def test_a_synchronous_commit_is_on_disk_when_it_is_answered(tmp_path: Path) -> 
 
 
 def test_checkpoints_at_intervals(tmp_path: Path) -> None:
-    bed = Bed(tmp_path, volatile=False)
-    bed.kvs.checkpoint_every(0.02)
-    bed.run(0.05)
-    assert bed.content.checkpoints() == []
-    bed.commit(put_op("a", "1"))
-    bed.run(0.2)
-    assert [(value["rootref"], value["sequence"]) for value in bed.content.checkpoints()] == [bed.root()]
-    bed.close()
+    store = Store(tmp_path, volatile=False)
+    store.kvs.checkpoint_every(0.02)
+    store.run(0.05)
+    assert store.content.checkpoints() == []
+    store.commit(put_op("a", "1"))
+    store.run(0.2)
+    assert [(value["rootref"], value["sequence"]) for value in store.content.checkpoints()] == [store.root()]
+    store.close()
 
 
 @given(st.lists(st.integers(0, 1000), min_size=2, max_size=20))
@@ -604,30 +604,30 @@ def test_statistics(values: list[int]) -> None:
     "value", [{}, {"version": 1, "rootref": "x"}, {"version": 7, "rootref": "sha1-" + "0" * 40}, 5]
 )
 def test_checkpoints_of_no_use(tmp_path: Path, value: object) -> None:
-    bed = Bed(tmp_path, volatile=False)
-    bed.content.put_checkpoint(value)
-    assert refused(bed.kvs.namespaces) == errno.EINVAL
-    assert len(bed.complaints) == 1
-    bed.close()
+    store = Store(tmp_path, volatile=False)
+    store.content.put_checkpoint(value)
+    assert refused(store.kvs.namespaces) == errno.EINVAL
+    assert len(store.complaints) == 1
+    store.close()
 
 
 def test_an_older_checkpoint_takes_the_place_of_one_of_no_use(tmp_path: Path) -> None:
-    bed = Bed(tmp_path, volatile=False)
-    bed.kvs.put("a", "1")
-    bed.kvs.close()
-    good = bed.content.checkpoints()[0]
-    bed.content.put_checkpoint({**good, "rootref": "sha1-" + "0" * 40, "sequence": 7})
-    bed.content.put_checkpoint({"version": 1, "rootref": "x"})
-    bed.close()
-    bed = Bed(tmp_path, volatile=False)
-    assert bed.kvs.lookup("a") == b"1"
-    assert bed.kvs.namespace("primary").sequence == good["sequence"]
-    assert [line.split(":")[0].split(" (")[0] for line in bed.complaints] == [
+    store = Store(tmp_path, volatile=False)
+    store.kvs.put("a", "1")
+    store.kvs.close()
+    good = store.content.checkpoints()[0]
+    store.content.put_checkpoint({**good, "rootref": "sha1-" + "0" * 40, "sequence": 7})
+    store.content.put_checkpoint({"version": 1, "rootref": "x"})
+    store.close()
+    store = Store(tmp_path, volatile=False)
+    assert store.kvs.lookup("a") == b"1"
+    assert store.kvs.namespace("primary").sequence == good["sequence"]
+    assert [line.split(":")[0].split(" (")[0] for line in store.complaints] == [
         "checkpoint 0",
         "checkpoint 1",
         "beginning with the older checkpoint 2",
     ]
-    bed.close()
+    store.close()
 
 
 keys = st.lists(st.sampled_from("abc"), min_size=1, max_size=3).map(".".join)
@@ -644,7 +644,7 @@ operations = st.one_of(
 def test_it_is_a_tree_of_dictionaries(
     tmp_path_factory: pytest.TempPathFactory, todo: list[tuple[str, str, str]]
 ) -> None:
-    bed = Bed(tmp_path_factory.mktemp("kvs"))
+    store = Store(tmp_path_factory.mktemp("kvs"))
     model: dict[str, Any] = {}
     for what, key, value in todo:
         op = {
@@ -654,9 +654,9 @@ def test_it_is_a_tree_of_dictionaries(
             "mkdir": Op(key, treeobj.directory()),
         }[what]
         expected = apply_to_model(model, what, key, value)
-        assert bed.commit(op) == expected
-    assert read(bed, ".") == model
-    bed.close()
+        assert store.commit(op) == expected
+    assert read(store, ".") == model
+    store.close()
 
 
 def apply_to_model(model: dict[str, Any], what: str, key: str, value: str) -> int:
@@ -679,9 +679,9 @@ def apply_to_model(model: dict[str, Any], what: str, key: str, value: str) -> in
     return 0
 
 
-def read(bed: Bed, key: str) -> dict[str, Any]:
+def read(store: Store, key: str) -> dict[str, Any]:
     found: dict[str, Any] = {}
-    for name, each in bed.kvs.list(key).items():
+    for name, each in store.kvs.list(key).items():
         below = name if key == "." else f"{key}.{name}"
-        found[name] = read(bed, below) if each.type == "dirref" else bed.kvs.lookup(below).decode()
+        found[name] = read(store, below) if each.type == "dirref" else store.kvs.lookup(below).decode()
     return found
