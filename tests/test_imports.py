@@ -25,7 +25,7 @@ MAY_IMPORT = {
     "record": frozenset[str](),
     "options": frozenset({"protocol", "record"}),
     "usage": frozenset({"options"}),
-    "reactor": frozenset({"protocol"}),
+    "reactor": frozenset({"protocol", "record"}),
     "client": frozenset({"protocol", "reactor"}) | _LEAVES,
     "launcher": frozenset({"protocol", "reactor"}) | _LEAVES,
     # That from the broker is for type checkers only.

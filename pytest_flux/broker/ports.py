@@ -11,8 +11,6 @@ from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from pytest_flux.broker.overlay.peers import Tracers
-    from pytest_flux.broker.process.remote_process import RemoteProcess
-    from pytest_flux.broker.router import Router
 
 
 class Life(Protocol):
@@ -45,15 +43,3 @@ class Tree(Protocol):
 
     def log(self, severity: int, text: str) -> None:
         """Log in the name of the overlay."""
-
-
-class ProcessOwner(Protocol):
-    """What a remote process asks of the service that started it."""
-
-    router: Router
-
-    def log(self, severity: int, text: str) -> None:
-        """Log in the name of the service."""
-
-    def settle(self, process: RemoteProcess) -> None:
-        """The process has ended; forget it if nobody waits for it."""
