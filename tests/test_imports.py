@@ -23,7 +23,7 @@ MAY_IMPORT = {
     "directories": frozenset[str](),
     "record": frozenset[str](),
     "options": frozenset({"protocol", "record"}),
-    "reactor": frozenset({"protocol"}),
+    "reactor": frozenset({"protocol", "record"}),
     "client": _FOUNDATION,
     "launcher": _FOUNDATION,
     "postmortem": frozenset({"protocol", "content_sqlite"}),

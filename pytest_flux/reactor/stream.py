@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pytest_flux.reactor.reactor import Reactor
 
 MAX_UNSENT = 64 * 1024 * 1024
-"""What a peer may leave unread, in bytes, before it is cut off: it must not make us grow."""
+"""How many bytes a peer may leave unread before it is cut off: our memory must not grow without bound."""
 
 _CHUNK = 65536
 _MAX_WRITE = 1 << 20
@@ -58,7 +58,7 @@ class Stream:
 
     @property
     def is_open(self) -> bool:
-        """Whether the socket is ours still."""
+        """Whether the socket is still open."""
         return self._socket is not None
 
     @property
@@ -67,16 +67,16 @@ class Stream:
         return len(self._unsent)
 
     def when_below(self, size: int, drained: Callable[[], None]) -> None:
-        """Call ``drained`` once, as soon as the peer has left no more than ``size`` bytes; now there are more."""
+        """Call ``drained`` once, when the peer has left no more than ``size`` bytes. There must be more now."""
         self._low, self._drained = size, drained
 
     def pause(self, paused: bool) -> None:
-        """Read nothing for now, or again: the peer, which is alive, has to wait."""
+        """Read nothing for now, or read on: meanwhile the peer has to wait."""
         if self._socket is not None and not self._closing:
             self._reactor.on_readable(self._socket.fileno(), None if paused else self._readable)
 
     def write(self, data: bytes) -> None:
-        """Send now what goes, the rest when the peer takes it. Dropped silently after the end."""
+        """Send what the peer takes now, and the rest later. Data for a closed stream are dropped."""
         if self._socket is None or self._closing or self._lost:
             return
         if not self._unsent:
@@ -92,7 +92,7 @@ class Stream:
             data = data[sent:]
             self._reactor.on_writable(self._socket.fileno(), self._flush)
         if len(self._unsent) > self._limit:
-            # Looked at before, not after: one message may be larger than that.
+            # Checked before, not after: one message may be larger than the limit.
             self._give_up()
             return
         self._unsent += data
@@ -113,14 +113,14 @@ class Stream:
         self._unsent.clear()
 
     def read_rest(self) -> None:
-        """Take at once what the peer has sent before it ended: on_data, and on_close at the end of it."""
+        """Read now what the peer has sent before it ended: call on_data, and on_close at the end."""
         for _ in range(_MAX_REST // _CHUNK):
             # Another process may hold the peer's socket, and keep on writing.
             if self._socket is None or not self._read():
                 return
 
     def _give_up(self) -> None:
-        """Lose the peer, but not within its ``write``. Nothing may follow what it has got, perhaps half a message."""
+        """Cut the peer off, but not within ``write``. It may have got half a message, so nothing may follow."""
         assert self._socket is not None
         self._lost = True
         self._unsent.clear()

@@ -21,7 +21,7 @@ from pytest_flux.reactor.stream import Stream
 
 
 def peer_credentials(sock: socket.socket) -> tuple[int, int]:
-    """User id and process id (0 where the system does not tell) of the peer of a connected UNIX socket."""
+    """User id and process id (0 if the system does not know it) of the peer of a connected UNIX socket."""
     if hasattr(socket, "SO_PEERCRED"):
         pid, uid, _ = struct.unpack("3i", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
         return uid, pid
@@ -36,7 +36,7 @@ def owner_only(uid: int) -> int:
 
 
 class Connection:
-    """One client. ``uuid`` is its route; ``userid`` and ``rolemask`` are what the kernel vouches for."""
+    """One client. ``uuid`` is its route; ``userid`` and ``rolemask`` come from the kernel."""
 
     __slots__ = ("_decoder", "_server", "_stream", "pid", "rolemask", "userid", "uuid")
 
@@ -83,7 +83,7 @@ class Connection:
                 self._server.on_message(self, message)
 
     def _stamp(self, message: Message) -> None:
-        # An owner may act for others (proxies do); a guest's own word about who it is counts for nothing.
+        # An owner may act for others, as proxies do. A guest may not say who it is.
         owner = self.rolemask & ROLE_OWNER
         if not owner or message.userid == USERID_UNKNOWN:
             message.userid = self.userid
@@ -99,7 +99,7 @@ class UsockServer:
     """Listens on ``path`` from the start; ``on_disconnect`` is called once for every accepted client.
 
     ``on_connect``, if given, is called when it is accepted. ``authorize`` maps a user id to role bits, none refusing
-    it with EPERM. ``listener`` is what listens at ``path`` already. Raises OSError where the socket cannot be bound.
+    it with EPERM. ``listener`` is what listens at ``path`` already. Raises OSError if the socket cannot be bound.
     """
 
     def __init__(
@@ -136,7 +136,7 @@ class UsockServer:
                 pass
 
     def forget(self, connection: Connection) -> None:
-        """A client is gone: tell once."""
+        """A client is gone: call ``on_disconnect``, once."""
         if self.connections.pop(connection.uuid, None) is not None:
             self.on_disconnect(connection)
 
@@ -146,7 +146,7 @@ class UsockServer:
         except BlockingIOError:
             return
         except OSError as error:
-            # Out of descriptors (or the peer left first): those who are connected must not suffer for it.
+            # Out of descriptors, or the peer has left: accept nobody for a moment, and serve those who are connected.
             if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM):
                 self.reactor.on_readable(self._listener.fileno(), None)
                 self.reactor.call_later(0.1, self._resume)
