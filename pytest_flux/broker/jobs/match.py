@@ -1,4 +1,4 @@
-"""Constraints on which jobs are listed (flux-core's match.c): RFC 31's form, with operators of job-list's own."""
+"""Constraints on listed jobs: the form of RFC 31 with operators of job-list (flux-core's job-list/match.c)."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ _COMPARE: dict[str, Callable[[float, float], bool]] = {
 
 
 def compile_match(constraint: object, everybody: int = USERID_UNKNOWN, depth: int = 0) -> Matcher:
-    """A function that tells whether a job fulfils ``constraint``; None is fulfilled by all.
+    """Return a function that says whether a job fulfils ``constraint``; every job fulfils None.
 
-    ``everybody`` is a user who stands for every user. Raises ProtocolError, in flux-core's words.
+    ``everybody`` is a user id that stands for all users. Raises ProtocolError, in flux-core's words.
     """
     if constraint is None or constraint == {}:
         return lambda job: True
