@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import errno
 import math
-import re
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pytest_flux.broker.jobs.job import JOBID_ANY
+from pytest_flux.protocol.duration import parse_timestamp
 from pytest_flux.protocol.errors import FluxError, ProtocolError
 from pytest_flux.protocol.fluid import parse_fluid
 from pytest_flux.protocol.job_state import COMPLETED, DEPEND, INACTIVE, NEW
@@ -39,7 +39,6 @@ _AFTER = {
     "afternotok": _FAILURE,
     "afterexcept": _EXCEPT,
 }
-_NUMBER = re.compile(r"\s*[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
 
 
 class _After(NamedTuple):
@@ -162,7 +161,10 @@ class Dependencies:
     # -- begin-time
 
     def _check_begin_time(self, job: Job, value: object) -> None:
-        begin = float(value) if isinstance(value, str) and _NUMBER.fullmatch(value) else -1.0
+        try:
+            begin = parse_timestamp(value) if isinstance(value, str) else -1.0
+        except ProtocolError:
+            begin = -1.0
         if begin < 0 or math.isinf(begin):
             raise _reject(f"Invalid begin-time={value}")
         description = f"begin-time={begin:.3f}"
