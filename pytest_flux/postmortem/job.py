@@ -99,7 +99,7 @@ class DumpJob:
 
 def read_jobs(kvs: DumpKvs, complain: Callable[[str], None]) -> Iterator[DumpJob]:
     """All jobs. ``complain`` gets a line for each that cannot be read."""
-    from pytest_flux.broker.jobs.keys import JobWalk
+    from pytest_flux.broker.jobs.restart import JobWalk
 
     def list_names(key: str) -> list[str]:
         try:

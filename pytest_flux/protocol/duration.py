@@ -26,6 +26,8 @@ _DURATION = r"""(?aixs)\s*(?P<sign>[+-]?)
     )
     (?P<unit>.*)"""
 
+_TIMESTAMP = r"\s*[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?"
+
 
 def parse_duration(text: str) -> float:
     """The seconds that ``text`` stands for, zero or more; may be infinite.
@@ -41,6 +43,13 @@ def parse_duration(text: str) -> float:
     if unit not in _SECONDS or (unit and isinf(number)) or number < 0:
         raise ProtocolError("not a Flux Standard Duration", repr(text[:80]))
     return number * _SECONDS[unit]
+
+
+def parse_timestamp(text: str) -> float:
+    """Read seconds since the epoch as strtod(3) does, in decimal. Raises ProtocolError for other text."""
+    if not re.fullmatch(_TIMESTAMP, text):
+        raise ProtocolError("not a timestamp", repr(text[:80]))
+    return float(text)
 
 
 def _number(match: re.Match[str]) -> float:

@@ -1,4 +1,4 @@
-"""A broker within the test's process, and an executor that plays jobs instead of running them."""
+"""A broker in the test's process, and an executor that plays jobs instead of running them."""
 
 from __future__ import annotations
 
@@ -21,16 +21,17 @@ from pytest_flux.protocol.message import Message
 from pytest_flux.protocol.resource_pool import ResourcePool
 from pytest_flux.protocol.resource_set import ResourceSet
 from pytest_flux.protocol.signed_jobspec import sign_none
+from pytest_flux.reactor.clock import Clock
 from pytest_flux.reactor.reactor import Reactor
 
 _PATIENCE = 20.0
 
 ENDS = {"timeout": 142 << 8}
-"""What a shell ends with after a fatal exception: its tasks' signal plus 128."""
+"""Wait statuses of a shell after a fatal exception, by its type: its tasks' signal plus 128."""
 
 
 class Executor:
-    """Plays ``true``, ``exit N`` and ``sleep``; the last one ends when it is told to."""
+    """Plays ``true``, ``exit N`` and ``sleep``; ``end`` ends the last one."""
 
     def __init__(self) -> None:
         self.jobs: dict[int, Callbacks] = {}
@@ -58,10 +59,24 @@ class Executor:
         self.expirations[job_id] = expiration
 
 
+class StoppedClock(Clock):
+    """A clock that stands still until the test changes ``now``."""
+
+    now = 1000.0
+
+    def time(self) -> float:
+        return self.now
+
+    def monotonic(self) -> float:
+        return self.now
+
+
 class Call:
     """A request and its answers."""
 
-    def __init__(self, instance: Instance, topic: str, payload: dict[str, Any] | None, *, streaming: bool) -> None:
+    def __init__(
+        self, instance: PlayedInstance, topic: str, payload: dict[str, Any] | None, *, streaming: bool
+    ) -> None:
         self._instance = instance
         self.answers: list[dict[str, Any]] = []
         self.error: FluxError | None = None
@@ -77,20 +92,20 @@ class Call:
         self._instance.broker.reactor.stop()
 
     def get(self) -> dict[str, Any]:
-        """The only answer; raises what came instead."""
+        """Return the only answer, or raise the error."""
         self._instance.run_until(lambda: bool(self.answers or self.error))
         if self.error is not None:
             raise self.error
         return self.answers[0]
 
     def all(self) -> list[dict[str, Any]]:
-        """All answers of a stream that has ended."""
+        """Return all answers of a stream, after its end."""
         self._instance.run_until(lambda: self.error is not None)
         return self.answers
 
 
-class Instance:
-    """One broker, with ``ranks`` nodes of four cores each to schedule on."""
+class PlayedInstance:
+    """One broker in this process whose executor plays jobs, with ``ranks`` nodes of four cores each."""
 
     def __init__(self, broker: Broker, ranks: int = 2) -> None:
         self.broker = broker
@@ -111,12 +126,12 @@ class Instance:
         self.manager.alloc.go_online(self.pool)
 
     def run_until(self, condition: Callable[[], bool]) -> None:
-        """Let the broker work until something holds."""
+        """Run the broker until ``condition`` holds."""
         reactor = self.broker.reactor
         deadline = time.monotonic() + _PATIENCE
         timer = reactor.call_later(_PATIENCE, reactor.stop)
         while not condition():
-            assert time.monotonic() < deadline, "nothing came of it"
+            assert time.monotonic() < deadline, "the condition did not come true"
             reactor.run()
         timer.cancel()
 
@@ -136,7 +151,7 @@ class Instance:
 
     def job(self, job_id: int) -> Job:
         """The job of that id."""
-        found = self.manager.find(job_id)
+        found = self.manager.table.find(job_id)
         assert found is not None
         return found
 
@@ -146,12 +161,12 @@ class Instance:
         return self.job(job_id)
 
     def wait_end(self, *job_ids: int) -> None:
-        """Wait until jobs are inactive and all is in the KVS."""
-        self.run_until(lambda: all(job_id in self.manager.inactive for job_id in job_ids))
+        """Wait until jobs are inactive and all changes are in the KVS."""
+        self.run_until(lambda: all(job_id in self.manager.table.inactive for job_id in job_ids))
         self.settle()
 
     def settle(self) -> None:
-        """Wait until all is in the KVS."""
+        """Wait until all changes are in the KVS."""
         settled: list[int] = []
 
         def done(errnum: int) -> None:
@@ -185,8 +200,10 @@ def jobspec(*command: str, nodes: int = 0, slots: int = 1, cores: int = 1, **sys
 
 
 @contextmanager
-def instance(directory: Path, config: dict[str, Any] | None = None, *, ranks: int = 2) -> Iterator[Instance]:
-    """Bring an instance up whose state is in ``directory``."""
+def played_instance(
+    directory: Path, config: dict[str, Any] | None = None, *, ranks: int = 2
+) -> Iterator[PlayedInstance]:
+    """Bring up an instance whose state is in ``directory``."""
     attributes = Attributes()
     attributes.set("hostlist", ",".join(f"node{rank}" for rank in range(ranks)))
     attributes.set("rundir", str(directory))
@@ -201,7 +218,7 @@ def instance(directory: Path, config: dict[str, Any] | None = None, *, ranks: in
     log.initialize(0, lambda line: None)
     broker = Broker(reactor, attributes, config or {}, log, boot)
     try:
-        yield Instance(broker, ranks)
+        yield PlayedInstance(broker, ranks)
     finally:
         broker.parts.kvs.close()
         broker.parts.content.close()
