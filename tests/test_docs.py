@@ -18,7 +18,7 @@ MAP = DOCS / "architecture"
 PACKAGE = ROOT / "pytest_flux"
 
 # ``dir/file.py``, ``dir/file.py:Class.method``, ``dir/``; in a drawing the same without quotes.
-_REFERENCE = re.compile(r"``([\w.+/-]+\.(?:py|rst|dot|toml)(?::[\w.]+)?|\.ci/run|[\w./]*\w/)``")
+_REFERENCE = re.compile(r"``([\w./-]+\.(?:py|rst|dot|toml)(?::[\w.]+)?|\.ci/run|[\w./]*\w/)``")
 _DRAWN = re.compile(r"[\w/]+/\w+\.py|[\w/]+/(?=\")")
 _MODULE = re.compile(r"``(pytest_flux(?:\.\w+)+)")
 _LINK = re.compile(r"<([\w./]+)>`_")
