@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import functools
+import pydoc
 import re
 import runpy
 import shutil
@@ -98,9 +99,7 @@ def test_files_and_functions_exist(page: Path) -> None:
     references = _REFERENCE.findall(text)
     assert references
     assert [problem for reference in references if (problem := _problem(reference))] == []
-    for module in _MODULE.findall(text):
-        path = module.replace(".", "/")
-        assert (ROOT / f"{path}.py").exists() or (ROOT / path / "__init__.py").exists(), module
+    assert [name for name in _MODULE.findall(text) if pydoc.locate(name) is None] == []
 
 
 @pytest.mark.parametrize(

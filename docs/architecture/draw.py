@@ -1,8 +1,7 @@
 """Draws NAME.svg from NAME.dot. Run ``python docs/architecture/draw.py`` after a change to a .dot file.
 
-GitHub shows the SVG files in the pages; it does not draw DOT itself. So the drawings are in the repository, and only
-who changes one needs Graphviz. The first line of a drawing has the hash of its source, by which a test knows whether it
-is up to date.
+GitHub shows SVG files in pages, but does not draw DOT. So the drawings are in the repository, and you need Graphviz
+only to change one. The first line of a drawing has the hash of its source: a test sees whether it is up to date.
 """
 
 from __future__ import annotations
