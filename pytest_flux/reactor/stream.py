@@ -119,6 +119,10 @@ class Stream:
             if self._socket is None or not self._read():
                 return
 
+    def broken(self) -> None:
+        """Lose the peer: a callback for what it sent has failed (see pytest_flux.reactor.reactor)."""
+        self._lose()
+
     def _give_up(self) -> None:
         """Lose the peer, but not within its ``write``. Nothing may follow what it has got, perhaps half a message."""
         assert self._socket is not None

@@ -165,7 +165,15 @@ class UsockServer:
         connection = Connection(self, sock, userid, rolemask | ROLE_LOCAL, pid)
         self.connections[connection.uuid] = connection
         if self._on_connect is not None:
-            self._on_connect(connection)
+            try:
+                self._on_connect(connection)
+            except BaseException:
+                connection.close()
+                raise
+
+    def broken(self) -> None:
+        """Go on listening: one client could not be accepted (see pytest_flux.reactor.reactor)."""
+        self._resume()
 
     def _resume(self) -> None:
         if self._listener.fileno() >= 0:

@@ -159,9 +159,9 @@ class Kvs:
             return
         self._event(removed, "removed")
         for waiter in removed.waiters:
-            waiter.done(FluxError(errno.ENOTSUP))
+            self._reactor.call(waiter.done, FluxError(errno.ENOTSUP))
         for watch in removed.watchers.all():
-            watch.fail(FluxError(errno.ENOTSUP))
+            self._reactor.call(watch.fail, FluxError(errno.ENOTSUP))
 
     def _event(self, namespace: Namespace, what: str, **members: object) -> None:
         payload = encode_json({"namespace": namespace.name, **members})
@@ -270,7 +270,7 @@ class Kvs:
                 return
             self._event(namespace, "error", names=[transactions[0].name], errnum=error.errnum)
             if transactions[0].done is not None:
-                transactions[0].done(error, "", 0)
+                self._reactor.call(transactions[0].done, error, "", 0)
             return
         self._advance(namespace, ref, transactions)
 
@@ -307,8 +307,9 @@ class Kvs:
         )
         for transaction in transactions:
             if transaction.done is not None:
-                transaction.done(None, ref, sequence)
-        namespace.wake()
+                self._reactor.call(transaction.done, None, ref, sequence)
+        for waiter in namespace.take_ready():
+            self._reactor.call(waiter.done, None)
         self._changes.append((namespace, ref, sequence, keys))
         if len(self._changes) == 1:
             self._notify()
@@ -404,8 +405,9 @@ class Kvs:
             namespace, ref, sequence, keys = self._changes[0]
             try:
                 for watch in namespace.watchers.of(keys):
-                    if not watch.finished:
-                        self._show(namespace, watch, ref, sequence)
+                    if not watch.finished and not self._reactor.call(self._show, namespace, watch, ref, sequence):
+                        self._reactor.call(watch.fail, FluxError(errno.EIO))
+                        namespace.watchers.remove(watch)
             finally:
                 self._changes.popleft()
 
@@ -456,8 +458,8 @@ class Kvs:
         """Write a checkpoint every ``seconds``: a crash loses no more than that."""
 
         def again() -> None:
-            self._try_checkpoint()
             self._reactor.call_later(seconds, again)
+            self._try_checkpoint()
 
         self._reactor.call_later(seconds, again)
 

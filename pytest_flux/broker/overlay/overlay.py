@@ -188,7 +188,7 @@ class Overlay:
         elif message.type == EVENT:
             router.send_event(message)
         elif message.type == CONTROL and message.aux1 == STATUS_CHANGE:
-            self.set_status(child, message.aux2 if message.aux2 < len(STATUS) else UNKNOWN)
+            self.set_status(child, message.aux2 if 0 <= message.aux2 < len(STATUS) else UNKNOWN)
 
     def _take_leave(self, child: Child, message: Message) -> None:
         assert child.connection is not None
