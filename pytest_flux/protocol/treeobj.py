@@ -52,7 +52,7 @@ class TreeObject:
             # Not kept: directories are many, and large; their encoding is what the content store is for.
             entries = self.data
             return b'{"data":{%b},"type":"dir","ver":1}' % b",".join(
-                [_encode_name(name) + entries[name].encode() for name in sorted(entries)]
+                [encode_name(name) + entries[name].encode() for name in sorted(entries)]
             )
         if self.type in (VALREF, DIRREF):
             # Blobrefs have nothing in them that JSON would escape.
@@ -218,5 +218,6 @@ def _encode_value(value: object) -> bytes:
 
 
 @lru_cache(maxsize=1 << 14)
-def _encode_name(name: str) -> bytes:
+def encode_name(name: str) -> bytes:
+    """The name of an entry as it begins its encoding: a JSON string and a colon."""
     return _canonical(encode_basestring(name)) + b":"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 from collections import OrderedDict
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from pytest_flux.broker.boot.recovery import is_recovery, place
 from pytest_flux.protocol.blobref import DIGEST_SIZES, hasher
@@ -27,6 +27,15 @@ _BATCH_BYTES = 1 << 20
 _CLEAN_BYTES = 16 << 20
 _MAX_BLOB = (1 << 31) - 1
 _SEEN_MAX = 256 << 20
+# Replaced versions that can still be loaded.
+_SUPERSEDED = 64
+
+
+class Source(Protocol):
+    """Something that can be encoded as a blob."""
+
+    def encode(self) -> bytes:
+        """The bytes of the blob."""
 
 
 class BlobCache:
@@ -87,6 +96,8 @@ class ContentStore:
         self.clean = BlobCache()
         self.dirty: dict[bytes, bytes] = {}
         self.dirty_bytes = 0
+        self._held: dict[bytes, tuple[Source, int]] = {}
+        self._superseded: OrderedDict[bytes, Source] = OrderedDict()
         self.failure: FluxError | None = None
         self._hash: Callable[[bytes], bytes] | None = None
         self._reactor = reactor
@@ -128,6 +139,10 @@ class ContentStore:
         if len(data) > _MAX_BLOB:
             raise FluxError(errno.EFBIG)
         digest = self.hash(data)
+        self._add(digest, data)
+        return digest
+
+    def _add(self, digest: bytes, data: bytes) -> None:
         if digest not in self.dirty:
             # Even if it is on disk: storing it again marks it as used, which protects it from garbage collection.
             self.dirty[digest] = data
@@ -136,7 +151,51 @@ class ContentStore:
                 self._flush_in_background()
             elif self._timer is None and not self._closed:
                 self._timer = self._reactor.call_later(_FLUSH_DELAY, self._flush_in_background)
-        return digest
+
+    # -- blobs that need not be written
+
+    def hold(self, digest: bytes, source: Source) -> None:
+        """Keep a blob that ``source`` can encode, as long as that is not needed. To be called once for each use.
+
+        A large directory of the KVS gets a new version with each commit. Most versions are replaced before the next
+        flush: then it is never encoded, compressed and written. It can still be loaded for a while.
+        """
+        self._superseded.pop(digest, None)
+        if digest not in self.dirty:
+            self._held[digest] = source, self._held.get(digest, (source, 0))[1] + 1
+            if self._timer is None and not self._closed:
+                self._timer = self._reactor.call_later(_FLUSH_DELAY, self._flush_in_background)
+
+    def supersede(self, digest: bytes) -> None:
+        """One use of a blob has ended. After the last one it will not be written, unless it is kept before."""
+        held = self._held.pop(digest, None)
+        if held is None:
+            return
+        source, uses = held
+        if uses > 1:
+            self._held[digest] = source, uses - 1
+            return
+        self._superseded[digest] = source
+        if len(self._superseded) > _SUPERSEDED:
+            self._superseded.popitem(last=False)
+
+    @property
+    def has_held(self) -> bool:
+        """Whether there are blobs that might not be written."""
+        return bool(self._held or self._superseded)
+
+    def keep(self, digest: bytes) -> None:
+        """Write a blob after all, if it is held."""
+        source = self._held.pop(digest, (None,))[0] or self._superseded.pop(digest, None)
+        if source is not None:
+            self._add(digest, source.encode())
+
+    def keep_held(self) -> None:
+        """Write every blob that is held and in use."""
+        for digest in list(self._held):
+            self.keep(digest)
+
+    # -- reading and writing
 
     def load(self, digest: bytes) -> bytes:
         """A blob. FluxError ENOENT if there is none, EPROTO if the digest has the wrong size."""
@@ -146,6 +205,9 @@ class ContentStore:
         if blob is None:
             blob = self.clean.get(digest)
         if blob is None:
+            source = self._held.get(digest, (None,))[0] or self._superseded.get(digest)
+            if source is not None:
+                return source.encode()
             if not self.has_file:
                 raise FluxError(errno.ENOENT)
             blob = self.backing.load(digest)
@@ -154,6 +216,7 @@ class ContentStore:
 
     def flush(self) -> None:
         """Write the blobs that are not on disk yet. After a FluxError they are kept and tried again."""
+        self.keep_held()
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
