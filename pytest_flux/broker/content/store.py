@@ -21,7 +21,9 @@ if TYPE_CHECKING:
     from pytest_flux.reactor.reactor import Reactor, Timer
 
 _FLUSH_DELAY = 1.0
+# Bytes to write from which on that is done in the next rounds, and at once.
 _DIRTY_BYTES = 8 << 20
+_MOST_DIRTY_BYTES = 64 << 20
 # Bytes of one transaction. On a nearly full disk, blobs that fit must not be rolled back with those that do not.
 _BATCH_BYTES = 1 << 20
 _CLEAN_BYTES = 16 << 20
@@ -147,10 +149,10 @@ class ContentStore:
             # Even if it is on disk: storing it again marks it as used, which protects it from garbage collection.
             self.dirty[digest] = data
             self.dirty_bytes += len(data)
-            if self.dirty_bytes > _DIRTY_BYTES:
-                self._flush_in_background()
-            elif self._timer is None and not self._closed:
-                self._timer = self._reactor.call_later(_FLUSH_DELAY, self._flush_in_background)
+            if self._timer is None:
+                self._arm(0.0 if self.dirty_bytes > _DIRTY_BYTES else _FLUSH_DELAY)
+            elif self.dirty_bytes > _DIRTY_BYTES and self.failure is None:
+                self._arm(0.0)
 
     # -- blobs that need not be written
 
@@ -163,8 +165,8 @@ class ContentStore:
         self._superseded.pop(digest, None)
         if digest not in self.dirty:
             self._held[digest] = source, self._held.get(digest, (source, 0))[1] + 1
-            if self._timer is None and not self._closed:
-                self._timer = self._reactor.call_later(_FLUSH_DELAY, self._flush_in_background)
+            if self._timer is None:
+                self._arm(_FLUSH_DELAY)
 
     def supersede(self, digest: bytes) -> None:
         """One use of a blob has ended. After the last one it will not be written, unless it is kept before."""
@@ -217,22 +219,27 @@ class ContentStore:
     def flush(self) -> None:
         """Write the blobs that are not on disk yet. After a FluxError they are kept and tried again."""
         self.keep_held()
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-        try:
-            while self.dirty:
-                self._write(self._next_batch())
-        except FluxError as error:
-            if self.failure is None or self.failure.errnum != error.errnum:
-                self._complain(f"content store: {error.text or error.strerror}")
-            self.failure = error
-            if not self._closed:
-                self._timer = self._reactor.call_later(_FLUSH_DELAY, self._flush_in_background)
-            raise
+        self._disarm()
+        while self.dirty:
+            self._write_batch()
         self.failure = None
 
-    def _next_batch(self) -> list[tuple[bytes, bytes]]:
+    def _flush_in_background(self) -> None:
+        """Write some blobs now, and the others in the next rounds, so that others get their turn in between."""
+        self._timer = None
+        self.keep_held()
+        try:
+            if self.dirty:
+                self._write_batch()
+            while self.dirty_bytes > _MOST_DIRTY_BYTES:
+                self._write_batch()
+        except FluxError:
+            # It is logged, and the blobs are kept for the next time.
+            return
+        if self.dirty:
+            self._arm(0.0)
+
+    def _write_batch(self) -> None:
         batch: list[tuple[bytes, bytes]] = []
         size = 0
         for digest, blob in self.dirty.items():
@@ -240,21 +247,30 @@ class ContentStore:
             size += len(blob)
             if size > _BATCH_BYTES:
                 break
-        return batch
-
-    def _write(self, batch: list[tuple[bytes, bytes]]) -> None:
-        self.backing.store(batch)
+        try:
+            self.backing.store(batch)
+        except FluxError as error:
+            if self.failure is None or self.failure.errnum != error.errnum:
+                self._complain(f"content store: {error.text or error.strerror}")
+            self.failure = error
+            self._arm(_FLUSH_DELAY)
+            raise
+        self.failure = None
         for digest, blob in batch:
             del self.dirty[digest]
             self.dirty_bytes -= len(blob)
             self.clean.add(digest, blob)
 
-    def _flush_in_background(self) -> None:
-        try:
-            self.flush()
-        except FluxError:
-            # It is logged, and the blobs are kept for the next time.
-            return
+    def _arm(self, delay: float) -> None:
+        """Flush after ``delay`` seconds."""
+        self._disarm()
+        if not self._closed:
+            self._timer = self._reactor.call_later(delay, self._flush_in_background)
+
+    def _disarm(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
 
     def check(self) -> None:
         """Raise FluxError if new blobs would stay in memory because they cannot be written."""
@@ -280,8 +296,7 @@ class ContentStore:
         if self._closed:
             return
         self._closed = True
-        if self._timer is not None:
-            self._timer.cancel()
+        self._disarm()
         try:
             if not self.volatile:
                 self.flush()
