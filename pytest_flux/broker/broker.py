@@ -185,6 +185,7 @@ class Broker:
         # Before the conversation with PMI ends, because its end tells the launcher that clients may connect.
         self._local = LocalConnector(
             uri.removeprefix("local://"),
+            rundir,
             self.reactor,
             self.router,
             self.overlay,

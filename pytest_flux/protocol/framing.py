@@ -33,6 +33,11 @@ class FrameDecoder:
         self._buffer = bytearray()
         self._limit = limit
 
+    @property
+    def pending(self) -> int:
+        """Bytes of a message that is not complete yet."""
+        return len(self._buffer)
+
     def feed(self, data: bytes) -> list[Message]:
         """Messages completed by ``data``. Raises ProtocolError: wrong magic, too long, broken message."""
         buffer = self._buffer
