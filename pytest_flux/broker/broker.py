@@ -38,9 +38,10 @@ from pytest_flux.broker.services.module import ConnectorService, ModuleService
 from pytest_flux.broker.services.overlay import OverlayService
 from pytest_flux.broker.services.rexec import RexecService
 from pytest_flux.broker.state.state_machine import StateMachine
+from pytest_flux.protocol.duration import format_duration, parse_duration
 from pytest_flux.protocol.idset import encode_idset
 from pytest_flux.protocol.message import USERID_UNKNOWN, Message
-from pytest_flux.protocol.severity import LOG_ERR, LOG_INFO
+from pytest_flux.protocol.severity import LOG_CRIT, LOG_DEBUG, LOG_ERR, LOG_INFO
 from pytest_flux.protocol.uuid import random_uuid
 from pytest_flux.reactor.reactor import Reactor
 
@@ -49,6 +50,10 @@ if TYPE_CHECKING:
     from typing import Any
 
     from pytest_flux.broker.service import LazyService
+
+
+_WATCH = "PYTEST_FLUX_WATCH"
+"""Environment variable: log callbacks that take longer than this duration (RFC 23)."""
 
 
 class Broker:
@@ -72,7 +77,7 @@ class Broker:
         self._boot = boot
         self._local: LocalConnector | None = None
         attributes.setdefault("hostname", socket.gethostname())
-        self.router = Router(random_uuid(), boot.rank, self._configured_topology())
+        self.router = Router(random_uuid(), boot.rank, self._configured_topology(), reactor.call)
         self.runat = Runat(reactor, attributes, log, self._program_environ)
         self.overlay = Overlay(
             reactor,
@@ -91,6 +96,11 @@ class Broker:
         self._add_services()
         self.overlay.on_change.append(self._child_changed)
         log.add_follower(self._logged)
+        reactor.on_error = self.report
+        limit = os.environ.get(_WATCH)
+        if limit is not None:
+            reactor.slow = parse_duration(limit)
+            reactor.on_slow = self._report_slow
         self.parts.find_state()
 
     def _add_services(self) -> None:
@@ -175,6 +185,7 @@ class Broker:
         # Before the conversation with PMI ends, because its end tells the launcher that clients may connect.
         self._local = LocalConnector(
             uri.removeprefix("local://"),
+            rundir,
             self.reactor,
             self.router,
             self.overlay,
@@ -239,6 +250,23 @@ class Broker:
             self._local.close()
         self.overlay.close()
 
+    # -- faults
+
+    def report(self, error: Exception, callback: object) -> None:
+        """Log the exception of a callback. It ends what the callback served, and the broker only if that is its life.
+
+        Its life are the state machine and this object.
+        """
+        import traceback
+
+        text = "".join(traceback.format_exception(error)).rstrip()
+        self.log.write(LOG_CRIT, f"{_name(callback)}: {text}")
+        if getattr(callback, "__self__", None) in (self, self.state_machine):
+            self.reactor.fail(error)
+
+    def _report_slow(self, callback: object, seconds: float) -> None:
+        self.log.write(LOG_DEBUG, f"{_name(callback)} took {format_duration(seconds)}")
+
     # -- signals
 
     def deadly_signal(self, signum: int) -> None:
@@ -280,3 +308,8 @@ class Broker:
         """Send a severe log line of this rank to the parent, too."""
         if self.overlay.parent is not None:
             self.router.rpc("log.append", line, upstream=True)
+
+
+def _name(callback: object) -> str:
+    function = getattr(callback, "__func__", callback)
+    return f"{getattr(function, '__module__', '')}.{getattr(function, '__qualname__', repr(callback))}"

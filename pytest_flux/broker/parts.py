@@ -151,11 +151,12 @@ class Parts:
         """The job manager, with an executor and with resources to schedule on."""
         manager = self.manager
         if not self._runs_jobs:
-            self._runs_jobs = True
             from pytest_flux.broker.resource.supply import Supply
 
-            manager.start.use(self.executor)
-            Supply(self.inventory, manager.alloc)
+            executor, inventory = self.executor, self.inventory
+            self._runs_jobs = True
+            manager.start.use(executor)
+            Supply(inventory, manager.alloc)
         return manager
 
     def play_jobs(self) -> JobManager:

@@ -306,8 +306,17 @@ class LazyService:
         self._make = make
 
     def receive(self, message: Message) -> None:
-        """Pass the first request on to the service, which receives the following ones itself."""
-        self.load().receive(message)
+        """Pass the first request on to the service, which receives the following ones itself.
+
+        If it cannot be made, on a full disk for example, the request gets the error, and the next one tries again.
+        """
+        try:
+            service = self.load()
+        except OSError as error:
+            text = error.text if isinstance(error, FluxError) else str(error)
+            self._router.refuse(message, error.errno or errno.EIO, text)
+            return
+        service.receive(message)
 
     def load(self) -> Service:
         """Make the service and let it take this one's place."""
