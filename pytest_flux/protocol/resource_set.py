@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pytest_flux.protocol.errors import ProtocolError
 from pytest_flux.protocol.hostlist import decode_hostlist, encode_hostlist
 from pytest_flux.protocol.idset import decode_idset, encode_idset
+from pytest_flux.protocol.json_unpack import unpack
 from pytest_flux.record import NamedTuple
 
 TYPE_CHECKING = False
@@ -272,6 +273,9 @@ class ResourceSet:
         )
 
 
+_CONFIG_KINDS: dict[str, type] = {"hosts": str, "cores": str, "gpus": str, "properties": object}
+
+
 def resources_from_config(entries: object) -> ResourceSet:
     """The set that ``[[resource.config]]`` describes: flux-config-resource(5). Raises ProtocolError in Flux's words.
 
@@ -284,9 +288,14 @@ def resources_from_config(entries: object) -> ResourceSet:
     properties: dict[str, set[int]] = {}
     for index, entry in enumerate(entries):
         place = f"config[{index}]"
-        if not isinstance(entry, dict) or entry.keys() - {"hosts", "cores", "gpus", "properties"}:
-            raise ProtocolError(f"{place}: unexpected key, or not a table")
-        hosts = decode_hostlist(_text(entry.get("hosts"), f"{place}: hosts"))
+        try:
+            unpack(entry, _CONFIG_KINDS, required=("hosts",))
+        except ProtocolError as error:
+            raise ProtocolError(f"{place}: {error}") from None
+        try:
+            hosts = decode_hostlist(entry["hosts"])
+        except ProtocolError:
+            raise ProtocolError(f"{place}: invalid hostlist '{entry['hosts'][:80]}'") from None
         if not hosts:
             raise ProtocolError(f"{place}: empty hostlist specified")
         cores, gpus = (_config_ids(entry, name, place) for name in ("cores", "gpus"))

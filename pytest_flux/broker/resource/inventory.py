@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from pytest_flux.broker.boot.recovery import is_recovery
-from pytest_flux.broker.resource.config import decode_config
+from pytest_flux.broker.resource.config import JOURNAL_MAX, decode_config
 from pytest_flux.broker.resource.discovery import core_count, gpu_count
 from pytest_flux.broker.resource.drain import MODES, Drains, decode_targets
 from pytest_flux.broker.resource.journal import Journal
@@ -181,6 +181,10 @@ class Inventory:
             for ranks, entry in self.drains.encode().items()
         }
         self._kvs.put_json(_CHECKPOINT, {"timestamp": self._clock.time(), "drain_state": state})
+
+    def configure(self, config: dict[str, Any]) -> None:
+        """Take over what may change while the instance runs: only ``journal-max``, as in flux-core."""
+        self.journal.limit = config.get("resource", {}).get("journal-max", JOURNAL_MAX)
 
     # -- brokers that are online
 

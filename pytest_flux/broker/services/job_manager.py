@@ -238,11 +238,9 @@ class JobManagerService(Service):
         )
         return None
 
-    @method("config-reload")
-    def config_reload(self, request: Request) -> Answer:
-        """``{...}`` → empty: take over ``[queues]`` and ``[job-manager]``."""
-        self._manager.configure(request.json() if request.message.payload else self._manager.config)
-        return None
+    def configure(self, config: dict[str, Any]) -> None:
+        """See Service."""
+        self._manager.configure(config)
 
     # -- questions
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 from typing import TYPE_CHECKING, Any
 
-from pytest_flux.broker.resource.config import decode_config, load_resources
+from pytest_flux.broker.resource.config import load_resources
 from pytest_flux.broker.service import ALL, Answer, Request, Service, _Later, method
 from pytest_flux.protocol.errors import FluxError, ProtocolError
 from pytest_flux.protocol.idset import encode_idset
@@ -117,10 +117,7 @@ class ResourceService(Service):
 
     def configure(self, config: dict[str, Any]) -> None:
         """See Service."""
-        try:
-            decode_config(config)
-        except ProtocolError as error:
-            raise FluxError(errno.EINVAL, str(error)) from None
+        self._inventory.configure(config)
 
 
 def _plain(resources: ResourceSet) -> dict[str, Any]:
