@@ -7,11 +7,12 @@ from typing import Any, NamedTuple
 from pytest_flux.protocol.config_tables import check_verify
 from pytest_flux.protocol.duration import parse_duration
 from pytest_flux.protocol.errors import ProtocolError
-from pytest_flux.protocol.hostlist import decode_hostlist
-from pytest_flux.protocol.idset import decode_idset
+from pytest_flux.protocol.hostlist import decode_host_ranges
+from pytest_flux.protocol.idset import decode_ranges
 from pytest_flux.protocol.json_unpack import unpack
 from pytest_flux.protocol.json_value import decode_json
-from pytest_flux.protocol.resource_set import MAX_CORES, Node, ResourceSet, resources_from_config
+from pytest_flux.protocol.limits import MAX_CORES, MAX_NODES
+from pytest_flux.protocol.resource_set import Node, ResourceSet, resources_from_config
 
 _KINDS: dict[str, type] = {
     "path": str,
@@ -28,7 +29,6 @@ _KINDS: dict[str, type] = {
 }
 JOURNAL_MAX = 100_000
 """How many resource events are kept by default."""
-_MAX_FAKE_NODES = 1 << 20
 
 
 class ResourceConfig(NamedTuple):
@@ -85,12 +85,12 @@ def check_exclude(decoded: ResourceConfig, size: int) -> None:
     if not decoded.exclude:
         return
     try:
-        excluded = decode_idset(decoded.exclude)
+        excluded = decode_ranges(decoded.exclude)
     except ProtocolError:
         # Hostnames are looked up later, in R.
-        decode_hostlist(decoded.exclude)
+        decode_host_ranges(decoded.exclude)
         return
-    if excluded and max(excluded) >= max(size, len(decoded.resources or ())):
+    if excluded and excluded[-1][1] >= max(size, len(decoded.resources or ())):
         raise ProtocolError(f"exclude set {decoded.exclude} is out of range")
 
 
@@ -138,13 +138,14 @@ def _fake_resources(table: object) -> ResourceSet | None:
     nnodes, cores, gpus = (
         _count(table, key, default, least, most)
         for key, default, least, most in (
-            ("nnodes", 0, 1, _MAX_FAKE_NODES),
+            ("nnodes", 0, 1, MAX_NODES),
             ("cores-per-node", 64, 1, MAX_CORES),
             ("gpus-per-node", 0, 0, MAX_CORES),
         )
     )
     prefix = str(table.get("host-prefix", "fake"))
-    return ResourceSet({rank: Node(f"{prefix}{rank}", (1 << cores) - 1, (1 << gpus) - 1) for rank in range(nnodes)})
+    core_mask, gpu_mask = (1 << cores) - 1, (1 << gpus) - 1
+    return ResourceSet({rank: Node(f"{prefix}{rank}", core_mask, gpu_mask) for rank in range(nnodes)})
 
 
 def _count(table: dict[str, Any], key: str, default: int, least: int, most: int) -> int:

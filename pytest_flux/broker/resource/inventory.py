@@ -141,10 +141,10 @@ class Inventory:
     def define(self, resources: ResourceSet, method: str) -> None:
         """Use these resources from now on."""
         self.resources, self.method = resources, method
+        encoded = resources.encode()
         if not self._is_recovery:
-            self._kvs.put_json(KEY, resources.encode())
-        commit = not self._is_recovery
-        self.journal.post("resource-define", {"method": method}, resources=resources, commit=commit)
+            self._kvs.put_json(KEY, encoded)
+        self.journal.post("resource-define", {"method": method}, resources=encoded, commit=not self._is_recovery)
         self._changed()
 
     def _recall(self) -> None:
