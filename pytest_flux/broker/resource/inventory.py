@@ -30,7 +30,10 @@ _CHECKPOINT = "checkpoint.resource"
 
 
 class Inventory:
-    """``on_change`` is called whenever the usable resources change. ``allocated`` returns what jobs hold."""
+    """``on_change`` is called whenever the usable resources change. ``allocated`` returns what jobs hold.
+
+    ``is_muted`` asks the scheduler to take no notice of further changes.
+    """
 
     def __init__(
         self,
@@ -59,6 +62,7 @@ class Inventory:
         self.torpid: set[int] = set()
         self.excluded: set[int] = set()
         self.lost: set[int] = set()
+        self.is_muted = False
         self.journal = Journal(kvs, clock)
         self._config = decode_config({})
         self._watching = False

@@ -284,6 +284,11 @@ class JobManagerService(Service):
         """→ ``{queue_length, alloc_pending, running}``."""
         return dict(self._manager.alloc.counts())
 
+    @method("resource-status")
+    def resource_status(self, request: Request) -> Answer:
+        """→ ``{allocated}``: the R of all active jobs together."""
+        return {"allocated": self._manager.alloc.allocated().encode()}
+
     @method("stats-get", roles=ALL)
     def stats_get(self, request: Request) -> Answer:
         """→ ``{journal, active_jobs, inactive_jobs, max_jobid, housekeeping}``."""
