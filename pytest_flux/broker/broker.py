@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 
 from pytest_flux.broker import defaults
 from pytest_flux.broker.attributes import Attributes
@@ -39,6 +39,7 @@ from pytest_flux.broker.services.overlay import OverlayService
 from pytest_flux.broker.services.rexec import RexecService
 from pytest_flux.broker.state.state_machine import StateMachine
 from pytest_flux.protocol.duration import format_duration, parse_duration
+from pytest_flux.protocol.errors import FluxError
 from pytest_flux.protocol.idset import encode_idset
 from pytest_flux.protocol.message import USERID_UNKNOWN, Message
 from pytest_flux.protocol.severity import LOG_CRIT, LOG_DEBUG, LOG_ERR, LOG_INFO
@@ -110,7 +111,7 @@ class Broker:
         self._overlay_service = OverlayService(router, log, attributes, self.overlay, self.reactor.clock)
         self._shutdown = ShutdownService(router, log, machine, self._check_goodbye)
         self._config_service = ConfigService(
-            router, log, attributes, self.config, self._made_services, lambda: machine.is_online
+            router, log, attributes, self.config, self._configure, lambda: machine.is_online
         )
         self._rexec = RexecService(
             router, log, self.reactor, attributes, self.config, self.runat, self._program_environ
@@ -136,8 +137,12 @@ class Broker:
     def _all_services(self) -> Sequence[Service | LazyService]:
         return [*self._services, *self.parts.services]
 
-    def _made_services(self) -> Iterable[Service]:
-        return [*self._services, *self.parts.made_services()]
+    def _configure(self, config: dict[str, Any]) -> None:
+        try:
+            self._overlay_service.configure(config)
+        except FluxError as error:
+            raise FluxError(error.errnum, f"error updating overlay: {error.text}") from None
+        self.parts.configure(config)
 
     def _configured_topology(self) -> Topology:
         tbon.configure(self.attributes, self.config)

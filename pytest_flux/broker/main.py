@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import resource
 import signal
@@ -37,7 +38,7 @@ from pytest_flux.reactor.reactor import Reactor
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import NoReturn
+    from typing import Any, NoReturn
 
 PARSER = OptionParser(
     "flux-broker",
@@ -148,6 +149,8 @@ def _create(attributes: Attributes, options: Options, log: BrokerLog, clock: Clo
     for name, value in defaults.ATTRIBUTES.items():
         attributes.setdefault(name, value)
     try:
+        if config and boot.rank == 0:
+            _check_tables(config, boot.size, log)
         create_directories(attributes, boot.rank, log, cleanup)
         broker = Broker(reactor, attributes, config, log, boot)
     except FluxError as error:
@@ -156,6 +159,17 @@ def _create(attributes: Attributes, options: Options, log: BrokerLog, clock: Clo
         raise StartError(str(error)) from None
     _define_phases(broker, options.arguments)
     return broker
+
+
+def _check_tables(config: dict[str, Any], size: int, log: BrokerLog) -> None:
+    """Refuse a configuration that a module of flux-core would not start with."""
+    from pytest_flux.broker.config import TableError, check_start
+
+    try:
+        check_start(config, size)
+    except TableError as error:
+        log.write(LOG_ERR, str(error), error.module)
+        raise StartError(f"{error.module}: {os.strerror(errno.EINVAL)}") from None
 
 
 def _define_phases(broker: Broker, command: list[str]) -> None:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 from pytest_flux.broker.boot.recovery import is_recovery, place
 from pytest_flux.broker.service import LazyService
@@ -68,9 +68,12 @@ class Parts:
         makers = self._makers_of_rank_0() if router.rank == 0 else self._makers_of_others()
         self.services = [LazyService(name, router, make) for name, make in makers.items()]
 
-    def made_services(self) -> Iterator[Service]:
-        """The services that have had a request."""
-        return (lazy.service for lazy in self.services if lazy.service is not None)
+    def configure(self, config: dict[str, Any]) -> None:
+        """Take over a new configuration, whose tables were checked, in the parts that are made already."""
+        if self._manager is not None:
+            self._manager.configure(config)
+        if self._inventory is not None:
+            self._inventory.configure(config)
 
     # -- parts of rank 0
 

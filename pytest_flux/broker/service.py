@@ -269,11 +269,17 @@ class Service:
         return None
 
     def configure(self, config: dict[str, Any]) -> None:
-        """Take over a new configuration; FluxError refuses it. Services that use the configuration override this."""
+        """Take over a new configuration, whose tables were checked. Services that use it override this."""
 
     @method("config-reload")
     def config_reload(self, request: Request) -> Answer:
         """``{...}``: a new configuration, for this service alone."""
+        from pytest_flux.broker.config import TableError, check_tables
+
+        try:
+            check_tables(request.json(), module=self.name)
+        except TableError as error:
+            raise FluxError(errno.EINVAL, str(error)) from None
         self.configure(request.json())
         return None
 

@@ -48,7 +48,7 @@ from pytest_flux.broker.exec.messages import (
     TaskExit,
     Write,
 )
-from pytest_flux.broker.exec.options import ShellFailure, shell_options
+from pytest_flux.broker.exec.options import ShellFailure, failure_of, shell_options
 from pytest_flux.broker.exec.output import WARNING
 from pytest_flux.broker.exec.placement import Placement, place
 from pytest_flux.broker.exec.shells import Shells, service_name
@@ -172,9 +172,9 @@ class Execution:
             self._placement = place(self._work.jobspec, self._resources, self._options)
             self._streams.configure(self._options)
             self._exit_policy = ExitPolicy(self._reactor, self._options, self._doomed)
-        except ShellFailure as failure:
+        except Exception as error:  # noqa: BLE001 - see failure_of
             # The shells find most failures themselves, and report them.
-            self._failure = failure
+            self._failure = failure_of(error)
         ntasks = self._placement.ntasks if self._placement is not None else 0
         self._guest.begin("output", stdout=ntasks, stderr=ntasks)
         self._guest.begin("input", stdin=1)
@@ -199,7 +199,8 @@ class Execution:
                 raise self._failure
             self._warning = LimitWarning(self._reactor, self._options, self._log, self._kill)
             self._warning.arm(self._resources.expiration)
-        except ShellFailure as failure:
+        except Exception as error:  # noqa: BLE001 - see failure_of
+            failure = failure_of(error)
             self._links[self._leader].command(Die(failure.text, component=failure.component))
             return
         self._command(Run())

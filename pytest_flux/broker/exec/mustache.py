@@ -9,14 +9,19 @@ from typing import Any, NamedTuple
 from pytest_flux.protocol import fluid
 from pytest_flux.protocol.errors import ProtocolError
 from pytest_flux.protocol.json_value import compact_ascii
+from pytest_flux.protocol.limits import MAX_TEMPLATE, Budget
 
 Tag = Callable[[str], str | None]
 """The text for a tag, or None for an unknown one, which then stays as it is."""
 
 
 def render(template: str, tag: Tag) -> str:
-    """Fill in the tags of a template. Braces that are not closed stay, with all that follows."""
+    """Fill in the tags of a template. Braces that are not closed stay, with all that follows.
+
+    Raises ProtocolError if the result exceeds MAX_TEMPLATE.
+    """
     parts = template.split("{{")
+    length = Budget("characters of a template", MAX_TEMPLATE)
     done = [parts[0]]
     for position, part in enumerate(parts[1:], start=1):
         name, end, rest = part.partition("}}")
@@ -25,6 +30,7 @@ def render(template: str, tag: Tag) -> str:
             break
         text = tag(name)
         done.append((f"{{{{{name}}}}}" if text is None else text) + rest)
+        length.spend(len(done[-1]))
     return "".join(done)
 
 

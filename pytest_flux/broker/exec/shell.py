@@ -25,7 +25,7 @@ from pytest_flux.broker.exec.messages import (
     Running,
     TaskExit,
 )
-from pytest_flux.broker.exec.options import ShellFailure
+from pytest_flux.broker.exec.options import ShellFailure, failure_of
 from pytest_flux.broker.exec.output import FATAL, Output, log_line
 from pytest_flux.broker.exec.placement import Placement, place
 from pytest_flux.broker.exec.pmi import ShellPmi, pmi_name, pmi_values
@@ -113,8 +113,8 @@ class Shell:
             for task in self.tasks:
                 task.terminal = self._terminal_of(task)
             self._start_pmi(len(self.tasks))
-        except ShellFailure as failure:
-            self.die(failure)
+        except Exception as error:  # noqa: BLE001 - see failure_of
+            self.die(failure_of(error))
             return
         self.report(Ready())
 
@@ -147,8 +147,8 @@ class Shell:
             self.output.open([task.tags for task in self.tasks], running=True)
             for task in self.tasks:
                 self._start(task)
-        except ShellFailure as failure:
-            self.die(failure)
+        except Exception as error:  # noqa: BLE001 - see failure_of
+            self.die(failure_of(error))
             return
         self.report(Running())
         self._check_end()

@@ -35,6 +35,8 @@ class Supply:
         return pool
 
     def _changed(self) -> None:
+        if self._inventory.is_muted:
+            return
         if self._inventory.resources is not self._defined:
             self._pool = self._new_pool()
             return
