@@ -35,6 +35,7 @@ from pytest_flux.broker.exec.messages import (
     ExceptionNote,
     Exchange,
     Exited,
+    Finish,
     GaveUp,
     Kill,
     Log,
@@ -46,6 +47,7 @@ from pytest_flux.broker.exec.messages import (
     Running,
     StdinData,
     TaskExit,
+    TasksDone,
     Write,
 )
 from pytest_flux.broker.exec.options import ShellFailure, shell_options
@@ -134,6 +136,7 @@ class Execution:
         self._not_running = set(self._links)
         self._in_barrier: dict[int, dict[str, str]] = {}
         self._statuses: dict[int, int] = {}
+        self._leader_done = False
         self._early_exit: TaskExit | None = None
         self._given_up: GaveUp | None = None
         self._failure: ShellFailure | None = None
@@ -230,6 +233,9 @@ class Execution:
                 self._all_running()
         elif isinstance(report, TaskExit):
             self._task_ended(report)
+        elif isinstance(report, TasksDone):
+            self._leader_done = True
+            self._check_finish()
         elif isinstance(report, PmiBarrier):
             self._in_barrier[rank] = report.values
             self._check_barrier()
@@ -338,8 +344,17 @@ class Execution:
         self._not_running.discard(rank)
         self._shell_ended(rank, 0)
 
+    def _check_finish(self) -> None:
+        """Let the leading shell exit, if its tasks and all other shells have ended.
+
+        Until then it is there to log messages, and to end the job if one of the others hangs.
+        """
+        if self._leader_done and self._links.keys() - self._statuses.keys() == {self._leader}:
+            self._links[self._leader].command(Finish())
+
     def _shell_ended(self, rank: int, status: int) -> None:
         self._statuses[rank] = status
+        self._check_finish()
         active = [other for other in self._links if other not in self._statuses]
         if active and not (rank == self._leader and self._state is State.ENDING):
             return

@@ -40,6 +40,10 @@ class TaskExit(NamedTuple):
     info: dict[str, Any]
 
 
+class TasksDone(NamedTuple):
+    """All tasks of the shell that leads the job have ended; it waits for Finish."""
+
+
 class PmiBarrier(NamedTuple):
     """All tasks of the shell are in a PMI barrier; ``values`` is what they have put since the last one."""
 
@@ -72,7 +76,9 @@ class Exited(NamedTuple):
     status: int
 
 
-Report = Ready | Running | OutputLines | TaskExit | PmiBarrier | StdinData | ExceptionNote | GaveUp | Exited
+Report = (
+    Ready | Running | OutputLines | TaskExit | TasksDone | PmiBarrier | StdinData | ExceptionNote | GaveUp | Exited
+)
 
 
 class Run(NamedTuple):
@@ -120,11 +126,15 @@ class Die(NamedTuple):
     wait_status: int | None = None
 
 
+class Finish(NamedTuple):
+    """Exit: all other shells have ended. Only the leading shell waits for this."""
+
+
 class Destroy(NamedTuple):
     """Kill the tasks, and end without waiting for them."""
 
 
-Command = Run | Kill | Write | Exchange | Log | Stored | Die | Destroy
+Command = Run | Kill | Write | Exchange | Log | Stored | Die | Finish | Destroy
 
 _Said = TypeVar("_Said")
 
@@ -133,6 +143,7 @@ _REPORTS: dict[str, type[Report]] = {
     "running": Running,
     "output": OutputLines,
     "task-exit": TaskExit,
+    "tasks-done": TasksDone,
     "pmi": PmiBarrier,
     "stdin": StdinData,
     "raise": ExceptionNote,
@@ -147,6 +158,7 @@ _COMMANDS: dict[str, type[Command]] = {
     "log": Log,
     "stored": Stored,
     "die": Die,
+    "finish": Finish,
     "destroy": Destroy,
 }
 _NAMES = {kind: name for table in (_REPORTS, _COMMANDS) for name, kind in table.items()}

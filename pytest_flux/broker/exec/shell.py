@@ -24,6 +24,7 @@ from pytest_flux.broker.exec.messages import (
     Report,
     Running,
     TaskExit,
+    TasksDone,
 )
 from pytest_flux.broker.exec.options import ShellFailure
 from pytest_flux.broker.exec.output import FATAL, Output, log_line
@@ -198,8 +199,16 @@ class Shell:
         self._check_end()
 
     def _check_end(self) -> None:
-        if not self.is_over and all(task.is_settled for task in self.tasks):
-            self._finish(self._code << 8)
+        if self.is_over or not all(task.is_settled for task in self.tasks):
+            return
+        if not self._number and len(self._resources) > 1:
+            self.report(TasksDone())
+        else:
+            self.finish()
+
+    def finish(self) -> None:
+        """All tasks have ended: exit."""
+        self._finish(self._code << 8)
 
     # -- commands
 

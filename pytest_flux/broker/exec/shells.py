@@ -13,6 +13,7 @@ from pytest_flux.broker.exec.messages import (
     Die,
     Exchange,
     Exited,
+    Finish,
     Kill,
     Log,
     Report,
@@ -142,6 +143,8 @@ class Shells:
                 command.text, command.code, component=command.component, wait_status=command.wait_status
             )
             shell.die(failure)
+        elif isinstance(command, Finish):
+            shell.finish()
         elif isinstance(command, Destroy):
             shell.destroy()
 

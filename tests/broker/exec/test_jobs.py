@@ -210,6 +210,27 @@ def test_the_end_of_one_task_can_be_that_of_all(runner: Runner) -> None:
         assert ended.status == 3 << 8
 
 
+@pytest.mark.parametrize("first", [0, 1])
+@pytest.mark.parametrize("options", [{"exit-on-error": 1}, {"exit-timeout": 0.1}])
+def test_the_end_of_one_shell_can_be_that_of_all(runner: Runner, first: int, options: dict[str, object]) -> None:
+    """Whichever shell has no task left: the first one stays to end the job."""
+    script = f"test $FLUX_TASK_RANK = {first} && exit 3; sleep 1000"
+    ended = runner.run("sh", "-c", script, tasks=2, nodes=2, options=options)
+    note = ended.exceptions[0]["note"]
+    assert note.startswith(f"sh: task rank {first} on host {runner.instance.getattr('hostname')}"), note
+    assert note in ended.messages
+    assert ended.status == 3 << 8
+    assert [event["context"]["wait_status"] for event in ended.exec if event["name"] == "shell-exit"] == [3 << 8]
+
+
+def test_the_first_shell_ends_last(runner: Runner) -> None:
+    ended = runner.run("sh", "-c", "test $FLUX_TASK_RANK = 0 && exit 3; sleep 0.2; exit 4", tasks=2, nodes=2)
+    names = [event["name"] for event in ended.exec]
+    assert names[-4:] == ["shell.task-exit", "shell-exit", "complete", "done"]
+    assert ended.status == 4 << 8
+    assert next(event for event in ended.exec if event["name"] == "shell-exit")["context"]["wait_status"] == 3 << 8
+
+
 def test_a_signal_before_the_limit(runner: Runner) -> None:
     options = {"signal": {"signum": int(signal.SIGUSR1), "timeleft": 999.5}}
     ended = runner.run("sh", "-c", "trap 'exit 9' USR1; while :; do sleep 0.05; done", duration=1000, options=options)
