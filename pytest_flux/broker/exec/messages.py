@@ -13,6 +13,7 @@ by events and by requests to the leading shell (src/shell/svc.c), and to job-exe
 
 from __future__ import annotations
 
+import signal
 from typing import Any, NamedTuple, TypeVar
 
 from pytest_flux.protocol.errors import ProtocolError
@@ -131,7 +132,9 @@ class Finish(NamedTuple):
 
 
 class Destroy(NamedTuple):
-    """Kill the tasks, and end without waiting for them."""
+    """Kill the tasks, and end without waiting for them, as if the shell were a process that gets this signal."""
+
+    signum: int = signal.SIGKILL
 
 
 Command = Run | Kill | Write | Exchange | Log | Stored | Die | Finish | Destroy
