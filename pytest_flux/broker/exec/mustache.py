@@ -42,13 +42,23 @@ class TagsOfTask(NamedTuple):
 
 
 class Tags:
-    """The values of tags in one job. ``nodes`` describes the node of each shell, ``tmpdir`` is this shell's."""
+    """The values of tags in one job. ``nodes`` describes the node of each shell, ``tmpdir`` is this shell's.
+
+    ``f58`` is the job's id as the shell writes it.
+    """
 
     def __init__(
-        self, job_id: int, name: str, ntasks: int, nodes: Callable[[int], dict[str, Any]], size: int, tmpdir: str
+        self,
+        job_id: int,
+        f58: str,
+        name: str,
+        ntasks: int,
+        nodes: Callable[[int], dict[str, Any]],
+        size: int,
+        tmpdir: str,
     ) -> None:
         self._id = job_id
-        self._name = name
+        self._f58 = f58
         self._nodes = nodes
         self._size = size
         self._plain = {
@@ -91,7 +101,7 @@ class Tags:
     def _job_id(self, name: str) -> str | None:
         kind = name[3:] if name[2:3] == "." else "f58" if name == "id" else ""
         try:
-            return fluid.encode_fluid(self._id, kind)
+            return self._f58 if kind == "f58" else fluid.encode_fluid(self._id, kind)
         except ProtocolError:
             return None
 
