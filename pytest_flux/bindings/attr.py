@@ -1,0 +1,220 @@
+"""Broker attributes, and what is known by them: flux-core's ``attr.c``, ``hosts.c`` and the paths of ``flux_open(3)``."""
+
+from __future__ import annotations
+
+import errno
+import os
+from typing import Any
+
+from pytest_flux.bindings.ffi import NULL, chars, fail, set_error, text
+from pytest_flux.bindings.handle import Handle, open_handle
+from pytest_flux.bindings.library import function
+from pytest_flux.bindings.rpc import call_json, response_json, response_member
+from pytest_flux.client.connector import default_uri
+from pytest_flux.protocol.errors import ProtocolError
+from pytest_flux.protocol.hostlist import decode_hostlist, encode_hostlist
+from pytest_flux.protocol.idset import decode_idset, encode_idset
+
+_IMMUTABLE = 1
+
+
+def get_attribute(handle: Handle, name: str) -> str | None:
+    """The value of an attribute; None, with errno set, if there is none. What never changes is asked for once."""
+    known = handle.aux.setdefault("attributes", {})
+    if name in known:
+        return str(known[name])
+    future = call_json(handle, "attr.get", {"name": name})
+    if future is NULL:
+        return None
+    answer = response_json(future)
+    future.destroy()
+    if answer is None:
+        return None
+    value = str(answer.get("value", ""))
+    if answer.get("flags", 0) & _IMMUTABLE:
+        known[name] = value
+    return value
+
+
+@function("flux_t *, char * -> char *")
+def flux_attr_get(h: Handle, name: Any) -> Any:
+    """The value of an attribute: flux_attr_get(3)."""
+    key = text(name)
+    if key is None:
+        return fail(errno.EINVAL, NULL)
+    # A client of `flux proxy` reaches the parent from another host than the broker does.
+    proxy = os.environ.get("FLUX_PROXY_REMOTE") if key == "parent-uri" else None
+    value = get_attribute(h, key)
+    if value is None:
+        return NULL
+    if proxy is not None and value.startswith("local://"):
+        value = f"ssh://{proxy}{value[len('local://') :]}"
+    return chars(value)
+
+
+@function("flux_t *, char *, char *, bool, flux_error_t * -> int")
+def flux_attr_set_ex(h: Handle, name: Any, val: Any, force: bool, errp: Any) -> int:
+    """Set an attribute: flux_attr_get(3)."""
+    key, value = text(name), text(val)
+    if key is None or value is None:
+        return int(fail(errno.EINVAL))
+    payload: dict[str, Any] = {"name": key, "value": value}
+    if force:
+        payload["force"] = True
+    future = call_json(h, "attr.set", payload)
+    if future is NULL:
+        return -1
+    done = future.get() is not None
+    if not done:
+        outcome = future.outcome()
+        set_error(errp, (outcome and outcome[1]) or os.strerror(outcome[0] if outcome else errno.EIO))
+    future.destroy()
+    return 0 if done else -1
+
+
+@function("flux_t *, char *, char * -> int")
+def flux_attr_set(h: Handle, name: Any, val: Any) -> int:
+    """Set an attribute: flux_attr_get(3)."""
+    return flux_attr_set_ex(h, name, val, False, NULL)
+
+
+@function("flux_t *, char *, char * -> int")
+def flux_attr_set_cacheonly(h: Handle, name: Any, val: Any) -> int:
+    """Set what this handle believes an attribute to be: flux_attr_get(3)."""
+    known = h.aux.setdefault("attributes", {})
+    value = text(val)
+    if value is None:
+        known.pop(text(name), None)
+    else:
+        known[text(name)] = value
+    return 0
+
+
+@function("flux_t *, uint32_t * -> int")
+def flux_get_rank(h: Handle, rank: Any) -> int:
+    """The rank of the broker: flux_get_rank(3)."""
+    value = get_attribute(h, "rank")
+    if value is None:
+        return -1
+    rank[0] = int(value)
+    return 0
+
+
+@function("flux_t *, uint32_t * -> int")
+def flux_get_size(h: Handle, size: Any) -> int:
+    """The number of brokers: flux_get_rank(3)."""
+    value = get_attribute(h, "size")
+    if value is None:
+        return -1
+    size[0] = int(value)
+    return 0
+
+
+@function("flux_t *, double * -> int")
+def flux_get_instance_starttime(h: Handle, starttime: Any) -> int:
+    """When the instance began: flux_get_rank(3)."""
+    future = call_json(h, "attr.get", {"name": "broker.starttime"}, 0)
+    if future is NULL:
+        return -1
+    value = response_member(future, "value")
+    future.destroy()
+    if value is None:
+        return -1
+    starttime[0] = float(value)
+    return 0
+
+
+# -- hosts
+
+
+def _hosts(handle: Handle) -> list[str] | None:
+    hosts: list[str] | None = handle.aux.get("hosts")
+    if hosts is None:
+        value = get_attribute(handle, "hostlist")
+        if value is None:
+            return None
+        hosts = handle.aux["hosts"] = decode_hostlist(value)
+    return hosts
+
+
+@function("flux_t *, uint32_t -> char *")
+def flux_get_hostbyrank(h: Handle, rank: int) -> bytes:
+    """The host of a broker: flux_get_hostbyrank(3)."""
+    if rank == 0xFFFFFFFF:
+        return b"any"
+    if rank == 0xFFFFFFFE:
+        return b"upstream"
+    hosts = _hosts(h)
+    return chars(hosts[rank]) if hosts and rank < len(hosts) else b"(null)"
+
+
+@function("flux_t *, char * -> int")
+def flux_get_rankbyhost(h: Handle, host: Any) -> int:
+    """The lowest rank on a host: flux_get_hostbyrank(3)."""
+    hosts, name = _hosts(h), text(host)
+    if hosts is None:
+        return -1
+    return hosts.index(name) if name in hosts else int(fail(errno.ENOENT))
+
+
+@function("flux_t *, char *, flux_error_t * -> char *")
+def flux_hostmap_lookup(h: Handle, targets: Any, errp: Any) -> Any:
+    """Hosts for ranks, or ranks for hosts: flux_hostmap_lookup(3)."""
+    hosts = _hosts(h)
+    wanted = text(targets) or ""
+    if hosts is None:
+        return NULL
+    try:
+        ranks = decode_idset(wanted)
+    except ProtocolError:
+        return _ranks_of(hosts, wanted, errp)
+    beyond = [rank for rank in ranks if rank >= len(hosts)]
+    if beyond:
+        set_error(errp, f"rank {beyond[0]} is not in host map")
+        return fail(errno.ENOENT, NULL)
+    return chars(encode_hostlist(hosts[rank] for rank in ranks))
+
+
+def _ranks_of(hosts: list[str], wanted: str, errp: Any) -> Any:
+    try:
+        names = decode_hostlist(wanted)
+    except ProtocolError:
+        set_error(errp, "target must be a valid Idset or Hostlist")
+        return fail(errno.EINVAL, NULL)
+    unknown = [name for name in names if name not in hosts]
+    if unknown:
+        set_error(errp, f"host {unknown[0]} not found in host map")
+        return fail(errno.ENOENT, NULL)
+    return chars(encode_idset(rank for rank, host in enumerate(hosts) if host in names))
+
+
+# -- instances around this one
+
+
+def ancestor_uri(path: str) -> str:
+    """The URI for ``..``, ``../..``, ``.`` or ``/``. Raises OSError."""
+    if path.startswith("/") and path != "/":
+        raise OSError(errno.EINVAL, f"{path}: invalid URI")
+    elements = [element for element in path.split("/") if element]
+    for element in elements:
+        if element not in (".", ".."):
+            raise OSError(errno.EINVAL, f"{path}: invalid URI path element '{element}'")
+    handle = open_handle(None)
+    try:
+        level = int(_required(handle, "instance-level"))
+        parents = level if path == "/" else min(elements.count(".."), level)
+        uri = default_uri()
+        for _ in range(parents):
+            uri = _required(handle, "parent-uri")
+            handle.release()
+            handle = open_handle(uri)
+        return uri
+    finally:
+        handle.release()
+
+
+def _required(handle: Handle, name: str) -> str:
+    value = get_attribute(handle, name)
+    if value is None:
+        raise OSError(errno.ENOENT, f"Failed to get {name} attribute: {os.strerror(errno.ENOENT)}")
+    return value

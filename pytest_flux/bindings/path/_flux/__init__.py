@@ -1,0 +1,25 @@
+"""Stands where the C module of `flux-python` does; see `pytest_flux.bindings`.
+
+The Python that imports it need not have pytest-flux installed: this directory may be on PYTHONPATH alone. Then the
+package is loaded from where this file is, and sys.path stays as it is.
+"""
+
+import importlib.util
+import os
+import sys
+
+
+def _load() -> None:
+    if importlib.util.find_spec("pytest_flux") is not None:
+        return
+    package = os.path.dirname(os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
+    spec = importlib.util.spec_from_file_location(
+        "pytest_flux", os.path.join(package, "__init__.py"), submodule_search_locations=[package]
+    )
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["pytest_flux"] = module
+    spec.loader.exec_module(module)
+
+
+_load()
