@@ -294,3 +294,10 @@ def text(value: Any) -> str | None:
 def chars(value: str) -> bytes:
     """The ``char *`` for a text."""
     return value.encode("utf-8", "surrogateescape")
+
+
+def unsigned(value: int, bits: int) -> int:
+    """The same number. Raises OverflowError, as cffi does, if an unsigned type has no room for it."""
+    if not 0 <= value < 1 << bits:
+        raise OverflowError(f"integer {value} does not fit 'uint{bits}_t'")
+    return value

@@ -382,15 +382,15 @@ def flux_future_then(f: Future, timeout: float, cb: Any, arg: Any) -> int:
 
 
 @function("flux_future_t *, double -> int")
-def flux_future_wait_for(f: Future, timeout: float) -> int:
+def flux_future_wait_for(f: Any, timeout: float) -> int:
     """Wait for a future: flux_future_get(3)."""
-    return f.wait_for(timeout)
+    return int(fail(errno.EINVAL)) if f is NULL else int(f.wait_for(timeout))
 
 
 @function("flux_future_t *, void ** -> int")
-def flux_future_get(f: Future, result: Any) -> int:
+def flux_future_get(f: Any, result: Any) -> int:
     """Wait for a future, and give its value or error: flux_future_get(3)."""
-    value = f.get()
+    value = fail(errno.EINVAL, None) if f is NULL else f.get()
     if value is None:
         return -1
     if result is not NULL and result is not None:
@@ -417,9 +417,9 @@ def flux_future_has_error(f: Future) -> bool:
 
 
 @function("flux_future_t * -> char *")
-def flux_future_error_string(f: Future) -> Any:
+def flux_future_error_string(f: Any) -> Any:
     """What a future says of its error: flux_future_get(3)."""
-    outcome = f.outcome()
+    outcome = None if f is NULL else f.outcome()
     if outcome is None or not outcome[0]:
         return NULL
     return chars(outcome[1] or os.strerror(outcome[0]))

@@ -15,7 +15,7 @@ from pytest_flux.bindings.constants import (
     FLUX_JOB_PRE_SIGNED,
     FLUX_NODEID_ANY,
 )
-from pytest_flux.bindings.ffi import NULL, chars, fail, set_error, text
+from pytest_flux.bindings.ffi import NULL, chars, fail, set_error, text, unsigned
 from pytest_flux.bindings.future import Future
 from pytest_flux.bindings.handle import Handle
 from pytest_flux.bindings.library import function
@@ -68,8 +68,6 @@ def flux_job_id_encode(id: int, type: Any, buf: Any, bufsz: int) -> int:
     """A job id in one of its forms: flux_job_id_encode(3)."""
     if buf is NULL:
         return int(fail(errno.EINVAL))
-    if not 0 <= id < 1 << 64:
-        raise OverflowError("can't convert negative number to unsigned")
     form = (text(type) or "dec").lower()
     if form == "f58" and os.environ.get("FLUX_F58_FORCE_ASCII"):
         form = "f58plain"
@@ -78,7 +76,7 @@ def flux_job_id_encode(id: int, type: Any, buf: Any, bufsz: int) -> int:
 
         raise NotImplementedError(f"flux_job_id_encode() of flux-core is not here for the form {form!r}: {FORMS}")
     try:
-        return _write(buf, bufsz, encode_fluid(id, form))
+        return _write(buf, bufsz, encode_fluid(unsigned(id, 64), form))
     except ProtocolError:
         return int(fail(errno.EPROTO))
 
@@ -91,7 +89,7 @@ def _key(buf: Any, size: int, key: str) -> int:
 def flux_job_kvs_key(buf: Any, bufsz: int, id: int, key: Any) -> int:
     """The key of a job in the KVS: flux_job_kvs_key(3)."""
     name = text(key)
-    return _key(buf, bufsz, f"job.{dothex(id)}" + ("" if name is None else f".{name}"))
+    return _key(buf, bufsz, f"job.{dothex(unsigned(id, 64))}" + ("" if name is None else f".{name}"))
 
 
 @function("char *, int, flux_jobid_t, char * -> int")
@@ -100,7 +98,7 @@ def flux_job_kvs_guest_key(buf: Any, bufsz: int, id: int, key: Any) -> int:
     name = text(key)
     if "FLUX_KVS_NAMESPACE" in os.environ:
         return _key(buf, bufsz, "." if name is None else name)
-    return _key(buf, bufsz, f"job.{dothex(id)}.guest" + ("" if name is None else f".{name}"))
+    return _key(buf, bufsz, f"job.{dothex(unsigned(id, 64))}.guest" + ("" if name is None else f".{name}"))
 
 
 @function("char *, int, flux_jobid_t -> int")
@@ -220,7 +218,7 @@ def flux_job_raise(h: Handle, id: int, type: Any, severity: int, note: Any) -> A
     kind, reason = text(type), text(note)
     if kind is None:
         return fail(errno.EINVAL, NULL)
-    payload = {"id": id, "type": kind, "severity": severity}
+    payload = {"id": unsigned(id, 64), "type": kind, "severity": severity}
     if reason is not None:
         payload["note"] = reason
     return call_json(h, "job-manager.raise", payload)
@@ -237,13 +235,13 @@ def flux_job_kill(h: Handle, id: int, signum: int) -> Any:
     """Send a signal: flux_job_kill(3)."""
     if signum <= 0:
         return fail(errno.EINVAL, NULL)
-    return call_json(h, "job-manager.kill", {"id": id, "signum": signum})
+    return call_json(h, "job-manager.kill", {"id": unsigned(id, 64), "signum": signum})
 
 
 @function("flux_t *, flux_jobid_t, int -> flux_future_t *")
 def flux_job_set_urgency(h: Handle, id: int, urgency: int) -> Any:
     """Set the urgency of a job: flux_job_set_urgency(3)."""
-    return call_json(h, "job-manager.urgency", {"id": id, "urgency": urgency})
+    return call_json(h, "job-manager.urgency", {"id": unsigned(id, 64), "urgency": urgency})
 
 
 # -- waiting
@@ -253,7 +251,7 @@ def flux_job_set_urgency(h: Handle, id: int, urgency: int) -> Any:
 def flux_job_wait(h: Handle, id: int) -> Any:
     """Wait for a job, or for any: flux_job_wait(3)."""
     # Any job is the largest id; flux-core sends ids as signed numbers.
-    return call_json(h, "job-manager.wait", {"id": id - (1 << 64) if id >= 1 << 63 else id})
+    return call_json(h, "job-manager.wait", {"id": id - (1 << 64) if unsigned(id, 64) >= 1 << 63 else id})
 
 
 @function("flux_future_t *, bool *, char ** -> int")
@@ -290,7 +288,7 @@ def flux_job_event_watch(h: Handle, id: int, path: Any, flags: int) -> Any:
     known = FLUX_JOB_EVENT_WATCH_WAITCREATE | FLUX_JOB_EVENT_WATCH_INITIAL_SENTINEL
     if name is None or flags & ~known:
         return fail(errno.EINVAL, NULL)
-    payload = {"id": id, "path": name, "flags": flags}
+    payload = {"id": unsigned(id, 64), "path": name, "flags": flags}
     return call_json(h, "job-info.eventlog-watch", payload, FLUX_NODEID_ANY, STREAMING)
 
 

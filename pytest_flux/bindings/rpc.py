@@ -9,7 +9,7 @@ from typing import Any
 
 from pytest_flux.bindings.constants import FLUX_NODEID_ANY, FLUX_NODEID_UPSTREAM
 from pytest_flux.bindings.dispatch import Dispatch, dispatch_of
-from pytest_flux.bindings.ffi import NULL, chars, fail, text
+from pytest_flux.bindings.ffi import NULL, chars, fail, text, unsigned
 from pytest_flux.bindings.future import Future
 from pytest_flux.bindings.handle import Handle, send
 from pytest_flux.bindings.library import function
@@ -96,8 +96,9 @@ class Rpc:
 
 def call(handle: Handle, message: Message, nodeid: int, flags: int) -> Any:
     """Send a request: the future of its response, or NULL with errno set."""
-    if flags & ~(NORESPONSE | STREAMING) or not 0 <= nodeid <= FLUX_NODEID_ANY:
+    if not isinstance(handle, Handle) or flags & ~(NORESPONSE | STREAMING):
         return fail(errno.EINVAL, NULL)
+    unsigned(nodeid, 32)
     future = Future()
     future.set_flux(handle)
     if nodeid == FLUX_NODEID_UPSTREAM:
