@@ -2,10 +2,14 @@
 
 The Python that imports it need not have pytest-flux installed: this directory may be on PYTHONPATH alone. Then the
 package is loaded from where this file is, and sys.path stays as it is.
+
+Modules that we do not stand in for (`_rhwloc_map`, which needs hwloc and no Flux) come from the next `_flux` on sys.path,
+if that has them.
 """
 
 import importlib.util
 import os
+import pkgutil
 import sys
 
 
@@ -23,3 +27,4 @@ def _load() -> None:
 
 
 _load()
+__path__ = pkgutil.extend_path(__path__, __name__)
