@@ -20,7 +20,7 @@ from pytest_flux import bindings
 _ROUNDS = 5
 _BUDGET = 1.5
 
-_SCRIPT = '''
+_SCRIPT = """
 import sys, time
 import flux, flux.job
 from flux.job import FluxExecutor, JobspecV1
@@ -51,7 +51,7 @@ for part in (rpcs, submits, executor):
     began = time.process_time()
     part()
     print(part.__name__, time.process_time() - began, flush=True)
-'''
+"""
 
 
 class Side(NamedTuple):

@@ -1,4 +1,4 @@
-"""Broker attributes, and what is known by them: flux-core's ``attr.c``, ``hosts.c`` and the paths of ``flux_open(3)``."""
+"""Broker attributes, and what depends on them: flux-core's ``attr.c``, ``hosts.c``, the paths of ``flux_open(3)``."""
 
 from __future__ import annotations
 
@@ -139,7 +139,7 @@ def _hosts(handle: Handle) -> list[str] | None:
 
 @function("flux_t *, uint32_t -> char *")
 def flux_get_hostbyrank(h: Handle, rank: int) -> bytes:
-    """The host of a broker: flux_get_hostbyrank(3)."""
+    """The host of a broker: hosts.h."""
     if rank == 0xFFFFFFFF:
         return b"any"
     if rank == 0xFFFFFFFE:
@@ -150,7 +150,7 @@ def flux_get_hostbyrank(h: Handle, rank: int) -> bytes:
 
 @function("flux_t *, char * -> int")
 def flux_get_rankbyhost(h: Handle, host: Any) -> int:
-    """The lowest rank on a host: flux_get_hostbyrank(3)."""
+    """The lowest rank on a host: hosts.h."""
     hosts, name = _hosts(h), text(host)
     if hosts is None:
         return -1
@@ -159,7 +159,7 @@ def flux_get_rankbyhost(h: Handle, host: Any) -> int:
 
 @function("flux_t *, char *, flux_error_t * -> char *")
 def flux_hostmap_lookup(h: Handle, targets: Any, errp: Any) -> Any:
-    """Hosts for ranks, or ranks for hosts: flux_hostmap_lookup(3)."""
+    """Hosts for ranks, or ranks for hosts: hosts.h."""
     hosts = _hosts(h)
     wanted = text(targets) or ""
     if hosts is None:

@@ -104,7 +104,7 @@ def set_mpir_being_debugged(v: int) -> None:
 
 
 @function("-> void")
-def MPIR_Breakpoint() -> None:
+def MPIR_Breakpoint() -> None:  # noqa: N802
     """Where a debugger of MPI stops."""
 
 

@@ -1,20 +1,20 @@
 """cffi's side of the stand-in: what the Python files of ``flux-python`` do with ``ffi``, without cffi.
 
-The wheel's Python files talk to flux-core through two objects of a cffi module: ``lib``, which has the functions and
-constants of a C library, and ``ffi``, which makes and inspects C values. They use little of cffi: they make
+The wheel's Python files talk to flux-core through two objects of a cffi module: ``lib``, which has the functions
+and constants of a C library, and ``ffi``, which makes and inspects C values. They use little of cffi: they make
 out-parameters (``ffi.new("char *[1]")``), read strings, compare with NULL, ask for the type of a function to learn
 which arguments are pointers, and pass Python objects through C as handles. Two ways were open: to build a real cffi
-module in "ABI" mode over a library of our own, or to give them Python objects that behave alike. cffi is C, and has no
-place for functions written in Python except as callbacks, so this module does the second:
+module in "ABI" mode over a library of our own, or to give them Python objects that behave alike. cffi is C, and has
+no place for functions written in Python except as callbacks, so this module does the second:
 
 * a ``char *`` is ``bytes``, and NULL is :data:`NULL`;
 * an array, and a pointer to one value, is a list; a struct is a :class:`Struct`, which is also a pointer to itself;
 * an object of the library (``flux_future_t *``) is an instance of a class that has a ``ctype``;
 * a function is a Python function with a ``signature``, which is parsed when somebody asks for its type.
 
-What must stay true: a handle (``ffi.new_handle``) is held weakly by the library, as C does not hold it at all. Otherwise
-a future and the Python object around it would keep each other alive, and a future that the user drops would stay
-until the garbage collector runs.
+What must stay true: a handle (``ffi.new_handle``) is held weakly by the library, as C does not hold it at all.
+Otherwise a future and the Python object around it would keep each other alive, and a future that the user drops
+would stay until the garbage collector runs.
 """
 
 from __future__ import annotations
@@ -129,6 +129,7 @@ class Callback:
         self.call: Callable[..., Any] | None = None
 
     def __call__(self, *arguments: Any) -> Any:
+        """Call what was defined."""
         if self.call is None:
             raise RuntimeError(f"nobody has defined {self.name}")
         return self.call(*arguments)
@@ -222,7 +223,7 @@ class FFI(threading.local):
     def from_handle(self, handle: Any) -> Any:
         """The Python object of a handle."""
         if not isinstance(handle, Handle):
-            raise SystemError("ffi.from_handle(): dead or bogus handle")
+            raise SystemError("ffi.from_handle(): dead or bogus handle")  # noqa: TRY004 - as cffi does
         return handle.target
 
     def def_extern(self, name: str | None = None) -> Callable[[F], F]:
@@ -241,7 +242,9 @@ def _new_buffer(length: str, value: Any) -> bytearray:
     if isinstance(value, int):
         return bytearray(value)
     if not isinstance(value, (bytes, bytearray)):
-        raise TypeError(f"initializer for ctype 'char[]' must be a bytes or list or tuple, not {type(value).__name__}")
+        raise TypeError(
+            f"initializer for ctype 'char[]' must be a bytes or list or tuple, not {type(value).__name__}"
+        )
     return bytearray(value + b"\0")
 
 

@@ -40,6 +40,7 @@ class Now:
         self.has_timed_out = False
 
     def time_out(self, *_: Any) -> None:
+        """End the run; the future may still be fulfilled later."""
         self.has_timed_out = True
         self.reactor.stop_error()
 
@@ -63,10 +64,12 @@ class Then:
             self.timer.start()
 
     def stop_timer(self) -> None:
+        """Let no time run out."""
         if self.timer is not None:
             self.timer.stop()
 
     def restart_timer(self) -> None:
+        """Begin to measure the timeout anew."""
         if self.timer is not None:
             self.timer.stop()
             self.timer.start()

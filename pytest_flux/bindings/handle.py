@@ -122,12 +122,14 @@ class LoopWire(Wire):
         self._last_matchtag = 0
 
     def fileno(self) -> int:
+        """There is none."""
         return -1
 
     def close(self) -> None:
-        pass
+        """There is nothing to close."""
 
     def send(self, message: Message) -> None:
+        """Receive a message as the owner of the instance would have sent it."""
         sent = message.copy()
         if sent.userid == USERID_UNKNOWN:
             sent.userid = os.getuid()
@@ -346,18 +348,18 @@ def flux_aux_set(h: Handle, name: Any, aux: Any, destroy: Any) -> int:
 
 @function("flux_t * -> uint32_t")
 def flux_matchtag_alloc(h: Handle) -> int:
-    """A matchtag for a request: flux_matchtag_alloc(3)."""
+    """A matchtag for a request: handle.h."""
     return h.wire.matchtag()
 
 
 @function("flux_t *, uint32_t -> void")
 def flux_matchtag_free(h: Handle, matchtag: int) -> None:
-    """Give a matchtag back: flux_matchtag_alloc(3). They are not used a second time here."""
+    """Give a matchtag back: handle.h. They are not used a second time here."""
 
 
 @function("flux_t * -> uint32_t")
 def flux_matchtag_avail(h: Handle) -> int:
-    """The number of matchtags that are free: flux_matchtag_alloc(3)."""
+    """The number of matchtags that are free: handle.h."""
     return 0xFFFFFFFF
 
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import errno
 import re
+from collections.abc import Callable
 from functools import cmp_to_key
 from typing import Any
 
 from pytest_flux.bindings import library
 from pytest_flux.bindings.ffi import NULL, chars, ctype, fail, text
+from pytest_flux.bindings.library import F
 from pytest_flux.protocol.errors import ProtocolError
 from pytest_flux.protocol.hostlist import decode_hostlist, encode_hostlist
 
@@ -25,8 +27,12 @@ class Hostlist:
         self.cursor = 0
 
 
-def function(signature: str) -> Any:
-    return library.function(signature, library.hostlist)
+lib = library.hostlist
+
+
+def function(signature: str) -> Callable[[F], F]:
+    """Make a function one of this library."""
+    return library.function(signature, lib)
 
 
 def _compare(one: str, other: str) -> int:
@@ -36,7 +42,7 @@ def _compare(one: str, other: str) -> int:
     if prefix != other_prefix:
         return -1 if prefix < other_prefix else 1
     if not digits or not other_digits:
-        return len(digits) and 1 or -1
+        return len(digits) - len(other_digits)
     number, other_number = int(digits), int(other_digits)
     width, other_width = len(digits), len(other_digits)
     padded = _zeros(number, width) != _zeros(number, other_width)

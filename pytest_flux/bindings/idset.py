@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import errno
 from bisect import bisect_left, bisect_right
+from collections.abc import Callable
 from typing import Any
 
 from pytest_flux.bindings import library
 from pytest_flux.bindings.ffi import NULL, chars, ctype, fail, set_error, text
+from pytest_flux.bindings.library import F
 from pytest_flux.protocol.errors import ProtocolError
 from pytest_flux.protocol.idset import MAX_ID, decode_idset, encode_idset
 
@@ -19,9 +21,10 @@ IDSET_FLAG_INITFULL = 8
 IDSET_FLAG_COUNT_LAZY = 16
 IDSET_FLAG_ALLOC_RR = 32
 
+lib = library.idset
 for _name, _value in list(globals().items()):
     if _name.startswith("IDSET_"):
-        setattr(library.idset, _name, _value)
+        setattr(lib, _name, _value)
 
 _LIMIT = 2**24
 """The most ids of one set; flux-core's limit is 2**31, but its sets need a bit for each."""
@@ -48,12 +51,13 @@ class Idset:
         return 0
 
 
-def function(signature: str) -> Any:
-    return library.function(signature, library.idset)
+def function(signature: str) -> Callable[[F], F]:
+    """Make a function one of this library."""
+    return library.function(signature, lib)
 
 
 def _is_id(*ids: int) -> bool:
-    return all(0 <= id <= MAX_ID for id in ids)
+    return all(0 <= one <= MAX_ID for one in ids)
 
 
 @function("size_t, int -> struct idset *")

@@ -43,7 +43,7 @@ from pytest_flux.protocol.signed_jobspec import sign_none, unwrap_none
 
 @function("char *, flux_jobid_t * -> int")
 def flux_job_id_parse(s: Any, id: Any) -> int:
-    """The number of a job id: flux_job_id_parse(3)."""
+    """The number of a job id: job.h."""
     name = text(s)
     if not name or id is NULL:
         return int(fail(errno.EINVAL))
@@ -65,7 +65,7 @@ def _write(buf: Any, size: int, value: str) -> int:
 
 @function("flux_jobid_t, char *, char *, size_t -> int")
 def flux_job_id_encode(id: int, type: Any, buf: Any, bufsz: int) -> int:
-    """A job id in one of its forms: flux_job_id_encode(3)."""
+    """A job id in one of its forms: job.h."""
     if buf is NULL:
         return int(fail(errno.EINVAL))
     form = (text(type) or "dec").lower()
@@ -87,14 +87,14 @@ def _key(buf: Any, size: int, key: str) -> int:
 
 @function("char *, int, flux_jobid_t, char * -> int")
 def flux_job_kvs_key(buf: Any, bufsz: int, id: int, key: Any) -> int:
-    """The key of a job in the KVS: flux_job_kvs_key(3)."""
+    """The key of a job in the KVS: job.h."""
     name = text(key)
     return _key(buf, bufsz, f"job.{dothex(unsigned(id, 64))}" + ("" if name is None else f".{name}"))
 
 
 @function("char *, int, flux_jobid_t, char * -> int")
 def flux_job_kvs_guest_key(buf: Any, bufsz: int, id: int, key: Any) -> int:
-    """The key of what a job has written in the KVS: flux_job_kvs_key(3)."""
+    """The key of what a job has written in the KVS: job.h."""
     name = text(key)
     if "FLUX_KVS_NAMESPACE" in os.environ:
         return _key(buf, bufsz, "." if name is None else name)
@@ -103,7 +103,7 @@ def flux_job_kvs_guest_key(buf: Any, bufsz: int, id: int, key: Any) -> int:
 
 @function("char *, int, flux_jobid_t -> int")
 def flux_job_kvs_namespace(buf: Any, bufsz: int, id: int) -> int:
-    """The namespace of a job: flux_job_kvs_key(3)."""
+    """The namespace of a job: job.h."""
     return _key(buf, bufsz, f"job-{id}")
 
 
@@ -140,25 +140,25 @@ def _parse(table: dict[int, tuple[str, str]], s: Any, target: Any) -> int:
 
 @function("flux_job_state_t, char * -> char *")
 def flux_job_statetostr(state: int, fmt: Any) -> bytes:
-    """The name of a state: flux_job_statetostr(3)."""
+    """The name of a state: job.h."""
     return _format(_STATES.get(state), fmt)
 
 
 @function("char *, flux_job_state_t * -> int")
 def flux_job_strtostate(s: Any, state: Any) -> int:
-    """The state of a name: flux_job_statetostr(3)."""
+    """The state of a name: job.h."""
     return _parse(_STATES, s, state)
 
 
 @function("flux_job_result_t, char * -> char *")
 def flux_job_resulttostr(result: int, fmt: Any) -> bytes:
-    """The name of a result: flux_job_resulttostr(3)."""
+    """The name of a result: job.h."""
     return _format(_RESULTS.get(result), fmt)
 
 
 @function("char *, flux_job_result_t * -> int")
 def flux_job_strtoresult(s: Any, result: Any) -> int:
-    """The result of a name: flux_job_resulttostr(3)."""
+    """The result of a name: job.h."""
     return _parse(_RESULTS, s, result)
 
 
@@ -167,7 +167,7 @@ def flux_job_strtoresult(s: Any, result: Any) -> int:
 
 @function("flux_t *, char *, int, int -> flux_future_t *")
 def flux_job_submit(h: Handle, jobspec: Any, urgency: int, flags: int) -> Any:
-    """Submit a job: flux_job_submit(3)."""
+    """Submit a job: job.h."""
     spec = text(jobspec)
     if spec is None:
         return fail(errno.EINVAL, NULL)
@@ -178,7 +178,7 @@ def flux_job_submit(h: Handle, jobspec: Any, urgency: int, flags: int) -> Any:
 
 @function("flux_future_t *, flux_jobid_t * -> int")
 def flux_job_submit_get_id(f: Future, id: Any) -> int:
-    """The id of a job that was submitted: flux_job_submit(3)."""
+    """The id of a job that was submitted: job.h."""
     return _give(f, "id", id)
 
 
@@ -195,7 +195,7 @@ def _give(future: Any, member: str, target: Any) -> int:
 
 @function("char *, bool, uint32_t *, flux_error_t * -> char *")
 def flux_unwrap_string(s: Any, verify: bool, userid: Any, error: Any) -> Any:
-    """What was signed: flux_unwrap_string(3). Nothing here verifies a signature: there is only `none`."""
+    """What was signed: job.h. Nothing here verifies a signature: there is only `none`."""
     try:
         payload, signer = unwrap_none(text(s) or "")
     except ProtocolError:
@@ -214,7 +214,7 @@ def flux_unwrap_string(s: Any, verify: bool, userid: Any, error: Any) -> Any:
 
 @function("flux_t *, flux_jobid_t, char *, int, char * -> flux_future_t *")
 def flux_job_raise(h: Handle, id: int, type: Any, severity: int, note: Any) -> Any:
-    """Raise an exception: flux_job_raise(3)."""
+    """Raise an exception: job.h."""
     kind, reason = text(type), text(note)
     if kind is None:
         return fail(errno.EINVAL, NULL)
@@ -226,13 +226,13 @@ def flux_job_raise(h: Handle, id: int, type: Any, severity: int, note: Any) -> A
 
 @function("flux_t *, flux_jobid_t, char * -> flux_future_t *")
 def flux_job_cancel(h: Handle, id: int, reason: Any) -> Any:
-    """Cancel a job: flux_job_raise(3)."""
+    """Cancel a job: job.h."""
     return flux_job_raise(h, id, b"cancel", 0, reason)
 
 
 @function("flux_t *, flux_jobid_t, int -> flux_future_t *")
 def flux_job_kill(h: Handle, id: int, signum: int) -> Any:
-    """Send a signal: flux_job_kill(3)."""
+    """Send a signal: job.h."""
     if signum <= 0:
         return fail(errno.EINVAL, NULL)
     return call_json(h, "job-manager.kill", {"id": unsigned(id, 64), "signum": signum})
@@ -240,7 +240,7 @@ def flux_job_kill(h: Handle, id: int, signum: int) -> Any:
 
 @function("flux_t *, flux_jobid_t, int -> flux_future_t *")
 def flux_job_set_urgency(h: Handle, id: int, urgency: int) -> Any:
-    """Set the urgency of a job: flux_job_set_urgency(3)."""
+    """Set the urgency of a job: job.h."""
     return call_json(h, "job-manager.urgency", {"id": unsigned(id, 64), "urgency": urgency})
 
 
@@ -249,26 +249,26 @@ def flux_job_set_urgency(h: Handle, id: int, urgency: int) -> Any:
 
 @function("flux_t *, flux_jobid_t -> flux_future_t *")
 def flux_job_wait(h: Handle, id: int) -> Any:
-    """Wait for a job, or for any: flux_job_wait(3)."""
+    """Wait for a job, or for any: job.h."""
     # Any job is the largest id; flux-core sends ids as signed numbers.
     return call_json(h, "job-manager.wait", {"id": id - (1 << 64) if unsigned(id, 64) >= 1 << 63 else id})
 
 
 @function("flux_future_t *, bool *, char ** -> int")
 def flux_job_wait_get_status(f: Future, success: Any, errstr: Any) -> int:
-    """How a job ended: flux_job_wait(3)."""
+    """How a job ended: job.h."""
     return -1 if _give(f, "success", success) < 0 else _give(f, "errstr", errstr)
 
 
 @function("flux_future_t *, flux_jobid_t * -> int")
 def flux_job_wait_get_id(f: Future, id: Any) -> int:
-    """Which job ended: flux_job_wait(3)."""
+    """Which job ended: job.h."""
     return _give(f, "id", id)
 
 
 @function("int, flux_error_t * -> int")
 def flux_job_waitstatus_to_exitcode(waitstatus: int, errp: Any) -> int:
-    """The exit code for a wait status: flux_job_waitstatus_to_exitcode(3)."""
+    """The exit code for a wait status: job.h."""
     try:
         code, words = exit_code(waitstatus)
     except ProtocolError:
@@ -283,7 +283,7 @@ def flux_job_waitstatus_to_exitcode(waitstatus: int, errp: Any) -> int:
 
 @function("flux_t *, flux_jobid_t, char *, int -> flux_future_t *")
 def flux_job_event_watch(h: Handle, id: int, path: Any, flags: int) -> Any:
-    """Follow an event log: flux_job_event_watch(3)."""
+    """Follow an event log: job.h."""
     name = text(path)
     known = FLUX_JOB_EVENT_WATCH_WAITCREATE | FLUX_JOB_EVENT_WATCH_INITIAL_SENTINEL
     if name is None or flags & ~known:
@@ -294,7 +294,7 @@ def flux_job_event_watch(h: Handle, id: int, path: Any, flags: int) -> Any:
 
 @function("flux_future_t *, char ** -> int")
 def flux_job_event_watch_get(f: Future, event: Any) -> int:
-    """The next event: flux_job_event_watch(3)."""
+    """The next event: job.h."""
     message = f.get()
     if message is None:
         return -1
@@ -306,7 +306,7 @@ def flux_job_event_watch_get(f: Future, event: Any) -> int:
 
 @function("flux_future_t * -> int")
 def flux_job_event_watch_cancel(f: Future) -> int:
-    """Follow an event log no longer: flux_job_event_watch(3)."""
+    """Follow an event log no longer: job.h."""
     handle = f.get_flux()
     if handle is None or f.rpc is None:
         return int(fail(errno.EINVAL))
@@ -333,7 +333,7 @@ class _Following:
         self._events.then(lambda events: self._take(future, events))
 
     def _take(self, future: Future, events: Future) -> None:
-        event = [NULL]
+        event: list[Any] = [NULL]
         if flux_job_event_watch_get(events, event) == 0:
             try:
                 self._add(decode_event(event[0]))
@@ -372,7 +372,7 @@ class _Following:
 
 @function("flux_t *, flux_jobid_t, int -> flux_future_t *")
 def flux_job_result(h: Handle, id: int, flags: int) -> Any:
-    """Wait for the result of a job: flux_job_result(3)."""
+    """Wait for the result of a job: job.h."""
     events = flux_job_event_watch(h, id, b"eventlog", 0)
     if events is NULL:
         return NULL
@@ -385,7 +385,7 @@ def flux_job_result(h: Handle, id: int, flags: int) -> Any:
 
 @function("flux_future_t *, char ** -> int")
 def flux_job_result_get(f: Future, json_str: Any) -> int:
-    """The result of a job: flux_job_result(3)."""
+    """The result of a job: job.h."""
     value = f.get()
     if value is None:
         return -1
@@ -399,7 +399,7 @@ def flux_job_result_get(f: Future, json_str: Any) -> int:
 
 @function("flux_t *, flux_jobid_t, char * -> flux_future_t *")
 def flux_job_list_id(h: Handle, id: int, attrs_json_str: Any) -> Any:
-    """Ask for a job: flux_job_list_id(3)."""
+    """Ask for a job: job.h."""
     try:
         attributes = json.loads(text(attrs_json_str) or "")
     except ValueError:

@@ -19,8 +19,8 @@ _RESULT = re.compile(r"([A-Za-z_][\w ]*?[ *]+)$")
 class Library:
     """``lib``: functions, constants and callbacks as attributes.
 
-    A function that flux-core has and we do not is found in the header that the wheel brings along, and can be taken
-    from here: it raises only when it is called. Any other name raises AttributeError, which the wheel's wrappers need:
+    A function that flux-core has and we do not is found in the header that the wheel brings along, and can be had
+    here: it raises only when it is called. Any other name raises AttributeError, which the wheel's wrappers need:
     they try ``rpc`` before ``flux_rpc``.
     """
 

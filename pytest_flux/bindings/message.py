@@ -111,14 +111,14 @@ def flux_msg_typestr(type: int) -> bytes:
 
 @function("flux_msg_t *, int * -> int")
 def flux_msg_get_type(msg: Message, type: Any) -> int:
-    """The type: flux_msg_get_type(3)."""
+    """The type: message.h."""
     type[0] = msg.type
     return 0
 
 
 @function("flux_msg_t *, int -> int")
 def flux_msg_set_type(msg: Message, type: int) -> int:
-    """Set the type, and what depends on it to its defaults: flux_msg_get_type(3)."""
+    """Set the type, and what depends on it to its defaults: message.h."""
     if type not in _TYPES:
         return int(fail(errno.EINVAL))
     msg.type = type
@@ -129,7 +129,7 @@ def flux_msg_set_type(msg: Message, type: int) -> int:
 
 @function("flux_msg_t *, char ** -> int")
 def flux_msg_get_topic(msg: Message, topic: Any) -> int:
-    """The topic: flux_msg_get_topic(3)."""
+    """The topic: message.h."""
     if msg.topic is None:
         return int(fail(errno.EPROTO))
     topic[0] = chars(msg.topic)
@@ -138,20 +138,20 @@ def flux_msg_get_topic(msg: Message, topic: Any) -> int:
 
 @function("flux_msg_t *, char * -> int")
 def flux_msg_set_topic(msg: Message, topic: Any) -> int:
-    """Set the topic: flux_msg_get_topic(3)."""
+    """Set the topic: message.h."""
     msg.topic = text(topic)
     return 0
 
 
 @function("flux_msg_t * -> bool")
 def flux_msg_has_payload(msg: Message) -> bool:
-    """Whether there is a payload: flux_msg_get_payload(3)."""
+    """Whether there is a payload: message.h."""
     return msg.payload is not None
 
 
 @function("flux_msg_t *, void **, size_t * -> int")
 def flux_msg_get_payload(msg: Message, buf: Any, size: Any) -> int:
-    """The payload: flux_msg_get_payload(3)."""
+    """The payload: message.h."""
     if msg.payload is None:
         return int(fail(errno.EPROTO))
     _put(buf, msg.payload)
@@ -161,14 +161,14 @@ def flux_msg_get_payload(msg: Message, buf: Any, size: Any) -> int:
 
 @function("flux_msg_t *, void *, size_t -> int")
 def flux_msg_set_payload(msg: Message, buf: Any, size: int) -> int:
-    """Set the payload: flux_msg_get_payload(3)."""
+    """Set the payload: message.h."""
     msg.payload = None if buf is NULL else bytes(buf[:size])
     return 0
 
 
 @function("flux_msg_t *, char ** -> int")
 def flux_msg_get_string(msg: Message, s: Any) -> int:
-    """The payload as string, NULL if there is none: flux_msg_get_payload(3)."""
+    """The payload as string, NULL if there is none: message.h."""
     try:
         string = payload_string(msg)
     except OSError:
@@ -179,42 +179,42 @@ def flux_msg_get_string(msg: Message, s: Any) -> int:
 
 @function("flux_msg_t *, char * -> int")
 def flux_msg_set_string(msg: Message, s: Any) -> int:
-    """Set the payload to a string: flux_msg_get_payload(3)."""
+    """Set the payload to a string: message.h."""
     msg.payload = as_payload(s)
     return 0
 
 
 @function("flux_msg_t *, uint32_t * -> int")
 def flux_msg_get_userid(msg: Message, userid: Any) -> int:
-    """The sender: flux_msg_get_userid(3)."""
+    """The sender: message.h."""
     userid[0] = msg.userid
     return 0
 
 
 @function("flux_msg_t *, uint32_t -> int")
 def flux_msg_set_userid(msg: Message, userid: int) -> int:
-    """Set the sender: flux_msg_get_userid(3)."""
+    """Set the sender: message.h."""
     msg.userid = userid
     return 0
 
 
 @function("flux_msg_t *, uint32_t * -> int")
 def flux_msg_get_rolemask(msg: Message, rolemask: Any) -> int:
-    """The roles of the sender: flux_msg_get_rolemask(3)."""
+    """The roles of the sender: message.h."""
     rolemask[0] = msg.rolemask
     return 0
 
 
 @function("flux_msg_t *, uint32_t -> int")
 def flux_msg_set_rolemask(msg: Message, rolemask: int) -> int:
-    """Set the roles of the sender: flux_msg_get_rolemask(3)."""
+    """Set the roles of the sender: message.h."""
     msg.rolemask = rolemask
     return 0
 
 
 @function("flux_msg_t *, uint32_t -> int")
 def flux_msg_authorize(msg: Message, userid: int) -> int:
-    """Whether the sender is a user or the owner of the instance: flux_msg_get_rolemask(3)."""
+    """Whether the sender is a user or the owner of the instance: message.h."""
     if msg.rolemask & ROLE_OWNER or (msg.rolemask and msg.userid == userid != USERID_UNKNOWN):
         return 0
     return int(fail(errno.EPERM))
@@ -222,13 +222,13 @@ def flux_msg_authorize(msg: Message, userid: int) -> int:
 
 @function("flux_msg_t * -> bool")
 def flux_msg_is_local(msg: Message) -> bool:
-    """Whether a message was sent at this broker: flux_msg_get_rolemask(3)."""
+    """Whether a message was sent at this broker: message.h."""
     return bool(msg.rolemask & ROLE_LOCAL)
 
 
 @function("flux_msg_t *, uint32_t * -> int")
 def flux_msg_get_nodeid(msg: Message, nodeid: Any) -> int:
-    """The rank that a request is for: flux_msg_get_nodeid(3)."""
+    """The rank that a request is for: message.h."""
     if msg.type != REQUEST:
         return int(fail(errno.EPROTO))
     nodeid[0] = msg.aux1
@@ -237,7 +237,7 @@ def flux_msg_get_nodeid(msg: Message, nodeid: Any) -> int:
 
 @function("flux_msg_t *, uint32_t -> int")
 def flux_msg_set_nodeid(msg: Message, nodeid: int) -> int:
-    """Set the rank that a request is for: flux_msg_get_nodeid(3)."""
+    """Set the rank that a request is for: message.h."""
     if msg.type != REQUEST or nodeid == 0xFFFFFFFE:
         return int(fail(errno.EINVAL))
     msg.aux1 = nodeid
@@ -246,7 +246,7 @@ def flux_msg_set_nodeid(msg: Message, nodeid: int) -> int:
 
 @function("flux_msg_t *, int * -> int")
 def flux_msg_get_errnum(msg: Message, errnum: Any) -> int:
-    """The errno of a response: flux_msg_get_errnum(3)."""
+    """The errno of a response: message.h."""
     if msg.type != RESPONSE:
         return int(fail(errno.EPROTO))
     errnum[0] = msg.aux1
@@ -255,7 +255,7 @@ def flux_msg_get_errnum(msg: Message, errnum: Any) -> int:
 
 @function("flux_msg_t *, int -> int")
 def flux_msg_set_errnum(msg: Message, errnum: int) -> int:
-    """Set the errno of a response: flux_msg_get_errnum(3)."""
+    """Set the errno of a response: message.h."""
     if msg.type != RESPONSE:
         return int(fail(errno.EINVAL))
     msg.aux1 = errnum
@@ -264,7 +264,7 @@ def flux_msg_set_errnum(msg: Message, errnum: int) -> int:
 
 @function("flux_msg_t *, uint32_t * -> int")
 def flux_msg_get_seq(msg: Message, seq: Any) -> int:
-    """The sequence number of an event: flux_msg_get_seq(3)."""
+    """The sequence number of an event: message.h."""
     if msg.type != EVENT:
         return int(fail(errno.EPROTO))
     seq[0] = msg.aux1
@@ -273,7 +273,7 @@ def flux_msg_get_seq(msg: Message, seq: Any) -> int:
 
 @function("flux_msg_t *, uint32_t * -> int")
 def flux_msg_get_matchtag(msg: Message, matchtag: Any) -> int:
-    """The matchtag of a request or a response: flux_msg_get_matchtag(3)."""
+    """The matchtag of a request or a response: message.h."""
     if msg.type not in (REQUEST, RESPONSE):
         return int(fail(errno.EPROTO))
     matchtag[0] = msg.aux2
@@ -282,7 +282,7 @@ def flux_msg_get_matchtag(msg: Message, matchtag: Any) -> int:
 
 @function("flux_msg_t *, uint32_t -> int")
 def flux_msg_set_matchtag(msg: Message, matchtag: int) -> int:
-    """Set the matchtag of a request or a response: flux_msg_get_matchtag(3)."""
+    """Set the matchtag of a request or a response: message.h."""
     if msg.type not in (REQUEST, RESPONSE):
         return int(fail(errno.EINVAL))
     msg.aux2 = matchtag
@@ -364,25 +364,25 @@ def flux_msg_cmp_matchtag(msg: Message, matchtag: int) -> bool:
 
 @function("flux_msg_t * -> void")
 def flux_msg_route_enable(msg: Message) -> None:
-    """Give a message room for routes: flux_msg_route_push(3)."""
+    """Give a message room for routes: message.h."""
     msg.routes = msg.routes or []
 
 
 @function("flux_msg_t * -> void")
 def flux_msg_route_disable(msg: Message) -> None:
-    """Take the routes away: flux_msg_route_push(3)."""
+    """Take the routes away: message.h."""
     msg.routes = None
 
 
 @function("flux_msg_t * -> void")
 def flux_msg_route_clear(msg: Message) -> None:
-    """Forget the routes: flux_msg_route_push(3)."""
+    """Forget the routes: message.h."""
     msg.routes = None if msg.routes is None else []
 
 
 @function("flux_msg_t *, char * -> int")
 def flux_msg_route_push(msg: Message, id: Any) -> int:
-    """Add a hop: flux_msg_route_push(3)."""
+    """Add a hop: message.h."""
     name = text(id)
     if name is None:
         return int(fail(errno.EINVAL))
@@ -394,7 +394,7 @@ def flux_msg_route_push(msg: Message, id: Any) -> int:
 
 @function("flux_msg_t * -> int")
 def flux_msg_route_delete_last(msg: Message) -> int:
-    """Take the last hop away: flux_msg_route_push(3)."""
+    """Take the last hop away: message.h."""
     if msg.routes is None:
         return int(fail(errno.EPROTO))
     if msg.routes:
@@ -404,25 +404,25 @@ def flux_msg_route_delete_last(msg: Message) -> int:
 
 @function("flux_msg_t * -> char *")
 def flux_msg_route_first(msg: Message) -> Any:
-    """The first hop, the sender: flux_msg_route_push(3)."""
+    """The first hop, the sender: message.h."""
     return chars(msg.routes[0]) if msg.routes else NULL
 
 
 @function("flux_msg_t * -> char *")
 def flux_msg_route_last(msg: Message) -> Any:
-    """The last hop: flux_msg_route_push(3)."""
+    """The last hop: message.h."""
     return chars(msg.routes[-1]) if msg.routes else NULL
 
 
 @function("flux_msg_t * -> int")
 def flux_msg_route_count(msg: Message) -> int:
-    """The number of hops: flux_msg_route_push(3)."""
+    """The number of hops: message.h."""
     return int(fail(errno.EPROTO)) if msg.routes is None else len(msg.routes)
 
 
 @function("flux_msg_t * -> char *")
 def flux_msg_route_string(msg: Message) -> Any:
-    """The hops, the first eight letters of each: flux_msg_route_push(3)."""
+    """The hops, the first eight letters of each: message.h."""
     if msg.routes is None:
         return fail(errno.EPROTO, NULL)
     return chars("!".join(route[:8] for route in msg.routes))
@@ -438,7 +438,7 @@ def flux_request_encode(topic: Any, s: Any) -> Any:
     try:
         return request(topic, payload)
     except OSError as error:
-        return fail(error.errno, NULL)
+        return fail(error.errno or errno.EINVAL, NULL)
 
 
 @function("char *, void *, size_t -> flux_msg_t *")
@@ -447,7 +447,7 @@ def flux_request_encode_raw(topic: Any, data: Any, len: int) -> Any:
     try:
         return request(topic, None if data is NULL else bytes(data[:len]))
     except OSError as error:
-        return fail(error.errno, NULL)
+        return fail(error.errno or errno.EINVAL, NULL)
 
 
 def _decode(msg: Any, type: int, topic: Any, s: Any) -> int:
@@ -520,14 +520,14 @@ def flux_response_decode_error(msg: Any, errstr: Any) -> int:
 
 @function("char *, char * -> flux_msg_t *")
 def flux_response_encode(topic: Any, s: Any) -> Any:
-    """Make a response: flux_response_encode(3)."""
+    """Make a response: response.h."""
     name = text(topic)
     return fail(errno.EINVAL, NULL) if name is None else Message(RESPONSE, name, as_payload(s), routes=[])
 
 
 @function("char *, int, char * -> flux_msg_t *")
 def flux_response_encode_error(topic: Any, errnum: int, errstr: Any) -> Any:
-    """Make an error response: flux_response_encode(3)."""
+    """Make an error response: response.h."""
     name = text(topic)
     if name is None or not errnum:
         return fail(errno.EINVAL, NULL)
@@ -536,7 +536,7 @@ def flux_response_encode_error(topic: Any, errnum: int, errstr: Any) -> Any:
 
 @function("flux_msg_t *, int -> flux_msg_t *")
 def flux_response_derive(request: Any, errnum: int) -> Any:
-    """Make the response to a request: flux_response_encode(3)."""
+    """Make the response to a request: response.h."""
     if request is NULL or not request.wants_response:
         return fail(errno.EINVAL, NULL)
     return derive(request, errnum, None)
@@ -598,5 +598,3 @@ def flux_event_decode(msg: Any, topic: Any, s: Any) -> int:
 def flux_event_decode_raw(msg: Any, topic: Any, data: Any, len: Any) -> int:
     """The topic and the bytes of an event: flux_event_decode(3)."""
     return _decode_raw(msg, EVENT, topic, data, len)
-
-

@@ -1,15 +1,17 @@
 """Reactors and their watchers: flux-core's ``reactor.c`` and ``watcher*.c``, which stand on libev.
 
-What callers see of libev is kept: ``flux_reactor_run(3)`` returns when no watcher is active that holds a reference, and
-returns the number of those that are; one iteration calls prepare watchers, waits, then calls check watchers (the last
-started first), timers, and descriptors; a handle watcher takes one message in each iteration, so that what was started
-by one message happens before the next; ``flux_reactor_stop(3)`` ends all runs of a reactor that are on the stack.
+What callers see of libev is kept: ``flux_reactor_run(3)`` returns when no watcher is active that holds a reference,
+and returns the number of those that are; one iteration calls prepare watchers, waits, then calls check watchers
+(the last started first), timers, and descriptors; a handle watcher takes one message in each iteration, so that
+what was started by one message happens before the next; ``flux_reactor_stop(3)`` ends all runs of a reactor that
+are on the stack.
 
-A reactor costs nothing to make, unlike one of libev, which opens descriptors: every blocking call on a future makes one.
-It waits with poll(2). Where messages are already here, it does not even do that.
+A reactor costs nothing to make, unlike one of libev, which opens descriptors: every blocking call on a future makes
+one. It waits with poll(2). Where messages are already here, it does not even do that.
 
-Signals are Python's: a signal watcher is a handler of the `signal` module, which can only be set in the main thread. It
-breaks poll(2) by an exception of ours, because Python would otherwise go on waiting after a handler has returned.
+Signals are Python's: a signal watcher is a handler of the `signal` module, which can only be set in the main
+thread. It breaks poll(2) by an exception of ours, because Python would otherwise go on waiting after a handler has
+returned.
 """
 
 from __future__ import annotations
@@ -227,6 +229,8 @@ class Watcher:
 
 
 class PrepareWatcher(Watcher):
+    """Calls before each wait."""
+
     def _add(self) -> None:
         self.reactor.prepares[self] = None
 
@@ -235,6 +239,8 @@ class PrepareWatcher(Watcher):
 
 
 class CheckWatcher(Watcher):
+    """Calls after each wait."""
+
     def _add(self) -> None:
         self.reactor.checks[self] = None
 
@@ -243,6 +249,8 @@ class CheckWatcher(Watcher):
 
 
 class IdleWatcher(Watcher):
+    """Calls in each iteration, and keeps the reactor from waiting."""
+
     def _add(self) -> None:
         self.reactor.idles[self] = None
         self.reactor.eager += 1
@@ -307,6 +315,8 @@ class TimerWatcher(Watcher):
 
 
 class DescriptorWatcher(Watcher):
+    """Calls when a descriptor is ready."""
+
     def __init__(self, reactor: Reactor, descriptor: int, events: int, callback: Any, argument: Any) -> None:
         super().__init__(reactor, callback, argument)
         self.descriptor = descriptor
@@ -331,6 +341,7 @@ class HandleWatcher(Watcher):
         self.events = events | FLUX_POLLERR
 
     def fire(self, revents: int) -> None:
+        """Call its callback, if the handle has something for it."""
         wire = self.handle.wire
         ready = FLUX_POLLIN if wire.messages else FLUX_POLLERR if wire.error else 0
         ready |= FLUX_POLLOUT
@@ -345,6 +356,8 @@ class HandleWatcher(Watcher):
 
 
 class SignalWatcher(Watcher):
+    """Calls when a signal has come."""
+
     def __init__(self, reactor: Reactor, number: int, callback: Any, argument: Any) -> None:
         super().__init__(reactor, callback, argument)
         self.number = number

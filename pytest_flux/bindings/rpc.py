@@ -94,7 +94,7 @@ class Rpc:
             wire.wait(remaining)
 
 
-def call(handle: Handle, message: Message, nodeid: int, flags: int) -> Any:
+def call(handle: Any, message: Message, nodeid: int, flags: int) -> Any:
     """Send a request: the future of its response, or NULL with errno set."""
     if not isinstance(handle, Handle) or flags & ~(NORESPONSE | STREAMING):
         return fail(errno.EINVAL, NULL)
@@ -122,7 +122,9 @@ def call(handle: Handle, message: Message, nodeid: int, flags: int) -> Any:
     return NULL if send(handle, message) < 0 else future
 
 
-def call_json(handle: Handle, topic: str, payload: dict[str, Any], nodeid: int = FLUX_NODEID_ANY, flags: int = 0) -> Any:
+def call_json(
+    handle: Handle, topic: str, payload: dict[str, Any], nodeid: int = FLUX_NODEID_ANY, flags: int = 0
+) -> Any:
     """Send a request with a JSON object: the future of its response, or NULL with errno set."""
     data = chars(_encode(payload)) + b"\0"
     return call(handle, Message(REQUEST, topic, data, routes=[]), nodeid, flags)
@@ -137,7 +139,7 @@ def response_json(future: Future) -> dict[str, Any] | None:
         value = decode_json((message.payload or b"").rstrip(b"\0"))
     except (AttributeError, ValueError, RecursionError):
         value = None
-    return value if isinstance(value, dict) else fail(errno.EPROTO, None)  # type: ignore[no-any-return]
+    return value if isinstance(value, dict) else fail(errno.EPROTO, None)
 
 
 def response_member(future: Future, name: str) -> Any:

@@ -1,5 +1,5 @@
 # mypy: ignore-errors
-# ruff: noqa: ANN001, ANN002, ANN003, ANN201, ANN202, N802, PLR2004, S101
+# ruff: noqa: ANN001, ANN002, ANN003, ANN201, ANN202, ANN204, PT017, SIM117
 """Run inside an instance of two brokers by a Python that has `flux`: what each part of its bindings must do.
 
 ``bodies.py NAME ours|c`` runs the function of that name; a failed assertion is its exit code.
@@ -357,7 +357,9 @@ def signal_handler():
     signal.signal(signal.SIGALRM, handler)
     signal.setitimer(signal.ITIMER_REAL, 0.3)
     began = time.monotonic()
-    raises(RuntimeError, handle.rpc("kvs-watch.lookup", {"key": "x", "namespace": "primary", "flags": 8}).wait_for, 3.0)
+    raises(
+        RuntimeError, handle.rpc("kvs-watch.lookup", {"key": "x", "namespace": "primary", "flags": 8}).wait_for, 3.0
+    )
     late = time.monotonic() - began > 2
     assert late == (sys.argv[2] == "c")
 
@@ -410,7 +412,10 @@ def events():
     # An answer that is waited for passes by the events that come before it.
     assert size() == "2"
     received = [handle.event_recv() for _ in range(2)]
-    assert [(message.topic, message.payload) for message in received] == [("my.first", {"a": 1}), ("my.second", {"a": 2})]
+    assert [(message.topic, message.payload) for message in received] == [
+        ("my.first", {"a": 1}),
+        ("my.second", {"a": 2}),
+    ]
     assert error_of(handle.recv, flags=flux.constants.FLUX_O_NONBLOCK)[0] == "EAGAIN"
     seen = []
 
@@ -563,7 +568,9 @@ def executor():
         future = pool.submit(command("sleep", "60"))
         flux.job.cancel(handle, future.jobid())
         assert "cancel" in str(raises(flux.job.JobException, future.result, 60))
-        assert "unsatisfiable" in str(raises(flux.job.JobException, pool.submit(command("true", num_tasks=9999)).result, 60))
+        assert "unsatisfiable" in str(
+            raises(flux.job.JobException, pool.submit(command("true", num_tasks=9999)).result, 60)
+        )
     assert seen == ["finish"]
 
 

@@ -72,16 +72,17 @@ def test_a_missing_function_says_so_when_it_is_called() -> None:
 def _headers() -> list[tuple[library.Library, str]]:
     files = [file for file in metadata.files("flux-python") or [] if file.name.endswith("_preproc.h")]
     texts = {file.name: Path(str(file.locate())).read_text(encoding="utf-8") for file in files}
-    names = {"_core": library.core, "_hostlist": library.hostlist, "_idset": library.idset, "_security": library.security}
+    names = {
+        "_core": library.core,
+        "_hostlist": library.hostlist,
+        "_idset": library.idset,
+        "_security": library.security,
+    }
     return [(lib, texts[f"{name}_preproc.h"]) for name, lib in names.items()]
 
 
 def test_signatures_are_those_of_the_header() -> None:
     """The wheel's wrappers decide by them which arguments are pointers, and what is an error."""
-    import pytest_flux.bindings.hostlist
-    import pytest_flux.bindings.idset
-    import pytest_flux.bindings.security
-
     assert PARTS
     compared = 0
     for lib, declarations in _headers():
@@ -112,9 +113,9 @@ def _kinds(signature: str) -> tuple[list[str], bool, str | None]:
 def test_every_function_names_its_manual_page() -> None:
     for lib in (library.core, library.hostlist, library.idset, library.security):
         for name, function in vars(lib).items():
-            if name.startswith(("flux_", "hostlist_", "idset_")) and function.__name__ == name:
-                if not re.match(r"pytest_flux\.bindings\.library", function.__module__):
-                    assert re.search(r"\w\([0-9]\)|hostlist\.h", function.__doc__ or ""), name
+            is_function = name.startswith(("flux_", "hostlist_", "idset_")) and function.__name__ == name
+            if is_function and function.__module__ != "pytest_flux.bindings.library":
+                assert re.search(r"\w\([0-9]\)|\w\.h\b", function.__doc__ or ""), name
 
 
 def test_there_is_a_reason_for_everything_that_is_missing() -> None:
@@ -162,12 +163,12 @@ waiting = [handle.rpc("kvs-watch.lookup", lookup) for _ in range(3)]
 waiting[0].then(print)
 print("ready", flush=True)
 sys.stdin.readline()
-for call in (waiting[1].get, lambda: handle.rpc("attr.get", {"name": "size"}), handle.event_recv):
+ask = lambda: handle.rpc("attr.get", {"name": "size"})
+for call in (waiting[1].get, ask, handle.event_recv, handle.reactor_run):
     try:
         call()
     except OSError as error:
         print(errno.errorcode[error.errno], flush=True)
-print(handle.reactor_run(), flush=True)
 """
 
 
@@ -189,6 +190,4 @@ def test_a_broker_that_dies_ends_what_waits_for_it() -> None:
     stdout, stderr = process.communicate("\n", timeout=60)
     lines = stdout.splitlines()
     assert len(lines) == 4, stderr
-    assert set(lines[:3]) <= {"ECONNRESET", "EPIPE"}, lines
-    assert lines[3].startswith("-"), lines
-
+    assert set(lines) <= {"ECONNRESET", "EPIPE"}, lines

@@ -1,7 +1,6 @@
 """Stands where the C module of the same name does."""
 
-import pytest_flux.bindings.hostlist
 from pytest_flux.bindings.ffi import ffi
-from pytest_flux.bindings.library import hostlist as lib
+from pytest_flux.bindings.hostlist import lib
 
 __all__ = ["ffi", "lib"]
