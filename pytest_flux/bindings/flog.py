@@ -12,7 +12,8 @@ from pytest_flux.bindings.ffi import NULL, chars, ffi, text
 from pytest_flux.bindings.handle import Handle, send
 from pytest_flux.bindings.library import function
 from pytest_flux.bindings.message import request
-from pytest_flux.protocol.stdlog import LogEntry, encode_entry, format_timestamp, severity_name, split_text
+from pytest_flux.protocol.severity import severity_name
+from pytest_flux.protocol.stdlog import LogEntry, encode_entry, format_timestamp, split_text
 
 _USER = 1
 """The facility: RFC 5424, section 6.2.1."""

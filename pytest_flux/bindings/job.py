@@ -33,10 +33,10 @@ from pytest_flux.protocol.job_state import (
     RUNNING,
     STATES,
     TIMEOUT,
-    exit_code,
     job_result,
 )
 from pytest_flux.protocol.signed_jobspec import sign_none, unwrap_none
+from pytest_flux.protocol.wait_status import describe_failure, exit_code
 
 # -- ids
 
@@ -270,11 +270,11 @@ def flux_job_wait_get_id(f: Future, id: Any) -> int:
 def flux_job_waitstatus_to_exitcode(waitstatus: int, errp: Any) -> int:
     """The exit code for a wait status: job.h."""
     try:
-        code, words = exit_code(waitstatus)
+        code = exit_code(waitstatus)
     except ProtocolError:
         set_error(errp, f"unexpected wait(2) status {waitstatus}")
         return int(fail(errno.EINVAL))
-    set_error(errp, words)
+    set_error(errp, describe_failure(waitstatus))
     return code
 
 
