@@ -7,7 +7,7 @@ import os
 import sys
 from typing import Any
 
-from pytest_flux.bindings.ffi import NULL, chars, fail, text
+from pytest_flux.bindings.ffi import NULL, chars, fail, put, text
 from pytest_flux.bindings.library import core, function
 
 VERSION = (0, 88, 0)
@@ -69,8 +69,7 @@ def flux_core_version_string() -> bytes:
 def flux_core_version(major: Any, minor: Any, patch: Any) -> int:
     """The version of flux-core, as one number: flux_core_version(3)."""
     for target, value in zip((major, minor, patch), VERSION, strict=True):
-        if target is not NULL and target is not None:
-            target[0] = value
+        put(target, value)
     return VERSION[0] << 16 | VERSION[1] << 8 | VERSION[2]
 
 

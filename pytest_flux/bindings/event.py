@@ -73,9 +73,9 @@ def flux_event_publish(h: Handle, topic: Any, flags: int, s: Any) -> Any:
 
 
 @function("flux_t *, char *, int, void *, size_t -> flux_future_t *")
-def flux_event_publish_raw(h: Handle, topic: Any, flags: int, data: Any, len: int) -> Any:
+def flux_event_publish_raw(h: Handle, topic: Any, flags: int, data: Any, size: int) -> Any:
     """Publish an event with bytes: flux_event_publish(3)."""
-    return _publish(h, topic, flags, None if data is NULL else bytes(data[:len]))
+    return _publish(h, topic, flags, None if data is NULL else bytes(data[:size]))
 
 
 @function("flux_future_t *, int * -> int")

@@ -277,6 +277,12 @@ def fail(errnum: int, result: Any = -1) -> Any:
     return result
 
 
+def put(target: Any, value: Any) -> None:
+    """Write an out-parameter, if there is one."""
+    if target is not NULL and target is not None:
+        target[0] = value
+
+
 def set_error(target: Any, message: str) -> None:
     """Write the text of a ``flux_error_t *``, if there is one."""
     if target is not NULL and target is not None:

@@ -17,7 +17,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from pytest_flux.bindings.ffi import NULL, Argument, chars, ctype, fail, ffi, text
+from pytest_flux.bindings.ffi import NULL, Argument, chars, ctype, fail, ffi, put, text
 from pytest_flux.bindings.handle import Handle
 from pytest_flux.bindings.library import function
 from pytest_flux.bindings.reactor import Reactor, ReadyWatcher, TimerWatcher
@@ -396,8 +396,7 @@ def flux_future_get(f: Any, result: Any) -> int:
     value = fail(errno.EINVAL, None) if f is NULL else f.get()
     if value is None:
         return -1
-    if result is not NULL and result is not None:
-        result[0] = value
+    put(result, value)
     return 0
 
 

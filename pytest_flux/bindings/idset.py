@@ -98,9 +98,9 @@ def idset_decode(s: Any) -> Any:
 
 
 @function("char *, ssize_t, ssize_t, int, idset_error_t * -> struct idset *")
-def idset_decode_ex(s: Any, len: int, size: int, flags: int, error: Any) -> Any:
+def idset_decode_ex(s: Any, length: int, size: int, flags: int, error: Any) -> Any:
     """The set for a text, or what is wrong with it: idset_encode(3)."""
-    words = text(s if len < 0 or s is NULL else s[:len])
+    words = text(s if length < 0 or s is NULL else s[:length])
     return _decode(words, error)
 
 
@@ -116,9 +116,9 @@ def _decode(words: str | None, error: Any) -> Any:
 
 
 @function("char *, ssize_t -> bool")
-def idset_decode_empty(s: Any, len: int) -> bool:
+def idset_decode_empty(s: Any, length: int) -> bool:
     """Whether a text stands for the empty set: idset_encode(3)."""
-    words = text(s if len < 0 or s is NULL else s[:len])
+    words = text(s if length < 0 or s is NULL else s[:length])
     found = _decode(words, NULL)
     return found is not NULL and not found.ids
 

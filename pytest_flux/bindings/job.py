@@ -15,7 +15,7 @@ from pytest_flux.bindings.constants import (
     FLUX_JOB_PRE_SIGNED,
     FLUX_NODEID_ANY,
 )
-from pytest_flux.bindings.ffi import NULL, chars, fail, set_error, text, unsigned
+from pytest_flux.bindings.ffi import NULL, chars, fail, put, set_error, text, unsigned
 from pytest_flux.bindings.future import Future
 from pytest_flux.bindings.handle import Handle
 from pytest_flux.bindings.library import function
@@ -188,8 +188,7 @@ def _give(future: Any, member: str, target: Any) -> int:
     value = response_member(future, member)
     if value is None:
         return -1
-    if target is not NULL:
-        target[0] = chars(value) if isinstance(value, str) else value
+    put(target, chars(value) if isinstance(value, str) else value)
     return 0
 
 
@@ -204,8 +203,7 @@ def flux_unwrap_string(s: Any, verify: bool, userid: Any, error: Any) -> Any:
     if verify and signer != os.getuid():
         set_error(error, f"sign-none-unwrap: signing userid {signer} != current {os.getuid()}")
         return NULL
-    if userid is not NULL:
-        userid[0] = signer
+    put(userid, signer)
     return payload
 
 
@@ -389,8 +387,7 @@ def flux_job_result_get(f: Future, json_str: Any) -> int:
     value = f.get()
     if value is None:
         return -1
-    if json_str is not NULL:
-        json_str[0] = value
+    put(json_str, value)
     return 0
 
 

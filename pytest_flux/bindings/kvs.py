@@ -22,7 +22,7 @@ from pytest_flux.bindings.constants import (
     FLUX_KVS_WATCH_UNIQ,
     FLUX_NODEID_ANY,
 )
-from pytest_flux.bindings.ffi import NULL, chars, ctype, fail, text
+from pytest_flux.bindings.ffi import NULL, chars, ctype, fail, ffi, put, text
 from pytest_flux.bindings.future import Future
 from pytest_flux.bindings.handle import Handle
 from pytest_flux.bindings.library import function
@@ -128,10 +128,8 @@ def flux_kvs_lookup_get(f: Future, value: Any) -> int:
 
 
 @function("flux_future_t *, void **, size_t * -> int")
-def flux_kvs_lookup_get_raw(f: Future, data: Any, len: Any) -> int:
+def flux_kvs_lookup_get_raw(f: Future, data: Any, size: Any) -> int:
     """The value of a key as bytes: flux_kvs_lookup(3)."""
-    from pytest_flux.bindings.ffi import ffi
-
     ffi.errno = 0
     found = _found(f)
     if found is None:
@@ -142,10 +140,8 @@ def flux_kvs_lookup_get_raw(f: Future, data: Any, len: Any) -> int:
         content = _value(found)
         if content is None:
             return -1
-    if data is not NULL and data is not None:
-        data[0] = content or NULL
-    if len is not NULL and len is not None:
-        len[0] = 0 if content is None else content.__len__()
+    put(data, content or NULL)
+    put(size, len(content or b""))
     return 0
 
 
@@ -181,10 +177,8 @@ def flux_kvs_lookup_get_symlink(f: Future, ns: Any, target: Any) -> int:
     if found.type != SYMLINK:
         return int(fail(errno.EINVAL))
     namespace = found.data.get("namespace")
-    if ns is not NULL:
-        ns[0] = NULL if namespace is None else chars(namespace)
-    if target is not NULL:
-        target[0] = chars(found.data["target"])
+    put(ns, NULL if namespace is None else chars(namespace))
+    put(target, chars(found.data["target"]))
     return 0
 
 
@@ -406,9 +400,9 @@ def flux_kvs_txn_put(txn: Transaction, flags: int, key: Any, value: Any) -> int:
 
 
 @function("flux_kvs_txn_t *, int, char *, void *, size_t -> int")
-def flux_kvs_txn_put_raw(txn: Transaction, flags: int, key: Any, data: Any, len: int) -> int:
+def flux_kvs_txn_put_raw(txn: Transaction, flags: int, key: Any, data: Any, size: int) -> int:
     """Set a key to bytes: flux_kvs_txn_create(3)."""
-    return txn.add(key, flags, treeobj.val(b"" if data is NULL else bytes(data[:len])), FLUX_KVS_APPEND)
+    return txn.add(key, flags, treeobj.val(b"" if data is NULL else bytes(data[:size])), FLUX_KVS_APPEND)
 
 
 @function("flux_kvs_txn_t *, int, char *, char * -> int")

@@ -8,7 +8,7 @@ from __future__ import annotations
 import errno
 from typing import Any
 
-from pytest_flux.bindings.ffi import NULL, chars, fail, text
+from pytest_flux.bindings.ffi import NULL, chars, fail, put, text
 from pytest_flux.bindings.handle import Handle, matches, send
 from pytest_flux.bindings.library import function
 from pytest_flux.protocol.message import (
@@ -48,12 +48,6 @@ def as_payload(value: Any) -> bytes | None:
     if not isinstance(value, (bytes, bytearray)):
         raise TypeError(f"initializer for ctype 'char *' must be a cdata pointer, not {type(value).__name__}")
     return bytes(value).partition(b"\0")[0] + b"\0"
-
-
-def _put(target: Any, value: Any) -> None:
-    """Write an out-parameter, if there is one."""
-    if target is not NULL and target is not None:
-        target[0] = value
 
 
 def request(topic: Any, payload: bytes | None) -> Message:
@@ -154,8 +148,8 @@ def flux_msg_get_payload(msg: Message, buf: Any, size: Any) -> int:
     """The payload: message.h."""
     if msg.payload is None:
         return int(fail(errno.EPROTO))
-    _put(buf, msg.payload)
-    _put(size, len(msg.payload))
+    put(buf, msg.payload)
+    put(size, len(msg.payload))
     return 0
 
 
@@ -442,10 +436,10 @@ def flux_request_encode(topic: Any, s: Any) -> Any:
 
 
 @function("char *, void *, size_t -> flux_msg_t *")
-def flux_request_encode_raw(topic: Any, data: Any, len: int) -> Any:
+def flux_request_encode_raw(topic: Any, data: Any, size: int) -> Any:
     """Make a request with bytes: flux_request_encode(3)."""
     try:
-        return request(topic, None if data is NULL else bytes(data[:len]))
+        return request(topic, None if data is NULL else bytes(data[:size]))
     except OSError as error:
         return fail(error.errno or errno.EINVAL, NULL)
 
@@ -460,15 +454,15 @@ def _decode(msg: Any, type: int, topic: Any, s: Any) -> int:
         return int(fail(msg.errnum))
     if s is not NULL and s is not None and flux_msg_get_string(msg, s) < 0:
         return -1
-    _put(topic, chars(msg.topic))
+    put(topic, chars(msg.topic))
     return 0
 
 
-def _decode_raw(msg: Any, type: int, topic: Any, data: Any, len: Any) -> int:
+def _decode_raw(msg: Any, type: int, topic: Any, data: Any, size: Any) -> int:
     if _decode(msg, type, topic, NULL) < 0:
         return -1
-    _put(data, NULL if msg.payload is None else msg.payload)
-    _put(len, 0 if msg.payload is None else msg.payload.__len__())
+    put(data, NULL if msg.payload is None else msg.payload)
+    put(size, len(msg.payload or b""))
     return 0
 
 
@@ -479,9 +473,9 @@ def flux_request_decode(msg: Any, topic: Any, s: Any) -> int:
 
 
 @function("flux_msg_t *, char **, void **, size_t * -> int")
-def flux_request_decode_raw(msg: Any, topic: Any, data: Any, len: Any) -> int:
+def flux_request_decode_raw(msg: Any, topic: Any, data: Any, size: Any) -> int:
     """The topic and the bytes of a request: flux_request_decode(3)."""
-    return _decode_raw(msg, REQUEST, topic, data, len)
+    return _decode_raw(msg, REQUEST, topic, data, size)
 
 
 # -- responses
@@ -501,9 +495,9 @@ def flux_response_decode(msg: Any, topic: Any, s: Any) -> int:
 
 
 @function("flux_msg_t *, char **, void **, size_t * -> int")
-def flux_response_decode_raw(msg: Any, topic: Any, data: Any, len: Any) -> int:
+def flux_response_decode_raw(msg: Any, topic: Any, data: Any, size: Any) -> int:
     """The topic and the bytes of a response, or its error: flux_response_decode(3)."""
-    return _decode_raw(msg, RESPONSE, topic, data, len)
+    return _decode_raw(msg, RESPONSE, topic, data, size)
 
 
 @function("flux_msg_t *, char ** -> int")
@@ -556,9 +550,9 @@ def flux_respond(h: Handle, request: Any, s: Any) -> int:
 
 
 @function("flux_t *, flux_msg_t *, void *, int -> int")
-def flux_respond_raw(h: Handle, request: Any, data: Any, len: int) -> int:
+def flux_respond_raw(h: Handle, request: Any, data: Any, size: int) -> int:
     """Answer a request with bytes: flux_respond(3)."""
-    return respond(h, request, None if data is NULL else bytes(data[:len]))
+    return respond(h, request, None if data is NULL else bytes(data[:size]))
 
 
 @function("flux_t *, flux_msg_t *, int, char * -> int")
@@ -583,9 +577,9 @@ def flux_event_encode(topic: Any, s: Any) -> Any:
 
 
 @function("char *, void *, size_t -> flux_msg_t *")
-def flux_event_encode_raw(topic: Any, data: Any, len: int) -> Any:
+def flux_event_encode_raw(topic: Any, data: Any, size: int) -> Any:
     """Make an event with bytes: flux_event_encode(3)."""
-    return event(topic, None if data is NULL else bytes(data[:len]))
+    return event(topic, None if data is NULL else bytes(data[:size]))
 
 
 @function("flux_msg_t *, char **, char ** -> int")
@@ -595,6 +589,6 @@ def flux_event_decode(msg: Any, topic: Any, s: Any) -> int:
 
 
 @function("flux_msg_t *, char **, void **, size_t * -> int")
-def flux_event_decode_raw(msg: Any, topic: Any, data: Any, len: Any) -> int:
+def flux_event_decode_raw(msg: Any, topic: Any, data: Any, size: Any) -> int:
     """The topic and the bytes of an event: flux_event_decode(3)."""
-    return _decode_raw(msg, EVENT, topic, data, len)
+    return _decode_raw(msg, EVENT, topic, data, size)

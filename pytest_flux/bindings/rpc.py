@@ -9,7 +9,7 @@ from typing import Any
 
 from pytest_flux.bindings.constants import FLUX_NODEID_ANY, FLUX_NODEID_UPSTREAM
 from pytest_flux.bindings.dispatch import Dispatch, dispatch_of
-from pytest_flux.bindings.ffi import NULL, chars, fail, text, unsigned
+from pytest_flux.bindings.ffi import NULL, chars, fail, put, text, unsigned
 from pytest_flux.bindings.future import Future
 from pytest_flux.bindings.handle import Handle, send
 from pytest_flux.bindings.library import function
@@ -162,12 +162,12 @@ def flux_rpc(h: Handle, topic: Any, s: Any, nodeid: int, flags: int) -> Any:
 
 
 @function("flux_t *, char *, void *, size_t, uint32_t, int -> flux_future_t *")
-def flux_rpc_raw(h: Handle, topic: Any, data: Any, len: int, nodeid: int, flags: int) -> Any:
+def flux_rpc_raw(h: Handle, topic: Any, data: Any, size: int, nodeid: int, flags: int) -> Any:
     """Send a request with bytes: flux_rpc(3)."""
     name = text(topic)
     if name is None:
         return fail(errno.EINVAL, NULL)
-    payload = None if data is NULL else bytes(data[:len])
+    payload = None if data is NULL else bytes(data[:size])
     return call(h, Message(REQUEST, name, payload, routes=[]), nodeid, flags)
 
 
@@ -189,13 +189,12 @@ def flux_rpc_get(f: Future, s: Any) -> int:
         string = payload_string(message)
     except OSError:
         return int(fail(errno.EPROTO))
-    if s is not NULL and s is not None:
-        s[0] = NULL if string is None else string
+    put(s, NULL if string is None else string)
     return 0
 
 
 @function("flux_future_t *, void **, size_t * -> int")
-def flux_rpc_get_raw(f: Future, data: Any, len: Any) -> int:
+def flux_rpc_get_raw(f: Future, data: Any, size: Any) -> int:
     """The bytes of a response: flux_rpc(3)."""
     message = f.get()
     if message is None:
@@ -203,10 +202,8 @@ def flux_rpc_get_raw(f: Future, data: Any, len: Any) -> int:
     if message is NULL:
         return int(fail(errno.EINVAL))
     payload = message.payload
-    if data is not NULL:
-        data[0] = NULL if payload is None else payload
-    if len is not NULL:
-        len[0] = 0 if payload is None else payload.__len__()
+    put(data, NULL if payload is None else payload)
+    put(size, len(payload or b""))
     return 0
 
 

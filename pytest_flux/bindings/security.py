@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 from pytest_flux.bindings import library
-from pytest_flux.bindings.ffi import NULL, chars, ctype, fail, text
+from pytest_flux.bindings.ffi import NULL, chars, ctype, fail, put, text
 from pytest_flux.bindings.library import F
 from pytest_flux.protocol.errors import ProtocolError
 from pytest_flux.protocol.signed_jobspec import sign_none, unwrap_none
@@ -101,8 +101,7 @@ def flux_sign_unwrap(ctx: Context, input: Any, payload: Any, payloadsz: Any, use
     except ProtocolError as error:
         return int(ctx.fail(errno.EINVAL, f"sign-unwrap: {error}", -1))
     for target, value in ((payload, data), (payloadsz, len(data)), (userid, signer)):
-        if target is not NULL and target is not None:
-            target[0] = value
+        put(target, value)
     return 0
 
 
