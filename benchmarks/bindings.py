@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 from pytest_flux import bindings
 
-_ROUNDS = 5
+_ROUNDS = 3
 _BUDGET = 1.5
 
 _SCRIPT = """

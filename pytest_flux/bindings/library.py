@@ -78,7 +78,8 @@ def find_signature(declarations: str, name: str) -> str | None:
     match = re.search(_DECLARATION.format(name=re.escape(name)), declarations)
     if match is None:
         return None
-    result = _RESULT.search(declarations[: match.start()].rstrip("\n"))
+    # No result type is longer.
+    result = _RESULT.search(declarations[max(match.start() - 80, 0) : match.start()])
     arguments = [_argument(word) for word in match["arguments"].split(",")]
     arguments = [argument for argument in arguments if argument not in ("", "void")]
     return f"{', '.join(arguments)} -> {' '.join(result[1].split()) if result else 'int'}"

@@ -678,7 +678,7 @@ def many_futures():
         handle.reactor_run()
         assert len(done) == 2500
 
-    _leaks(once, 2, 30)
+    _leaks(once, 1, 30)
 
 
 def many_handles():
