@@ -5,10 +5,14 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 
+import psutil
 import pytest
 
 from pytest_flux import FluxInstance, bindings
+from tests import leaks
 from tests.bindings.sides import Client, c_client, instance_of, our_client
+
+VALIDATOR = "flux-job-validator"
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -35,3 +39,18 @@ def instance(request: pytest.FixtureRequest) -> Iterator[FluxInstance]:
 def client(request: pytest.FixtureRequest) -> Client:
     """Our stand-in, or the C module of a real Flux."""
     return our_client() if request.param == "ours" else c_client(request.getfixturevalue("system_flux"))
+
+
+@pytest.fixture(autouse=True)
+def ended_validators(no_leaks: None) -> Iterator[None]:
+    """Wait for the validators of a real Flux, which stay for some seconds after the last submission, to end."""
+    yield
+    ours = [process for process in leaks.find_our_processes(psutil.pids()) if _runs_validator(process)]
+    assert not leaks.wait_for_end(ours, 60.0)
+
+
+def _runs_validator(process: psutil.Process) -> bool:
+    try:
+        return any(VALIDATOR in word for word in process.cmdline())
+    except psutil.Error:
+        return False
