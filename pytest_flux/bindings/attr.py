@@ -1,4 +1,4 @@
-"""Broker attributes, and what depends on them: flux-core's ``attr.c``, ``hosts.c``, the paths of ``flux_open(3)``."""
+"""Broker attributes, and what depends on them: flux-core's ``attr.c`` and ``hosts.c``."""
 
 from __future__ import annotations
 
@@ -7,33 +7,12 @@ import os
 from typing import Any
 
 from pytest_flux.bindings.ffi import NULL, chars, fail, set_error, text
-from pytest_flux.bindings.handle import Handle, open_handle
+from pytest_flux.bindings.handle import Handle
 from pytest_flux.bindings.library import function
-from pytest_flux.bindings.rpc import call_json, response_json, response_member
-from pytest_flux.client.connector import default_uri
+from pytest_flux.bindings.rpc import call_json, get_attribute, response_member
 from pytest_flux.protocol.errors import ProtocolError
 from pytest_flux.protocol.hostlist import decode_hostlist, encode_hostlist
 from pytest_flux.protocol.idset import decode_idset, encode_idset
-
-_IMMUTABLE = 1
-
-
-def get_attribute(handle: Handle, name: str) -> str | None:
-    """The value of an attribute; None, with errno set, if there is none. What never changes is asked for once."""
-    known = handle.aux.setdefault("attributes", {})
-    if name in known:
-        return str(known[name])
-    future = call_json(handle, "attr.get", {"name": name})
-    if future is NULL:
-        return None
-    answer = response_json(future)
-    future.destroy()
-    if answer is None:
-        return None
-    value = str(answer.get("value", ""))
-    if answer.get("flags", 0) & _IMMUTABLE:
-        known[name] = value
-    return value
 
 
 @function("flux_t *, char * -> char *")
@@ -186,35 +165,3 @@ def _ranks_of(hosts: list[str], wanted: str, errp: Any) -> Any:
         set_error(errp, f"host {unknown[0]} not found in host map")
         return fail(errno.ENOENT, NULL)
     return chars(encode_idset(rank for rank, host in enumerate(hosts) if host in names))
-
-
-# -- instances around this one
-
-
-def ancestor_uri(path: str) -> str:
-    """The URI for ``..``, ``../..``, ``.`` or ``/``. Raises OSError."""
-    if path.startswith("/") and path != "/":
-        raise OSError(errno.EINVAL, f"{path}: invalid URI")
-    elements = [element for element in path.split("/") if element]
-    for element in elements:
-        if element not in (".", ".."):
-            raise OSError(errno.EINVAL, f"{path}: invalid URI path element '{element}'")
-    handle = open_handle(None)
-    try:
-        level = int(_required(handle, "instance-level"))
-        parents = level if path == "/" else min(elements.count(".."), level)
-        uri = default_uri()
-        for _ in range(parents):
-            uri = _required(handle, "parent-uri")
-            handle.release()
-            handle = open_handle(uri)
-        return uri
-    finally:
-        handle.release()
-
-
-def _required(handle: Handle, name: str) -> str:
-    value = get_attribute(handle, name)
-    if value is None:
-        raise OSError(errno.ENOENT, f"Failed to get {name} attribute: {os.strerror(errno.ENOENT)}")
-    return value

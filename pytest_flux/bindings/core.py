@@ -12,12 +12,13 @@ from pytest_flux.bindings import (
     job,
     kvs,
     message,
+    opening,
     reactor,
     rpc,
 )
 from pytest_flux.bindings.ffi import ffi
 from pytest_flux.bindings.library import core as lib
 
-PARTS = (attr, conf, constants, dispatch, event, flog, future, handle, job, kvs, message, reactor, rpc)
+PARTS = (attr, conf, constants, dispatch, event, flog, future, handle, job, kvs, message, opening, reactor, rpc)
 
 __all__ = ["PARTS", "ffi", "lib"]

@@ -8,18 +8,16 @@ ENOSYS; but the dispatcher of a clone, which serves a blocking call, keeps it fo
 from __future__ import annotations
 
 import errno
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pytest_flux.bindings.constants import FLUX_POLLIN
 from pytest_flux.bindings.ffi import NULL, Argument, ctype, fail, text
+from pytest_flux.bindings.future import Call
 from pytest_flux.bindings.handle import Handle, matches
 from pytest_flux.bindings.library import function
 from pytest_flux.bindings.message import respond
 from pytest_flux.bindings.reactor import HandleWatcher, Reactor
 from pytest_flux.protocol.message import EVENT, REQUEST, RESPONSE, ROLE_OWNER, Message
-
-if TYPE_CHECKING:
-    from pytest_flux.bindings.rpc import Rpc
 
 _GLOBS = frozenset("*?[")
 
@@ -29,12 +27,12 @@ class Dispatch:
 
     def __init__(self, handle: Handle) -> None:
         self.handle = handle
-        self.calls: dict[int, Rpc] = {}
+        self.calls: dict[int, Call] = {}
         self.methods: dict[str, list[MessageHandler]] = {}
         self.handlers: list[MessageHandler] = []
         self._running = 0
         self._unclaimed: list[Message] = []
-        self._watcher = HandleWatcher(handle.get_reactor(), handle, FLUX_POLLIN, self._take, NULL)
+        self._watcher = HandleWatcher(handle.get_reactor(), handle, handle.wire, FLUX_POLLIN, self._take, NULL)
 
     def hold(self) -> None:
         """Take messages, for one more reason."""

@@ -7,11 +7,11 @@ import sys
 import time
 from typing import Any
 
-from pytest_flux.bindings.attr import get_attribute
 from pytest_flux.bindings.ffi import NULL, chars, ffi, text
 from pytest_flux.bindings.handle import Handle, send
 from pytest_flux.bindings.library import function
 from pytest_flux.bindings.message import request
+from pytest_flux.bindings.rpc import get_attribute
 from pytest_flux.protocol.severity import severity_name
 from pytest_flux.protocol.stdlog import LogEntry, encode_entry, format_timestamp, split_text
 

@@ -15,18 +15,37 @@ import errno
 import os
 from collections import deque
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pytest_flux.bindings.ffi import NULL, Argument, chars, ctype, fail, ffi, put, text
 from pytest_flux.bindings.handle import Handle
 from pytest_flux.bindings.library import function
 from pytest_flux.bindings.reactor import Reactor, ReadyWatcher, TimerWatcher
-
-if TYPE_CHECKING:
-    from pytest_flux.bindings.rpc import Rpc
+from pytest_flux.protocol.message import Message
 
 Result = tuple[int, str | None, Any]
 """How a future was fulfilled: errno (0: none), the text of the error, the value."""
+
+
+class Call:
+    """A request whose responses fulfill a future. What there is of it is in :mod:`pytest_flux.bindings.rpc`."""
+
+    __slots__ = ("matchtag", "nodeid")
+
+    matchtag: int
+    nodeid: int
+
+    def respond(self, message: Message) -> None:
+        """Fulfill the future with a response."""
+        raise NotImplementedError
+
+    def wait(self, timeout: float) -> int:
+        """Wait for a response: 0, or -1 with errno set."""
+        raise NotImplementedError
+
+    def finish(self) -> None:
+        """Expect no more responses."""
+        raise NotImplementedError
 
 
 class Now:
@@ -115,7 +134,7 @@ class Future:
         self.then_context: Then | None = None
         self.embedded: Future | None = None
         self.aux: dict[str, Any] | None = None
-        self.rpc: Rpc | None = None
+        self.rpc: Call | None = None
 
     # -- results
 

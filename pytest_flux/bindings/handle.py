@@ -1,11 +1,9 @@
-"""Handles: flux-core's ``handle.c``, with its connectors ``local`` (and ``ssh``) and ``loop``."""
+"""Handles: flux-core's ``handle.c``."""
 
 from __future__ import annotations
 
 import errno
 import os
-import select
-from collections import deque
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -19,127 +17,15 @@ from pytest_flux.bindings.constants import (
     FLUX_RQ_HEAD,
     FLUX_RQ_TAIL,
 )
-from pytest_flux.bindings.ffi import NULL, ctype, fail, register, set_error, text
+from pytest_flux.bindings.ffi import NULL, ctype, fail, register, text
 from pytest_flux.bindings.library import function
 from pytest_flux.bindings.reactor import Reactor
-from pytest_flux.client.connector import connect, default_uri
-from pytest_flux.protocol.errors import ProtocolError
-from pytest_flux.protocol.framing import FrameDecoder, encode_frame
-from pytest_flux.protocol.message import ROLE_LOCAL, ROLE_NONE, ROLE_OWNER, USERID_UNKNOWN, Message
+from pytest_flux.bindings.wire import Wire
+from pytest_flux.protocol.message import Message
 
-_CHUNK = 1 << 16
-_OPEN_FLAGS = 127
+OPEN_FLAGS = 127
 
 register(Message, "flux_msg_t *")
-
-
-class Wire:
-    """The connection to a broker, shared by a handle and its clones, and the messages that came over it.
-
-    ``error`` is the errno that ended it; the messages that came before can still be taken.
-    """
-
-    def __init__(self, uri: str) -> None:
-        self.messages: deque[Message] = deque()
-        self.error = 0
-        self._decoder = FrameDecoder()
-        self._userid = int(os.environ.get("FLUX_HANDLE_USERID", USERID_UNKNOWN))
-        self._rolemask = int(os.environ.get("FLUX_HANDLE_ROLEMASK", str(ROLE_NONE)), 0)
-        self._last_matchtag = 0
-        self._socket = connect(uri)
-        try:
-            # The broker greets with one byte, 0 or an errno (RFC 12).
-            greeting = self._socket.recv(1)
-            if not greeting or greeting[0]:
-                raise OSError(greeting[0] if greeting else errno.ECONNRESET, "the broker refuses us")
-        except BaseException:
-            self._socket.close()
-            raise
-        self._socket.setblocking(False)
-        self._poll = select.poll()
-        self._poll.register(self._socket, select.POLLIN)
-
-    def fileno(self) -> int:
-        """The descriptor of the connection."""
-        return self._socket.fileno()
-
-    def close(self) -> None:
-        """Hang up."""
-        self._socket.close()
-
-    def matchtag(self) -> int:
-        """A matchtag that no other request of this connection has: there are as many as 32 bits have room for."""
-        self._last_matchtag = self._last_matchtag % 0xFFFFFFFF + 1
-        return self._last_matchtag
-
-    def send(self, message: Message) -> None:
-        """Send a message; waits while the broker does not take it. Raises OSError."""
-        if self._userid != USERID_UNKNOWN or self._rolemask != ROLE_NONE:
-            message = message.copy()
-            message.userid, message.rolemask = self._userid, self._rolemask
-        data = encode_frame(message)
-        while data:
-            try:
-                data = data[self._socket.send(data) :]
-            except BlockingIOError:
-                self._wait_until_writable()
-
-    def _wait_until_writable(self) -> None:
-        poll = select.poll()
-        poll.register(self._socket, select.POLLIN | select.POLLOUT)
-        if any(flags & select.POLLIN for _, flags in poll.poll()):
-            self.read()
-
-    def wait(self, timeout: float | None = None) -> None:
-        """Wait until something comes, ``timeout`` seconds at most."""
-        if not self.error and self._poll.poll(None if timeout is None else timeout * 1000 + 1):
-            self.read()
-
-    def read(self) -> None:
-        """Read what is there; an error goes into ``error``."""
-        try:
-            data = self._socket.recv(_CHUNK)
-        except BlockingIOError:
-            return
-        except OSError as error:
-            self.error = error.errno or errno.ECONNRESET
-            return
-        if not data:
-            self.error = errno.ECONNRESET
-            return
-        try:
-            self.messages.extend(self._decoder.feed(data))
-        except ProtocolError:
-            self.error = errno.EPROTO
-
-
-class LoopWire(Wire):
-    """The connector ``loop``: what is sent is received."""
-
-    def __init__(self) -> None:
-        self.messages = deque()
-        self.error = 0
-        self._last_matchtag = 0
-
-    def fileno(self) -> int:
-        """There is none."""
-        return -1
-
-    def close(self) -> None:
-        """There is nothing to close."""
-
-    def send(self, message: Message) -> None:
-        """Receive a message as the owner of the instance would have sent it."""
-        sent = message.copy()
-        if sent.userid == USERID_UNKNOWN:
-            sent.userid = os.getuid()
-        if sent.rolemask == ROLE_NONE:
-            sent.rolemask = ROLE_OWNER | ROLE_LOCAL
-        self.messages.append(sent)
-
-    def wait(self, timeout: float | None = None) -> None:
-        """Nothing can come while we wait."""
-        self.error = self.error or errno.EDEADLK
 
 
 class Handle:
@@ -215,47 +101,7 @@ def matches(message: Message, match: Any) -> bool:
     return message.topic is not None and (message.topic == glob or fnmatchcase(message.topic, glob))
 
 
-# -- opening and closing
-
-
-def open_handle(uri: str | None, flags: int = 0) -> Handle:
-    """A handle for a URI, or for a path of instances (``..``). Raises OSError, ValueError."""
-    if uri is None:
-        uri = default_uri()
-    elif uri.startswith((".", "/")):
-        from pytest_flux.bindings.attr import ancestor_uri
-
-        uri = ancestor_uri(uri)
-    scheme = uri.partition("://")[0]
-    if scheme == "loop":
-        return Handle(LoopWire(), flags)
-    if scheme not in ("local", "ssh"):
-        raise OSError(errno.ENOENT, f"Unable to find connector name '{scheme}'")
-    try:
-        return Handle(Wire(uri), flags)
-    except FileNotFoundError:
-        raise OSError(errno.ENOENT, f"broker socket {uri.partition('://')[2]} was not found") from None
-    except ValueError as error:
-        raise OSError(errno.EINVAL, str(error)) from None
-
-
-@function("char *, int, flux_error_t * -> flux_t *")
-def flux_open_ex(uri: Any, flags: int, error: Any) -> Any:
-    """Connect to a broker, with a text if that fails: flux_open(3)."""
-    if flags & ~_OPEN_FLAGS:
-        set_error(error, "invalid flags specified")
-        return fail(errno.EINVAL, NULL)
-    try:
-        return open_handle(text(uri), flags)
-    except OSError as failure:
-        set_error(error, failure.strerror or str(failure))
-        return fail(failure.errno or errno.EIO, NULL)
-
-
-@function("char *, int -> flux_t *")
-def flux_open(uri: Any, flags: int) -> Any:
-    """Connect to a broker: flux_open(3)."""
-    return flux_open_ex(uri, flags, NULL)
+# -- references
 
 
 @function("flux_t * -> void")
@@ -311,7 +157,7 @@ def flux_set_reactor(h: Handle, r: Reactor) -> int:
 @function("flux_t *, int -> void")
 def flux_flags_set(h: Handle, flags: int) -> None:
     """Set flags: flux_flags_set(3)."""
-    h.flags |= flags & _OPEN_FLAGS
+    h.flags |= flags & OPEN_FLAGS
 
 
 @function("flux_t *, int -> void")

@@ -26,7 +26,7 @@ from pytest_flux.bindings.ffi import NULL, chars, ctype, fail, ffi, put, text
 from pytest_flux.bindings.future import Future
 from pytest_flux.bindings.handle import Handle
 from pytest_flux.bindings.library import function
-from pytest_flux.bindings.rpc import NORESPONSE, STREAMING, call_json, response_json, response_member
+from pytest_flux.bindings.rpc import NORESPONSE, STREAMING, call_json, get_attribute, response_json, response_member
 from pytest_flux.protocol import treeobj
 from pytest_flux.protocol.blobref import blobref_of
 from pytest_flux.protocol.errors import ProtocolError
@@ -549,8 +549,6 @@ def flux_kvs_namespace_create_with(h: Handle, ns: Any, rootref: Any, owner: int,
 @function("flux_t *, char *, uint32_t, int -> flux_future_t *")
 def flux_kvs_namespace_create(h: Handle, ns: Any, owner: int, flags: int) -> Any:
     """Make an empty namespace: flux_kvs_namespace_create(3)."""
-    from pytest_flux.bindings.attr import get_attribute
-
     hash_name = get_attribute(h, "content.hash")
     if hash_name is None:
         return NULL

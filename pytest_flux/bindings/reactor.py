@@ -22,14 +22,12 @@ import itertools
 import select
 import signal
 import time
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pytest_flux.bindings.constants import FLUX_POLLERR, FLUX_POLLIN, FLUX_POLLOUT
 from pytest_flux.bindings.ffi import NULL, Argument, ctype, fail
 from pytest_flux.bindings.library import function
-
-if TYPE_CHECKING:
-    from pytest_flux.bindings.handle import Handle
+from pytest_flux.bindings.wire import Wire
 
 FLUX_REACTOR_NOWAIT, FLUX_REACTOR_ONCE = 1, 2
 
@@ -90,7 +88,7 @@ class Reactor:
 
     def _iterate(self, flags: int) -> None:
         """Wait, then call what is due."""
-        pending = [watcher for watcher in self.handles if watcher.handle.wire.messages]
+        pending = [watcher for watcher in self.handles if watcher.wire.messages]
         idle = bool(pending or self.eager or self.signals or not self.active or flags & FLUX_REACTOR_NOWAIT)
         ready: list[DescriptorWatcher] = []
         if not pending or self.descriptors or len(self.handles) > 1:
@@ -128,7 +126,7 @@ class Reactor:
             poll.register(descriptor, _poll_flags(watchers))
         wires = {}
         for handle_watcher in self.handles:
-            wire = handle_watcher.handle.wire
+            wire = handle_watcher.wire
             descriptor = wire.fileno()
             if descriptor >= 0:
                 wires[descriptor] = wire
@@ -335,14 +333,15 @@ class HandleWatcher(Watcher):
 
     weight = 2
 
-    def __init__(self, reactor: Reactor, handle: Handle, events: int, callback: Any, argument: Any) -> None:
+    def __init__(self, reactor: Reactor, handle: Any, wire: Wire, events: int, callback: Any, argument: Any) -> None:
         super().__init__(reactor, callback, argument)
         self.handle = handle
+        self.wire = wire
         self.events = events | FLUX_POLLERR
 
     def fire(self, revents: int) -> None:
         """Call its callback, if the handle has something for it."""
-        wire = self.handle.wire
+        wire = self.wire
         ready = FLUX_POLLIN if wire.messages else FLUX_POLLERR if wire.error else 0
         ready |= FLUX_POLLOUT
         if ready & self.events:
@@ -499,9 +498,9 @@ def flux_watcher_destroy(w: Any) -> None:
 
 
 @function("flux_reactor_t *, flux_t *, int, flux_watcher_f *, void * -> flux_watcher_t *")
-def flux_handle_watcher_create(r: Reactor, h: Handle, events: int, cb: Any, arg: Any) -> Watcher:
+def flux_handle_watcher_create(r: Reactor, h: Any, events: int, cb: Any, arg: Any) -> Watcher:
     """Watch a handle: flux_handle_watcher_create(3)."""
-    return HandleWatcher(r, h, events, cb, arg)
+    return HandleWatcher(r, h, h.wire, events, cb, arg)
 
 
 @function("flux_watcher_t * -> flux_t *")

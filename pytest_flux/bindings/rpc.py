@@ -10,7 +10,7 @@ from typing import Any
 from pytest_flux.bindings.constants import FLUX_NODEID_ANY, FLUX_NODEID_UPSTREAM
 from pytest_flux.bindings.dispatch import Dispatch, dispatch_of
 from pytest_flux.bindings.ffi import NULL, chars, fail, put, text, unsigned
-from pytest_flux.bindings.future import Future
+from pytest_flux.bindings.future import Call, Future
 from pytest_flux.bindings.handle import Handle, send
 from pytest_flux.bindings.library import function
 from pytest_flux.bindings.message import as_payload, payload_string
@@ -26,13 +26,14 @@ from pytest_flux.protocol.message import (
 )
 
 NORESPONSE, STREAMING = 1, 2
+_IMMUTABLE = 1
 _encode = JSONEncoder(separators=(",", ":"), ensure_ascii=False).encode
 
 
-class Rpc:
+class Rpc(Call):
     """The way from the responses to a request to its future."""
 
-    __slots__ = ("dispatch", "finished", "future", "matchtag", "nodeid", "streaming")
+    __slots__ = ("dispatch", "finished", "future", "streaming")
 
     def __init__(self, future: Future, matchtag: int, nodeid: int, *, streaming: bool) -> None:
         self.future = future
@@ -102,8 +103,6 @@ def call(handle: Any, message: Message, nodeid: int, flags: int) -> Any:
     future = Future()
     future.set_flux(handle)
     if nodeid == FLUX_NODEID_UPSTREAM:
-        from pytest_flux.bindings.attr import get_attribute
-
         rank = get_attribute(handle, "rank")
         if rank is None:
             return NULL
@@ -149,6 +148,24 @@ def response_member(future: Future, name: str) -> Any:
         return None
     found = value.get(name)
     return fail(errno.EPROTO, None) if found is None else found
+
+
+def get_attribute(handle: Handle, name: str) -> str | None:
+    """The value of an attribute; None, with errno set, if there is none. What never changes is asked for once."""
+    known = handle.aux.setdefault("attributes", {})
+    if name in known:
+        return str(known[name])
+    future = call_json(handle, "attr.get", {"name": name})
+    if future is NULL:
+        return None
+    answer = response_json(future)
+    future.destroy()
+    if answer is None:
+        return None
+    value = str(answer.get("value", ""))
+    if answer.get("flags", 0) & _IMMUTABLE:
+        known[name] = value
+    return value
 
 
 @function("flux_t *, char *, char *, uint32_t, int -> flux_future_t *")
