@@ -203,11 +203,10 @@ class FFI(threading.local):
     def typeof(self, value: Any) -> CType:
         """The type of a name, a function or a C value."""
         if isinstance(value, str):
-            return ctype(value)
-        signature = getattr(value, "signature", None)
-        if signature is not None:
-            return function_type(signature)
+            return _types.get(value) or ctype(value)
         found = getattr(type(value), "ctype", None) or _registered.get(type(value))
+        if found is None and hasattr(value, "signature"):
+            found = function_type(value.signature)
         if not isinstance(found, CType):
             raise TypeError(f"expected a 'str' or a C value, got '{type(value).__name__}'; expected a C value")
         return found

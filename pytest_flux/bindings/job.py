@@ -35,6 +35,7 @@ from pytest_flux.protocol.job_state import (
     TIMEOUT,
     job_result,
 )
+from pytest_flux.protocol.json_value import decode_json
 from pytest_flux.protocol.signed_jobspec import sign_none, unwrap_none
 from pytest_flux.protocol.wait_status import describe_failure, exit_code
 
@@ -299,7 +300,11 @@ def flux_job_event_watch_get(f: Future, event: Any) -> int:
     if message is not NULL and not message.payload:
         # The sentinel after what was in the log at first.
         return flux_rpc_get(f, event)
-    return _give(f, "event", event)
+    try:
+        put(event, chars(decode_json(message.payload.rstrip(b"\0"))["event"]))
+    except (AttributeError, KeyError, TypeError, ValueError, RecursionError):
+        return int(fail(errno.EPROTO))
+    return 0
 
 
 @function("flux_future_t * -> int")

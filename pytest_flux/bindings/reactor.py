@@ -88,15 +88,16 @@ class Reactor:
 
     def _iterate(self, flags: int) -> None:
         """Wait, then call what is due."""
-        pending = [watcher for watcher in self.handles if watcher.wire.messages]
+        pending = any(watcher.wire.messages for watcher in self.handles)
         idle = bool(pending or self.eager or self.signals or not self.active or flags & FLUX_REACTOR_NOWAIT)
         ready: list[DescriptorWatcher] = []
         if not pending or self.descriptors or len(self.handles) > 1:
             ready = self._wait(0 if idle else self._next_timeout())
-        for watcher in [*reversed(self.checks), *reversed(self.handles)]:
-            # An earlier one may have stopped it.
-            if watcher in self.checks or watcher in self.handles:
-                watcher.fire(0)
+        # An earlier one may stop a later one.
+        for watchers in (self.checks, self.handles):
+            for watcher in list(reversed(watchers)):
+                if watcher in watchers:
+                    watcher.fire(0)
         if self.timers:
             self._fire_timers()
         for descriptor in reversed(ready):
@@ -104,9 +105,10 @@ class Reactor:
                 descriptor.fire(descriptor.ready)
         while self.signals:
             self.signals.pop(0).fire(0)
-        for idle_watcher in list(self.idles):
-            if idle_watcher in self.idles:
-                idle_watcher.fire(0)
+        if self.idles:
+            for idle_watcher in list(self.idles):
+                if idle_watcher in self.idles:
+                    idle_watcher.fire(0)
 
     def _next_timeout(self) -> float | None:
         """How long to wait, in milliseconds."""
