@@ -431,7 +431,7 @@ class FluxInstance:
     def handle(self) -> Any:  # noqa: ANN401 - flux.Flux has no types
         """A ``flux.Flux`` of Flux's own Python bindings. If they cannot be imported, the test is skipped."""
         try:
-            import flux  # type: ignore[import-not-found]
+            import flux
         except ImportError as error:
             raise BindingsError(f"no Python bindings of Flux: `import flux` says {error}") from None
         return flux.Flux(self.uri)
