@@ -27,7 +27,7 @@ from enum import Enum, auto
 from typing import TYPE_CHECKING, Any
 
 from pytest_flux.broker.exec.ending import ExitPolicy, KillLadder, LimitWarning, kill_config
-from pytest_flux.broker.exec.guest import TOO_MUCH_INPUT, Guest, Streams
+from pytest_flux.broker.exec.guest import Guest, Streams
 from pytest_flux.broker.exec.link import Link
 from pytest_flux.broker.exec.messages import (
     Command,
@@ -51,8 +51,7 @@ from pytest_flux.broker.exec.messages import (
     TasksDone,
     Write,
 )
-from pytest_flux.broker.exec.options import ShellFailure, shell_options
-from pytest_flux.broker.exec.output import WARNING
+from pytest_flux.broker.exec.options import WARNING, ShellFailure, nested, shell_options
 from pytest_flux.broker.exec.placement import Placement, place
 from pytest_flux.broker.exec.shells import Shells, service_name
 from pytest_flux.broker.exec.terminal import SESSION, terminal_options
@@ -90,7 +89,7 @@ class State(Enum):
 
 
 _AFTER = {
-    State.NEW: {State.RECORDING},
+    State.NEW: {State.RECORDING, State.OVER},
     State.RECORDING: {State.PREPARING, State.ENDING, State.OVER},
     State.PREPARING: {State.LAUNCHING, State.ENDING, State.OVER},
     State.LAUNCHING: {State.RUNNING, State.ENDING, State.OVER},
@@ -160,9 +159,19 @@ class Execution:
     def begin(self) -> None:
         """Start the shells."""
         self._guest.log("init")
+        if nested(self._work.jobspec, "attributes", "system", "exec", "bulkexec", "mock_exception") == "init":
+            self._fail_to_start("mock init exception generated")
+            return
         self._guest.log("starting")
         self._enter(State.RECORDING)
         self._work.callbacks.started(self._start_shells)
+
+    def _fail_to_start(self, note: str) -> None:
+        """End before there is a shell (flux-core's job-exec/bulkexec.c, for tests)."""
+        self._enter(State.OVER)
+        self._work.callbacks.exception("exec", 0, note)
+        self._guest.log("done")
+        self._guest.end(self._work.release)
 
     def _start_shells(self) -> None:
         if self._state is State.OVER:
@@ -179,6 +188,8 @@ class Execution:
         except ShellFailure as failure:
             # The shells find most failures themselves, and report them.
             self._failure = failure
+        except Exception as error:  # noqa: BLE001 - one job's jobspec must not end the broker
+            self._failure = ShellFailure(f"internal error: {error!r}")
         ntasks = self._placement.ntasks if self._placement is not None else 0
         self._guest.begin("output", stdout=ntasks, stderr=ntasks)
         self._guest.begin("input", stdin=1)
@@ -205,6 +216,9 @@ class Execution:
             self._warning.arm(self._resources.expiration)
         except ShellFailure as failure:
             self._links[self._leader].command(Die(failure.text, component=failure.component))
+            return
+        except Exception as error:  # noqa: BLE001 - one job's jobspec must not end the broker
+            self._links[self._leader].command(Die(f"internal error: {error!r}"))
             return
         self._command(Run())
 
@@ -282,8 +296,10 @@ class Execution:
             self._command(Exchange(values))
 
     def _pass_on(self, data: StdinData) -> None:
-        if not self._streams.take_input(*data):
-            self._links[self._leader].command(Die(TOO_MUCH_INPUT))
+        try:
+            self._streams.take_input(*data)
+        except ShellFailure as failure:
+            self._links[self._leader].command(Die(failure.text, component=failure.component))
             return
         self._command(Write(data.io))
 
