@@ -264,7 +264,7 @@ class Execution:
                 self._given_up = report
                 self._raise(report.note, report.wait_status)
         elif isinstance(report, Exited):
-            if os.WIFSIGNALED(report.status) and rank != self._leader and self._state not in _DOOMED:
+            if os.WIFSIGNALED(report.status) and self._state not in _DOOMED:
                 self._shell_killed(rank, report.status)
             self._shell_ended(rank, report.status)
 
@@ -365,10 +365,23 @@ class Execution:
         self._shell_ended(rank, 0)
 
     def _shell_killed(self, rank: int, status: int) -> None:
-        """The process of a shell was killed. The others go on, as in flux-core (src/shell/exception.c)."""
+        """The process of a shell was killed.
+
+        That ends the job if others wait for the shell (flux-core's job-exec/bulkexec.c); later, they go on without it
+        (shell/exception.c).
+        """
         shell, host = list(self._links).index(rank), self._attributes.host_of(rank)
+        if rank in self._not_ready:
+            text = f"{host} (ranks {rank}) terminated before first barrier"
+            self._work.callbacks.exception("exec", 0, text)
+            return
+        if rank == self._leader:
+            return
         self._log(WARNING, f"shell rank {shell} (on {host}): {signal_text(os.WTERMSIG(status))}", "exception")
-        self._not_running.discard(rank)
+        if rank in self._not_running:
+            self._not_running.discard(rank)
+            if not self._not_running:
+                self._all_running()
         if self._exit_policy is not None:
             self._exit_policy.begin(self._program, "shell", shell, host, None)
 

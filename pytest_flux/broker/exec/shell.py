@@ -188,7 +188,10 @@ class Shell:
         """Start the tasks and report Running."""
         if not self.is_over and not self._has_run:
             self._has_run = True
-            self.output.open([task.tags for task in self.tasks], self._opened, running=True)
+            try:
+                self.output.open([task.tags for task in self.tasks], self._opened, running=True)
+            except ShellFailure as failure:
+                self.die(failure)
 
     def _opened(self, failure: ShellFailure | None) -> None:
         if failure is not None:
