@@ -94,8 +94,17 @@ DIFFERENCES = {
         varying=(r"^admin\b.*",),
     ),
     "no plugins of shells and brokers": Difference(
-        "Options of the job shell that give it code to run, or stop tasks for a debugger (initrc, userrc, "
-        "stop-tasks-in-exec) are refused by embedded brokers, which run the tasks themselves.",
+        "Options of the job shell that give it code to run, stop tasks for a debugger, or need archives, hwloc or "
+        "MPI plugins (initrc, userrc, stop-tasks-in-exec, stage-in, hwloc.xmlfile, mpi=spectrum) are refused by embedded "
+        "brokers, which run the tasks themselves.",
+    ),
+    "tasks end with their shell": Difference(
+        "If the process of a job's shell is killed, flux-core leaves its tasks running, as orphans. An embedded "
+        "broker kills them.",
+    ),
+    "directories in /tmp have random names": Difference(
+        "FLUX_JOB_TMPDIR has a random name if it cannot be in the rundir: flux-core uses whatever has the name of "
+        "the job there, whoever has made it.",
     ),
     "a shell that gives up says so once": Difference(
         "After a fatal error of a job shell, flux-core kills the shell while it is ending: whether the job's exit "
