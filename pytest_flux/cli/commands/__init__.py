@@ -58,6 +58,8 @@ TABLE = (
     Entry("bulksubmit", "submit.submit", "submit a job for each of a list of inputs", CONTROL),
     Entry("jobs", "jobs.jobs", "list jobs", INSTANCE),
     Entry("resource", "resource.resource", "show resources; drain and undrain nodes", INSTANCE),
+    Entry("R", "resource.resource_sets", "make, combine and print resource sets", INSTANCE),
+    Entry("hostlist", "resource.hostlist", "combine lists of hosts", INSTANCE),
     Entry("queue", "resource.queue", "show queues; stop, start, enable and disable them", INSTANCE),
     Entry("watch", "submit.watch", "print the output of jobs, and wait for them", INSTANCE),
     Entry("uri", "instance.proxy", "tell where an instance is", INSTANCE),
@@ -95,9 +97,9 @@ TABLE = (
 # Commands of flux-core 0.88 that do not exist here. Commands that only flux-core's own programs call are left out.
 LACKING = frozenset(
     (
-        "admin cgroup cron fortune gc heaptrace hostlist "
+        "admin cgroup cron fortune gc heaptrace "
         "housekeeping jobtap keygen lptest modprobe post-job-event "
-        "python R startlog terminus top"
+        "python startlog terminus top"
     ).split()
 )
 
