@@ -156,6 +156,18 @@ DIFFERENCES = {
     "traced one by one": Difference(
         "`overlay.trace` tells of an event for each child that it is sent to; flux-core tells once, of none by rank.",
     ),
+    "numbers are bounded": Difference(
+        "flux-core expands what a message says: jobs of 2^31 tasks, resource sets of any size, constraints of any "
+        "depth. An embedded broker refuses what exceeds the limits in `pytest_flux/protocol/limits.py`, by name.",
+    ),
+    "plugins of job-ingest are chosen by name": Difference(
+        "Validators and frobnicators of flux-core are Python files that its workers load, and jobs are refused if "
+        "one is missing. An embedded broker has flux-core's own built in; it refuses a configuration with others.",
+    ),
+    "a bad table is named before anything is loaded": Difference(
+        "flux-core's modules check their tables when rc1 loads them, one after another. An embedded broker checks "
+        "all of them first, logs the reason in the name of that module, and ends.",
+    ),
     "services are there without rc1": Difference(
         "What rc1 loads into a real instance (kvs, content, job-manager and so on) is there from the start.",
     ),

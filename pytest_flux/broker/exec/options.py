@@ -80,7 +80,9 @@ def failure_of(error: Exception) -> ShellFailure:
     A jobspec may have any value at any place. What no check has found shows as some exception where the value is
     used; it must end that job, and nothing else.
     """
-    return error if isinstance(error, ShellFailure) else ShellFailure(f"error parsing jobspec: {error!r}")
+    if isinstance(error, ShellFailure):
+        return error
+    return ShellFailure(str(error) if isinstance(error, ProtocolError) else f"error parsing jobspec: {error!r}")
 
 
 class OutputOptions(NamedTuple):
