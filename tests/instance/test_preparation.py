@@ -6,8 +6,8 @@ import json
 import os
 
 import pytest_flux
-from pytest_flux.protocol.resource_set import ResourceSet
 from pytest_flux.instance.preparation import CORES_PER_RANK
+from pytest_flux.protocol.resource_set import ResourceSet
 
 
 def test_the_personality_job_has_cores_that_are_made_up() -> None:
