@@ -245,7 +245,8 @@ def commit(rig: Rig) -> None:
 def version(rig: Rig) -> None:
     kvs, done = rig.broker.parts.kvs, list[object]()
     primary = kvs.namespace("primary")
-    primary.waiters += [Waiter(primary.sequence + 1, callback) for callback in (rig.raises, done.append)]
+    for callback in (rig.raises, done.append):
+        primary.waiters[Waiter(primary.sequence + 1, callback)] = None
     kvs.put("a", "b")
     rig.run_until(lambda: done == [None])
 

@@ -163,7 +163,7 @@ class Kvs:
         if removed is None:
             return
         self._event(removed, "removed")
-        for waiter in removed.waiters:
+        for waiter in builtins.list(removed.waiters):
             self._reactor.call(waiter.done, FluxError(errno.ENOTSUP))
         for watch in removed.watchers.all():
             self._reactor.call(watch.fail, FluxError(errno.ENOTSUP))
