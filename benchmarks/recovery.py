@@ -13,8 +13,7 @@ import sys
 import tempfile
 import time
 
-from pytest_flux.protocol.archive import FILE, Member
-from pytest_flux.protocol.archive_header import END, encode_member, padding
+from pytest_flux.protocol.archive import END, FILE, Member, encode_member, padding
 
 SMALL, LARGE = 2_000, 4 << 20
 SHARE_OF_SMALL = 0.25

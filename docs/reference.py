@@ -9,15 +9,14 @@ from pathlib import Path
 from types import FunctionType
 
 import pytest_flux
-from pytest_flux import hooks
 from pytest_flux.client.handle import Flux
 from pytest_flux.client.job_result import JobOutput, JobResult
 from pytest_flux.client.jobs import Jobs
 from pytest_flux.client.kvs import Kvs
+from pytest_flux.instance.brokers import BrokerHandle
+from pytest_flux.instance.operations import Events, Job
+from pytest_flux.plugin import hooks, options
 from pytest_flux.postmortem.dump import Dump
-from pytest_flux.session import options
-from pytest_flux.session.brokers import BrokerHandle
-from pytest_flux.session.operations import Events, Job
 
 PAGE = Path(__file__).parent / "reference.rst"
 CLASSES = (pytest_flux.FluxInstance, BrokerHandle, Job, JobResult, JobOutput, Events, Flux, Jobs, Kvs, Dump)
@@ -58,7 +57,7 @@ def _signature(function: object) -> str:
 
 
 def _fixtures() -> Iterator[str]:
-    from pytest_flux import fixtures
+    from pytest_flux.plugin import fixtures
 
     yield _heading("Fixtures", "-")
     for name in ("flux_instance", "flux_instance_factory"):

@@ -4,23 +4,22 @@ __version__ = "0.1.0"
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from pytest_flux.fixtures import define as flux_instance
-    from pytest_flux.instance import FluxInstance, InstanceError
+    from pytest_flux.instance.flux_instance import FluxInstance, InstanceError, start
+    from pytest_flux.instance.settings import Settings, SettingsError
+    from pytest_flux.plugin.fixtures import define as flux_instance
     from pytest_flux.postmortem.dump import open_dump
-    from pytest_flux.settings import Settings, SettingsError
-    from pytest_flux.standalone import start
 
 __all__ = ["FluxInstance", "InstanceError", "Settings", "SettingsError", "flux_instance", "open_dump", "start"]
 
-# Where each name is: importing the package itself must cost nothing, `flux-start` does it too.
+# The module of each name. They are imported on first use, because `flux-start` imports the package too.
 _PLACES = {
-    "FluxInstance": ("pytest_flux.instance", "FluxInstance"),
-    "InstanceError": ("pytest_flux.instance", "InstanceError"),
-    "Settings": ("pytest_flux.settings", "Settings"),
-    "SettingsError": ("pytest_flux.settings", "SettingsError"),
-    "flux_instance": ("pytest_flux.fixtures", "define"),
+    "FluxInstance": ("pytest_flux.instance.flux_instance", "FluxInstance"),
+    "InstanceError": ("pytest_flux.instance.flux_instance", "InstanceError"),
+    "Settings": ("pytest_flux.instance.settings", "Settings"),
+    "SettingsError": ("pytest_flux.instance.settings", "SettingsError"),
+    "flux_instance": ("pytest_flux.plugin.fixtures", "define"),
     "open_dump": ("pytest_flux.postmortem.dump", "open_dump"),
-    "start": ("pytest_flux.standalone", "start"),
+    "start": ("pytest_flux.instance.flux_instance", "start"),
 }
 
 

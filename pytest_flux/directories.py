@@ -1,6 +1,6 @@
-"""Directories of ours: making them where others may write, and removing them with what has come into them.
+"""Make directories where others may write, and remove them with all their content.
 
-Launcher and brokers both do so; either may have to in the other's stead.
+Launcher and brokers both do so. Either may have to do it in place of the other.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _OPEN = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 def make_temporary_directory(parent: str) -> str:
-    """A new directory ``parent/flux-XXXXXX``, for us alone. Raises OSError, which names the path."""
+    """Make a new directory ``parent/flux-XXXXXX`` with mode 0700. Raises OSError, which names the path."""
     path = ""
     for _ in range(_ATTEMPTS):
         path = f"{parent}/flux-" + "".join(_LETTERS[byte % len(_LETTERS)] for byte in os.urandom(6))
@@ -36,18 +36,18 @@ def make_temporary_directory(parent: str) -> str:
 
 
 def make_directory(path: str) -> None:
-    """A new directory for us alone. Raises OSError."""
+    """Make a new directory with mode 0700. Raises OSError."""
     os.mkdir(path, 0o700)
-    os.chmod(path, 0o700)  # The umask may have taken something away.
+    os.chmod(path, 0o700)  # The umask may have cleared bits.
 
 
 def remove_tree(path: str, identity: tuple[int, int]) -> None:
-    """Remove a directory and all below it, if it is the one with this device and inode number, and of our user.
+    """Remove a directory and all below it, if it has this device and inode number and belongs to our user.
 
-    Links are removed, never followed. What is mounted, or belongs to other users, is left alone. Nothing there to
-    remove is fine. Raises OSError if something stays; the rest is gone then.
+    Links are removed, never followed. Mounts, and directories of other users, are left alone. It is no error if the
+    directory does not exist. Raises OSError if something could not be removed; all else is removed then.
     """
-    # Twice: a process that is about to die may add something while the rest is removed.
+    # Twice: a dying process may add something while the rest is removed.
     if not _remove(path, identity, last=False):
         _remove(path, identity, last=True)
 
@@ -78,10 +78,10 @@ def _remove(path: str, identity: tuple[int, int], *, last: bool) -> bool:
 
 
 class _Removal:
-    """Removes what is in an open directory, as far as possible.
+    """Removes the content of an open directory, as far as possible.
 
-    With descriptors, not paths: none can be swapped for a link. And not level by level: what lies deeper is moved
-    up first, for a tree may be deeper than there are descriptors, or stack.
+    It works with descriptors, not paths, which could be replaced by links. It moves subdirectories up instead of
+    descending into them: a tree may be deeper than the limits of descriptors and of the stack.
     """
 
     __slots__ = ("_device", "_directory", "_moved", "_token")
@@ -93,7 +93,7 @@ class _Removal:
         self._moved = 0
 
     def run(self) -> OSError | None:
-        """The first problem there was."""
+        """Remove all, and return the first problem."""
         problem: OSError | None = None
         moved = -1
         while moved < self._moved:
@@ -120,14 +120,14 @@ class _Removal:
         try:
             os.rename(entry, name, src_dir_fd=directory, dst_dir_fd=self._directory)
         except PermissionError:
-            # Moving a directory writes to it: to the name "..".
+            # Moving a directory writes to its entry "..".
             os.chmod(entry, 0o700, dir_fd=directory)
             os.rename(entry, name, src_dir_fd=directory, dst_dir_fd=self._directory)
         self._moved += 1
 
 
 def _clear(directory: int, remove_directory: Callable[[str], None]) -> OSError | None:
-    """Remove the files in an open directory, and have the directories in it removed. The first problem."""
+    """Remove the files in an open directory, and its directories by a callback. Return the first problem."""
     with os.scandir(directory) as scan:
         entries = [(entry.name, entry.is_dir(follow_symlinks=False)) for entry in scan]
     problem: OSError | None = None
@@ -148,6 +148,6 @@ def _open_below(parent: int, name: str) -> int:
     try:
         return os.open(name, _OPEN, dir_fd=parent)
     except PermissionError:
-        # A job may have left a directory that even its owner cannot read.
+        # A job may leave a directory that its owner cannot read.
         os.chmod(name, 0o700, dir_fd=parent)
         return os.open(name, _OPEN, dir_fd=parent)

@@ -1,4 +1,4 @@
-"""Command line options as Flux's commands take them: getopt_long's rules, Flux's messages and help layout."""
+"""Command line options of Flux's commands: the rules of getopt_long, Flux's messages and the layout of its help."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Sequence
 
 INT_MIN, INT_MAX = -(2**31), 2**31 - 1
+LEFT_MARGIN = 2
 
 
 class Option(NamedTuple):
     """One row of an option table; without a name, a heading of the help text.
 
-    ``argument`` is how help shows the option's argument, '' when it takes none. An ``optional`` argument is
-    taken by the long form only after ``=``, and by the short form only if ``attached`` (``-rTARGET``;
-    otherwise letters that follow are further options). ``split`` arguments are lists with commas. Options are
-    listed by ``group``. An ``exact`` option cannot be abbreviated, so that it takes no abbreviation away from
-    the others.
+    ``argument`` is how help shows the option's argument, '' if it takes none. The long form takes an ``optional``
+    argument only after ``=``, and the short form only if ``attached`` (``-rTARGET``; otherwise letters that follow
+    are further options). ``split`` arguments are lists with commas. Help lists options by ``group``. An ``exact``
+    option cannot be abbreviated, so it makes no abbreviation of another option ambiguous.
     """
 
     name: str
@@ -45,9 +45,9 @@ class OptionExit(Exception):
 
 
 class Options:
-    """What a command line said: options by name and, in ``arguments``, the words that are none.
+    """A parsed command line: options by name and, in ``arguments``, the other words.
 
-    Asking for a name that is not in the table is a mistake of the program: KeyError.
+    A name that is not in the table is a mistake of the program: KeyError.
     """
 
     __slots__ = ("_counts", "_program", "_values", "arguments")
@@ -66,7 +66,7 @@ class Options:
 
     @property
     def names(self) -> Collection[str]:
-        """The options that there are, be they given or not."""
+        """The names of all options, given or not."""
         return self._counts.keys()
 
     def has(self, name: str) -> bool:
@@ -78,19 +78,19 @@ class Options:
         return self._counts[name]
 
     def all(self, name: str) -> list[str]:
-        """Every argument the option was given, in order."""
+        """All arguments of the option, in order."""
         return list(self._values[name])
 
     def get(self, name: str, default: str | None = None) -> str | None:
-        """The last argument; ``default`` if the option is absent, None if it never had an argument."""
+        """The last argument; ``default`` if the option is absent, None if it was given without an argument."""
         if not self._counts[name]:
             return default
         return self._values[name][-1] if self._values[name] else None
 
     def integer(self, name: str, default: int) -> int:
-        """The last argument as a C int; how often the option appeared if it had none (``-vv`` is 2).
+        """The last argument as a C int; without one, how often the option appeared (``-vv`` is 2).
 
-        An argument outweighs repetition: ``-v --verbose=2 -v`` is 2. Raises OptionExit.
+        An argument overrides repetition: ``-v --verbose=2 -v`` is 2. Raises OptionExit.
         """
         value = self.get(name)
         if value is None:
@@ -113,8 +113,8 @@ class Options:
             raise self._refuse(f"Invalid argument for option '{name}': '{value}'") from None
 
     def _refuse(self, text: str) -> OptionExit:
-        # Flux names the program twice here (cases verbose-bad, timeout-negative), and of a subcommand's full
-        # name only the last word the second time.
+        # Flux names the program twice here (cases verbose-bad, timeout-negative), the second time with the last word
+        # of a subcommand's full name only.
         return OptionExit(1, f"{self._program}: {self._program.split()[-1]}: {text}\n")
 
 
@@ -158,8 +158,6 @@ class OptionParser:
 
     def help(self) -> str:
         """The text of ``--help``."""
-        from pytest_flux.usage import option_lines
-
         return "\n".join([f"Usage: {self.program} {self.usage}", *option_lines(self.table, self.width)]) + "\n"
 
     def usage_error(self, text: str) -> OptionExit:
@@ -173,7 +171,7 @@ class OptionParser:
             raise self._unrecognized(word)
         value = attached if equals else None
         if equals and not option.argument:
-            # Flux reports the short form where there is one.
+            # Flux reports the short form if there is one.
             raise self._unrecognized(f"-{option.key}" if option.key else word)
         if value is None and option.argument and not option.optional:
             value = self._next_word(word, words)
@@ -185,7 +183,7 @@ class OptionParser:
             letter, letters = letters[0], letters[1:]
             option = next((option for option in self.table if option.key == letter), None)
             if option is None:
-                # getopt works on bytes; of a wider character it reports the first.
+                # getopt works on bytes and reports the first byte of a wider character.
                 raise self._unrecognized("-" + os.fsdecode(os.fsencode(letter)[:1]))
             value: str | None = None
             if option.argument and not option.optional:
@@ -200,10 +198,10 @@ class OptionParser:
         options.add(option, value)
 
     def _find_long(self, name: str) -> Option | None:
-        """The option of that name or the one it abbreviates; None if there is none or more than one.
+        """The option with this name or abbreviation; None if there is none or more than one.
 
-        As in getopt_long, candidates that take an argument alike and have the same (or no) short form do not
-        contradict each other, and the first of them is meant: ``--test-exit`` is ``--test-exit-timeout``.
+        As in getopt_long, an abbreviation is not ambiguous if all candidates take arguments alike and have
+        the same (or no) short form. The first one is meant: ``--test-exit`` is ``--test-exit-timeout``.
         """
         candidates: list[Option] = []
         for option in self.table:
@@ -228,17 +226,61 @@ class OptionParser:
 
 
 def split_commas(text: str) -> list[str]:
-    """Split as glibc's argz_create_sep: empty items vanish, except one after a comma at the end."""
+    """Split as glibc's argz_create_sep does: drop empty items, except one after a comma at the end."""
     items = [item for item in text.split(",") if item]
     return [*items, ""] if text.endswith(",") else items
 
 
 def parse_integer(text: str) -> int | None:
-    """strtol's idea of a decimal number, within the range of a C int."""
+    """Parse a decimal number as strtol does; None if it is not one or exceeds a C int."""
     digits = text.lstrip(" \t\n\v\f\r")
     unsigned = digits[1:] if digits[:1] in ("+", "-") else digits
-    # The length also keeps int() away from its limit on digits, which is an error of its own.
+    # int() raises ValueError for numbers with too many digits, so check the length first.
     if not (unsigned.isascii() and unsigned.isdigit()) or len(unsigned.lstrip("0")) > 10:
         return None
     number = int(digits)
     return number if INT_MIN <= number <= INT_MAX else None
+
+
+def option_lines(table: Sequence[Option], width: int) -> list[str]:
+    """Lay out headings and options by group; texts begin at column ``width`` and end at $COLUMNS."""
+    columns = _terminal_columns()
+    lines: list[str] = []
+    for option in sorted(table, key=lambda option: option.group):
+        if not option.name:
+            lines += _wrap(option.usage, columns)
+        elif not option.hidden:
+            lines += _describe(option, width, columns)
+    return lines
+
+
+def _terminal_columns() -> int:
+    columns = parse_integer(os.environ.get("COLUMNS", "80"))
+    return columns if columns is not None and 16 < columns < 256 else 80
+
+
+def _describe(option: Option, width: int, columns: int) -> list[str]:
+    """The lines of help for one option: its forms on the left, its usage on the right."""
+    short = f"-{option.key}, " if option.key else "    "
+    forms = f"{'':{LEFT_MARGIN}}{short}--{option.name}" + ("=" + option.argument if option.argument else "")
+    texts = _wrap(option.usage, max(columns - width, 10))
+    lines = [f"{'':{width}}{text}" for text in texts]
+    if len(forms) < width:
+        lines[0] = f"{forms:{width}}{texts[0]}"
+    else:
+        lines.insert(0, forms if len(forms) <= columns else forms[: columns - 2] + "+")
+    return lines
+
+
+def _wrap(text: str, width: int) -> list[str]:
+    """Fill lines of at most ``width`` characters; break only words that are longer than a line."""
+    lines = []
+    while len(text) > width:
+        space = text.rfind(" ", 1, width + 1)
+        if space < 0:
+            lines.append(text[: width - 1] + "-")
+            text = text[width - 1 :]
+        else:
+            lines.append(text[:space].rstrip())
+            text = text[space + 1 :]
+    return [*lines, text]

@@ -1,7 +1,7 @@
 """A `NamedTuple` that does without the `typing` module.
 
-Importing `typing` takes as long as starting Python does, and `flux-start` is mostly starting Python. Type
-checkers see the real `typing.NamedTuple`; at run time the class below builds the same thing from
+Importing `typing` takes as long as starting Python, and most of the time of `flux-start` is the start of Python. Type
+checkers see the real `typing.NamedTuple`; at run time the class below builds the same class from
 `collections.namedtuple`.
 """
 
@@ -25,4 +25,4 @@ else:
             return type(name, (values,), {"__slots__": (), **namespace})
 
     class NamedTuple(metaclass=_Meta):
-        """Base of value classes: annotated names are the fields, in order, assigned values their defaults."""
+        """Base of value classes: annotated names are the fields, in order; assigned values are their defaults."""

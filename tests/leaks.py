@@ -23,7 +23,7 @@ import psutil
 import pytest
 
 from pytest_flux.launcher import forkserver
-from pytest_flux.session.run import finish_loop
+from pytest_flux.plugin.run import finish_loop
 
 TOKEN = f"PYTEST_FLUX_TEST_PROCESS_{os.getpid()}"
 """The variable by which we know our descendants after their parents are gone.

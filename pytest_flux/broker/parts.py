@@ -339,12 +339,12 @@ class Parts:
     def _make_sched(self) -> Service:
         from pytest_flux.broker.services.sched import SchedService
 
-        return SchedService(self._router, self._log, self.run_jobs())
+        return SchedService(self._router, self._log, self.run_jobs().alloc)
 
     def _make_feasibility(self) -> Service:
         from pytest_flux.broker.services.sched import FeasibilityService
 
-        return FeasibilityService(self._router, self._log, self.run_jobs())
+        return FeasibilityService(self._router, self._log, self.run_jobs().scheduler)
 
 
 def preload() -> None:

@@ -7,11 +7,10 @@ These protocols describe such a maker and keep the imports between modules in on
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from pytest_flux.broker.overlay.peers import Tracers
-    from pytest_flux.broker.router import Router
 
 
 class Life(Protocol):
@@ -44,15 +43,3 @@ class Tree(Protocol):
 
     def log(self, severity: int, text: str) -> None:
         """Log in the name of the overlay."""
-
-
-class ProcessOwner(Protocol):
-    """What a remote process asks of the service that started it."""
-
-    router: Router
-
-    def log(self, severity: int, text: str) -> None:
-        """Log in the name of the service."""
-
-    def settle(self, process: Any) -> None:  # noqa: ANN401 - its module imports this one
-        """The process, a RemoteProcess, has ended; forget it unless somebody waits for it."""

@@ -10,22 +10,23 @@ import errno
 import os
 import sys
 
-from pytest_flux.cli.commands.command import Command, CommandError, Context
-from pytest_flux.options import Option, OptionExit, OptionParser, Options
+from pytest_flux.cli.command import Command, CommandError, Context
+from pytest_flux.options import Option, OptionExit, OptionParser, Options, split_commas
 from pytest_flux.protocol.errors import FluxError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
+    from typing import Any
 
-    from pytest_flux.cli.commands.command import Run
+    from pytest_flux.cli.command import Run
     from pytest_flux.client import Flux
 
     Rewrite = tuple[str, Callable[[str], str]]
 
 
 class ArgumentParser(OptionParser):
-    """Parses as Flux's argparse does. ``rewrites`` turns an option into one more appearance of another one."""
+    """Parses as argparse does in Flux. An option in ``rewrites`` counts as another one, with a changed argument."""
 
     def __init__(
         self,
@@ -45,7 +46,7 @@ class ArgumentParser(OptionParser):
         return super().parse(list(self._attach_optional(argv)))
 
     def _attach_optional(self, argv: Sequence[str]) -> Iterator[str]:
-        """Tie the argument that an option may take to it, if the next word can be one."""
+        """Attach optional arguments to their option, where the next word can be the argument."""
         words = iter(range(len(argv)))
         for index in words:
             word = argv[index]
@@ -67,21 +68,21 @@ class ArgumentParser(OptionParser):
                 yield word
 
     def _option_of(self, word: str) -> Option | None:
-        """The option that a word is, if its argument is not in the same word."""
+        """Return the option that a word stands for; None if the word holds the option's argument as well."""
         if word.startswith("--"):
             return self._by_name.get(word[2:])
         if len(word) < 2 or word[0] != "-":
             return None
-        # Of several letters the last, as long as none before it has an argument, which would be the rest.
+        # Of several letters, the last one counts, unless one before it takes the rest as its argument.
         found = [next((option for option in self.table if option.key == key), None) for key in word[1:]]
         return None if any(option is None or option.argument for option in found[:-1]) else found[-1]
 
     def usage_error(self, text: str) -> OptionExit:
-        """A mistake on the command line."""
+        """Return the error for a mistake on the command line."""
         return OptionExit(2, f"usage: {self.program} {self.usage}\n{self.program}: error: {text}\n")
 
     def invalid(self, name: str, text: str) -> OptionExit:
-        """A mistake in the argument of an option."""
+        """Return the error for a mistake in the argument of an option."""
         key = self._by_name[name].key
         return self.usage_error(f"argument {f'-{key}/' if key else ''}--{name}: {text}")
 
@@ -115,15 +116,15 @@ class ArgumentParser(OptionParser):
         return self.unrecognized(what)
 
     def unrecognized(self, what: str) -> OptionExit:
-        """Words that nothing is made of."""
-        # It is found by the parser of the command, not by that of the subcommand.
+        """Return the error for words that have no meaning."""
+        # The parser of the command reports them, not that of the subcommand.
         whole = self.program.split(" ")[0]
         who = whole if "-" in whole else self.program
         return OptionExit(2, f"usage: {self.program} {self.usage}\n{who}: error: unrecognized arguments: {what}\n")
 
 
 class ArgumentCommand(Command):
-    """A command with such a command line. ValueError in ``run`` is an error like CommandError."""
+    """A command whose command line argparse parses in Flux. A ValueError in ``run`` counts as CommandError."""
 
     __slots__ = ("rewrites",)
 
@@ -152,7 +153,7 @@ class ArgumentCommand(Command):
         self.rewrites = rewrites
 
     def parser(self) -> ArgumentParser:
-        """A parser of the command's options."""
+        """Return a parser of the command's options."""
         usage = self.usage
         if self.subcommands:
             usage = "[-h] {" + ",".join(command.name for command in self.subcommands) + "} ..."
@@ -171,7 +172,7 @@ class ArgumentCommand(Command):
         return options
 
     def usage_error(self) -> OptionExit:
-        """Wrong arguments."""
+        """Return the error for a wrong number of arguments."""
         return self.parser().usage_error("wrong number of arguments")
 
 
@@ -189,8 +190,8 @@ def _refusing(run: Run) -> Run:
     return refuse
 
 
-def connect(context: Context) -> Flux:
-    """Connect to the instance, with the errors of Flux's Python programs."""
+def connect() -> Flux:
+    """Connect to the instance. Raises CommandError with the text of Flux's Python programs."""
     from pytest_flux.client import Flux
 
     try:
@@ -203,25 +204,30 @@ def connect(context: Context) -> Flux:
 
 
 def warn(context: Context, text: str, level: str = "WARNING") -> None:
-    """A line on stderr that is no error."""
+    """Write a line to stderr that does not report an error."""
     sys.stderr.write(f"{context.command.prefix.removesuffix(': ERROR')}: {level}: {text}\n")
 
 
+def invalid(context: Context, name: str, text: str) -> OptionExit:
+    """Return the error for a mistake in the argument of an option."""
+    parser = context.command.parser()
+    assert isinstance(parser, ArgumentParser)
+    return parser.invalid(name, text)
+
+
 def integer(options: Options, context: Context, name: str, default: int) -> int:
-    """The argument of an option as a number. Raises OptionExit."""
+    """Return the argument of an option as a number. Raises OptionExit."""
     text = options.get(name)
     if text is None:
         return default
     try:
         return int(text)
     except ValueError:
-        command = context.command
-        assert isinstance(command, ArgumentCommand)
-        raise command.parser().invalid(name, f"invalid int value: '{text}'") from None
+        raise invalid(context, name, f"invalid int value: '{text}'") from None
 
 
 def job_ids(words: Sequence[str], context: Context, name: str = "JOBID") -> list[int]:
-    """Words as job ids. Raises OptionExit."""
+    """Return the job ids that the words stand for. Raises OptionExit."""
     from pytest_flux.protocol.fluid import parse_fluid
 
     ids = []
@@ -229,17 +235,38 @@ def job_ids(words: Sequence[str], context: Context, name: str = "JOBID") -> list
         try:
             ids.append(parse_fluid(word))
         except ValueError:
-            command = context.command
-            assert isinstance(command, ArgumentCommand)
-            raise command.parser().usage_error(f"argument {name}: invalid JobID value: '{word}'") from None
+            raise context.command.parser().usage_error(f"argument {name}: invalid JobID value: '{word}'") from None
     return ids
 
 
+def queue_names(options: Options) -> list[str]:
+    """Return the queues that ``--queue`` names."""
+    return [name for text in options.all("queue") for name in split_commas(text)]
+
+
+def json_or_text(text: str) -> Any:  # noqa: ANN401 - JSON
+    """Return the value if the text is JSON, or else the text."""
+    import json
+
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
+
+
+def set_dotted(values: dict[str, Any], path: str, value: object, complaint: str) -> None:
+    """Set a value in nested objects, by keys with dots between; make missing objects. Raises CommandError."""
+    *parents, last = path.split(".")
+    for parent in parents:
+        values = values.setdefault(parent, {})
+        if not isinstance(values, dict):
+            raise CommandError(complaint)
+    values[last] = value
+
+
 def color_is_on(options: Options, context: Context, name: str = "color") -> bool:
-    """What ``--color`` says; NO_COLOR makes "never" the default (no-color.org). Raises OptionExit."""
+    """Return whether to use color, by ``--color`` and NO_COLOR (no-color.org). Raises OptionExit."""
     when = options.get(name, "never" if os.environ.get("NO_COLOR") else "auto") or "always"
     if when not in ("auto", "always", "never"):
-        command = context.command
-        assert isinstance(command, ArgumentCommand)
-        raise command.parser().usage_error(f"Invalid argument to --color: '{when}'")
+        raise context.command.parser().usage_error(f"Invalid argument to --color: '{when}'")
     return when == "always" or (when == "auto" and sys.stdout.isatty())

@@ -1,12 +1,14 @@
-"""The `flux` command of embedded instances. It talks to real ones as well."""
+"""The `flux` command of embedded instances. It works with real instances as well."""
 
 from __future__ import annotations
 
 import os
 import sys
 
-from pytest_flux.cli.commands import LACKING, TABLE, find_entry
-from pytest_flux.options import Option, OptionExit, OptionParser
+from pytest_flux.cli.command import Command, run_command
+from pytest_flux.cli.commands import LACKING, find_entry
+from pytest_flux.cli.commands.help import FluxParser, similar_commands
+from pytest_flux.options import OptionExit
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -15,21 +17,12 @@ if TYPE_CHECKING:
 
     from pytest_flux.options import Options
 
-OPTIONS = (
-    Option("verbose", "v", usage="Show the environment of the command, and how it is found"),
-    Option("version", "V", usage="Show versions of commands and broker"),
-    Option("parent", "p", usage="Act on the instance that this one runs in; may be repeated"),
-    Option("root", "r", usage="Act on the outermost instance"),
-)
-
-# What decides which instance a command acts on, and what it finds there.
+# These decide which programs are found, and which instance and namespace a command acts on.
 _VARIABLES = ("PATH", "FLUX_URI", "FLUX_KVS_NAMESPACE", "FLUX_EXEC_PATH")
-
-_SIMILAR_AT_MOST = 3
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; the result is its exit code. Without ``argv``, be the program: then ^C just ends it."""
+    """Run one command, and return its exit code. Without ``argv``, act as the program, which ^C ends."""
     if argv is not None:
         return _dispatch(argv)
     _behave_as_program()
@@ -39,21 +32,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         _end_by_signal("SIGINT")
     except BrokenPipeError:
-        # Nobody reads on. That Python ignores the signal is right, as it would also end us when the broker hangs up.
+        # Nobody reads our output any more. Until here the signal is ignored: a broker that hangs up sends it, too.
         _end_by_signal("SIGPIPE")
     return status
 
 
 def _dispatch(argv: Sequence[str]) -> int:
     try:
-        options = _parser().parse(argv)
+        options = FluxParser().parse(argv)
     except OptionExit as end:
         sys.stderr.write(end.text)
         return end.status
     if options.has("version"):
         return _run("version", [], verbose=False)
     if not options.arguments:
-        sys.stderr.write(help_text())
+        sys.stderr.write(FluxParser().help())
         return 1
     status = _enter_instance(options)
     if status:
@@ -64,30 +57,11 @@ def _dispatch(argv: Sequence[str]) -> int:
     return _run(options.arguments[0], options.arguments[1:], verbose=options.has("verbose"))
 
 
-def help_text() -> str:
-    """The text of ``flux --help``: options, and the commands by section."""
-    return _parser().help()
-
-
-class _DriverParser(OptionParser):
-    def help(self) -> str:
-        lines = []
-        for section in dict.fromkeys(entry.section for entry in TABLE):
-            lines += ["", section]
-            lines += [f"   {entry.name:<18} {entry.summary}" for entry in TABLE if entry.section == section]
-        lines += ["", "'flux help COMMAND' tells more about a command."]
-        return super().help() + "\n".join(lines) + "\n"
-
-
-def _parser() -> OptionParser:
-    return _DriverParser("flux", OPTIONS, "[OPTIONS] COMMAND ARGS")
-
-
 def _behave_as_program() -> None:
-    """What a C program does: write UTF-8; and be found by the programs that are started."""
+    """Write UTF-8 as a C program does, and put this `flux` into the PATH of the programs that it starts."""
     import io
 
-    # A standard descriptor that is closed would become our connection to the broker.
+    # Our connection to the broker would take the place of a standard descriptor that is closed.
     while (spare := os.open(os.devnull, os.O_RDWR)) <= 2:
         pass
     os.close(spare)
@@ -102,7 +76,7 @@ def _behave_as_program() -> None:
 
 
 def _end_by_signal(name: str) -> NoReturn:
-    """End as a C program does that leaves signals alone; what shells conclude depends on it."""
+    """End by a signal, as a C program without handlers does: shells look at it."""
     import signal
 
     signum = signal.Signals[name]
@@ -112,7 +86,7 @@ def _end_by_signal(name: str) -> NoReturn:
 
 
 def path_with(path: str, directory: str) -> str:
-    """``path`` such that the `flux` that is found in it is the one in ``directory``."""
+    """Return ``path``, changed so that a search for `flux` finds the one in ``directory``."""
     places = path.split(os.pathsep)
     directory = os.path.realpath(directory)
     for index, place in enumerate(places):
@@ -124,12 +98,11 @@ def path_with(path: str, directory: str) -> str:
 
 
 def _enter_instance(options: Options) -> int:
-    """Follow --parent and --root by way of FLUX_URI; an exit code, if that fails."""
+    """Set FLUX_URI as --parent and --root say. Return an exit code, 0 if all is well."""
     levels = options.count("parent")
     if not levels and not options.has("root"):
         return 0
-    from pytest_flux.cli.commands.command import Command, run_command
-    from pytest_flux.cli.commands.enter import enter_parent, enter_root
+    from pytest_flux.cli.commands.instance.env import enter_parent, enter_root
 
     step = enter_root if options.has("root") else enter_parent
     for _ in range(1 if options.has("root") else levels):
@@ -142,8 +115,6 @@ def _enter_instance(options: Options) -> int:
 def _run(name: str, arguments: Sequence[str], *, verbose: bool) -> int:
     entry = find_entry(name)
     if entry is not None:
-        from pytest_flux.cli.commands.command import run_command
-
         return run_command(entry.load(), arguments)
     if "/" in name:
         return _complain(f"{name}: {_execute(name, [name, *arguments], verbose)}")
@@ -156,12 +127,12 @@ def _run(name: str, arguments: Sequence[str], *, verbose: bool) -> int:
         path = os.path.join(directory, f"flux-{name}")
         if os.access(path, os.X_OK):
             _execute(path, [name, *arguments], verbose)
-    return _complain(f"`{name}' is not a flux command.  See 'flux --help'", *_suggestions(name))
+    return _complain(f"`{name}' is not a flux command.  See 'flux --help'", *similar_commands(name))
 
 
 def _execute(path: str, words: list[str], verbose: bool) -> str:
-    """Become another program; why not, if that fails."""
-    from pytest_flux.cli.commands.env import become
+    """Execute a program. Return the reason if that fails."""
+    from pytest_flux.cli.commands.instance.env import become
 
     if verbose:
         sys.stderr.write(f"flux: trying to exec {path}\n")
@@ -169,26 +140,9 @@ def _execute(path: str, words: list[str], verbose: bool) -> str:
 
 
 def _search_path() -> list[str]:
-    """Where programs called flux-NAME are commands too."""
+    """Return the directories where programs called flux-NAME count as commands."""
     variables = ("FLUX_EXEC_PATH_PREPEND", "FLUX_EXEC_PATH", "PATH")
     return [place for name in variables for place in os.environ.get(name, "").split(":") if place]
-
-
-def _suggestions(name: str) -> list[str]:
-    """Commands that may have been meant, as Flux finds them: up to three of the least distance."""
-    from pytest_flux.cli.commands.help import edit_distance
-
-    ranked: dict[int, list[str]] = {}
-    for candidate in (entry.name for entry in TABLE):
-        distance = edit_distance(candidate, name)
-        if candidate.startswith(name):
-            distance = 0 if len(name) >= 5 else distance - 1
-        ranked.setdefault(distance, []).append(candidate)
-    nearest = min(ranked)
-    if nearest > _SIMILAR_AT_MOST:
-        return []
-    verb = "s are" if len(ranked[nearest]) > 1 else " is"
-    return [f"The most similar command{verb}", *(f"\t{candidate}" for candidate in ranked[nearest][:3])]
 
 
 def _complain(*lines: str) -> int:

@@ -1,4 +1,4 @@
-"""The `flux-start` command: Flux's `flux start` 0.88, and what its manual promises beyond that."""
+"""The `flux-start` command: `flux start` of Flux 0.88, with the options that only its manual has."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     In normal mode it does not return: the process becomes the broker.
     """
     try:
-        # Without one, each program further down would fail in a way of its own.
+        # Without a working directory, each of the programs below would fail in its own way.
         _check_working_directory()
         parser = OptionParser("flux-start", OPTIONS, "[OPTIONS] command ...", width=32)
         options = parser.parse(sys.argv[1:] if argv is None else argv)
@@ -124,7 +124,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _make_spec(options: Options) -> LaunchSpec:
-    """The options as a spec, yet to be validated."""
+    """Make a spec from the options. It is not validated yet."""
     exit_timeout = options.duration("test-exit-timeout", 20.0)
     if not options.has("test-exit-timeout"):
         exit_timeout = options.duration("killer-timeout", exit_timeout)
@@ -168,7 +168,7 @@ def _rundir(options: Options) -> str | None:
 
 
 def _become_broker(spec: LaunchSpec, engine: Engine) -> int:
-    """Normal mode: execute the broker in place of this program. Returns only with ``--noexec``."""
+    """Execute the broker in place of this program (normal mode). Returns only with ``--noexec``."""
     argv = broker_argv(spec, engine, None, "")
     write_error(announcement(spec, argv, None))
     if spec.noexec:
@@ -183,10 +183,10 @@ def _become_broker(spec: LaunchSpec, engine: Engine) -> int:
 
 
 def _execute(argv: list[str], environ: dict[str, str]) -> NoReturn:
-    """Do what C's execvp does."""
+    """Execute a program as C's execvp does."""
     import signal
 
-    # Python ignores these, and ignored signals stay ignored through exec.
+    # Python ignores these signals, and the program would inherit that.
     for number in (signal.SIGPIPE, signal.SIGXFSZ):
         signal.signal(number, signal.SIG_DFL)
     try:
@@ -198,7 +198,7 @@ def _execute(argv: list[str], environ: dict[str, str]) -> NoReturn:
 
 
 def _rehearse_session(spec: LaunchSpec, engine: Engine) -> int:
-    """Test mode with ``--noexec``: all checks and, with ``-v``, the command lines."""
+    """Do all checks of test mode with ``--noexec`` and, with ``-v``, print the command lines."""
     from pytest_flux.launcher.rundir import prepare_rundir
 
     rundir = prepare_rundir(spec)

@@ -1,10 +1,10 @@
-"""Flux's output formats: Python's format strings with conversions and prefixes of Flux's own.
+"""Flux's output formats: Python's format strings, with conversions and prefixes that Flux adds.
 
 Conversions of times: ``!d`` (for strftime, with a width after ``::``), ``!D`` (ISO 8601), ``!F`` (Flux Standard
-Duration), ``!H`` (H:MM:SS), ``!P`` (percent). A spec may end with ``h``, which shows what is empty as ``-``, and with
-``+``, which shows at the end that something was cut off. Text before a field may end with ``?:``, which drops a field
-that is empty for all items, ``+:``, which makes it as wide as its widest value, or ``?+:``, both. A format may begin
-with ``sort:KEY,-KEY``.
+Duration), ``!H`` (H:MM:SS), ``!P`` (percent). A spec may end with ``h``, which shows empty values as ``-``, and with
+``+``, which marks values that are cut off. Text before a field may end with ``?:``, which drops a field that is empty
+for all items, ``+:``, which makes the field as wide as its widest value, or ``?+:``, which does both. A format
+may begin with ``sort:KEY,-KEY``.
 """
 
 from __future__ import annotations
@@ -12,9 +12,10 @@ from __future__ import annotations
 import os
 import re
 import sys
+import time
 from string import Formatter
 
-from pytest_flux.cli.format_values import Moment, convert, is_empty
+from pytest_flux.protocol.duration import short_duration
 from pytest_flux.record import NamedTuple
 
 TYPE_CHECKING = False
@@ -23,11 +24,81 @@ if TYPE_CHECKING:
     from typing import Any, Protocol
 
     class Item(Protocol):
-        """What can be printed: anything with fields by name."""
+        """Something to print, which has fields with names."""
 
         def field(self, name: str) -> Any:  # noqa: ANN401
             """The value of a field. Raises AttributeError."""
 
+
+_EPOCH = "1970-01-01T00:00:00"
+
+
+def convert(value: Any, conversion: str) -> Any:  # noqa: ANN401
+    """Convert a value as ``!d`` and the like say. Raises ValueError for an unknown conversion."""
+    if not conversion:
+        return value
+    if conversion in ("s", "r", "a"):
+        return f"{{!{conversion}}}".format(value)
+    if conversion not in _CONVERSIONS:
+        raise ValueError(f"Unknown conversion specifier {conversion}")
+    if conversion == "d":
+        return Moment(0.0 if value == "" else value)
+    return "" if str(value) == "" else _CONVERSIONS[conversion](value)
+
+
+def is_empty(text: str) -> bool:
+    """Return whether a text stands for a value that is not set."""
+    return text in ("", "0s", "0.0", "0:00:00", _EPOCH) or text == _iso(0.0)
+
+
+class Moment:
+    """A time for strftime; a format spec may follow ``::``. The epoch stands for a time that is not set."""
+
+    __slots__ = ("timestamp",)
+
+    def __init__(self, timestamp: float) -> None:
+        self.timestamp = timestamp
+
+    def __format__(self, spec: str) -> str:
+        form, colons, rest = spec.partition("::")
+        text = time.strftime(form or "%Y-%m-%dT%H:%M:%S", time.localtime(self.timestamp)) if self.timestamp else ""
+        if rest.endswith("h"):
+            text, rest = text or "-", rest[:-1] + "s"
+        return format(text, rest) if colons else text
+
+    def __str__(self) -> str:
+        return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(self.timestamp)) + _fraction(self.timestamp)
+
+
+def _fraction(timestamp: float) -> str:
+    micros = round((timestamp - int(timestamp)) * 1e6)
+    return f".{micros:06}" if micros else ""
+
+
+def _iso(timestamp: float) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%S", time.localtime(timestamp))
+
+
+def _clock(seconds: float) -> str:
+    # A duration above 0 is never shown as 0.
+    whole = 1 if 0 < seconds < 1 else round(seconds)
+    days, rest = divmod(whole, 86400)
+    text = f"{rest // 3600}:{rest // 60 % 60:02}:{rest % 60:02}"
+    return f"{days} day{'s' if days != 1 else ''}, {text}" if days else text
+
+
+def _percent(share: float) -> str:
+    percent = share * 100
+    return f"{percent:.2f}%" if 0 < percent < 1 else f"{percent:.3g}%"
+
+
+_CONVERSIONS: dict[str, Callable[[Any], object]] = {
+    "d": Moment,
+    "D": lambda value: _iso(value) if value else "",
+    "F": short_duration,
+    "H": _clock,
+    "P": _percent,
+}
 
 _PREFIXES = ("?+:", "?:", "+:")
 _SPEC = re.compile(
@@ -38,7 +109,7 @@ _SPEC = re.compile(
 
 
 class Field(NamedTuple):
-    """One piece of a format: text, then a field, if ``name`` is not empty."""
+    """One piece of a format: text, followed by a field unless ``name`` is empty."""
 
     text: str
     name: str = ""
@@ -47,7 +118,7 @@ class Field(NamedTuple):
 
     @property
     def prefix(self) -> str:
-        """The prefix for the field that its text ends with."""
+        """Return the prefix for the field, which stands at the end of the text."""
         return next((prefix for prefix in _PREFIXES if self.text.endswith(prefix)), "")
 
     def __str__(self) -> str:
@@ -59,7 +130,7 @@ class Field(NamedTuple):
 
 
 class Format:
-    """A format string. ``headings`` are the fields that there may be. Raises ValueError for others."""
+    """A format string. ``headings`` has the fields that are allowed. Raises ValueError for others."""
 
     def __init__(self, text: str, headings: Mapping[str, str]) -> None:
         self.headings = headings
@@ -77,13 +148,13 @@ class Format:
 
     @property
     def fields(self) -> list[str]:
-        """The fields that items need to have."""
+        """Return the fields that items need to have."""
         return [
             *dict.fromkeys([*(part.name for part in self.parts if part.name), *(key for key, _ in self.sort_keys)])
         ]
 
     def set_sort_keys(self, text: str) -> None:
-        """Sort by these fields, with commas between, descending after ``-``. Raises ValueError."""
+        """Sort by these fields, separated by commas; ``-`` means descending. Raises ValueError."""
         self.sort_keys = []
         for word in filter(None, (word.strip() for word in text.split(","))):
             name = word.removeprefix("-")
@@ -92,7 +163,7 @@ class Format:
             self.sort_keys.append((name, word.startswith("-")))
 
     def without(self, names: Iterable[str], *, widths: bool = True) -> Format:
-        """A copy that lacks some fields; unless ``widths``, expanding fields lose theirs."""
+        """Return a copy without some fields; unless ``widths``, expanding fields lose their widths."""
         excluded = frozenset(names)
         parts = []
         for part in self.parts:
@@ -112,7 +183,7 @@ class Format:
         return copy
 
     def fitted(self, items: Sequence[Item], *, header: bool = True) -> Format:
-        """A copy without prefixes: fields dropped and widened as these items need it."""
+        """Return a copy without prefixes, with fields dropped and widened to suit these items."""
         if not any(part.prefix for part in self.parts):
             return self
         parts = []
@@ -131,7 +202,7 @@ class Format:
         return self._copy(parts)
 
     def header(self, width: int = -1) -> str:
-        """The line with the headings; see :meth:`print` for the ``width``."""
+        """Return the line with the headings; see :meth:`print` for the ``width``."""
         line = ""
         for part in self.parts:
             line += part.text
@@ -141,11 +212,11 @@ class Format:
         return _cut(line, width)
 
     def line(self, item: Item) -> str:
-        """The line of an item. Raises ValueError for a spec that does not suit a value."""
+        """Return the line of an item. Raises ValueError for a spec that does not suit a value."""
         return "".join(part.text + (_show(part, item) if part.name else "") for part in self.parts)
 
     def sorted(self, items: Iterable[Item]) -> list[Item]:
-        """The items in the order that the format asks for."""
+        """Return the items in the order that the format asks for."""
         result = list(items)
         for key, reverse in reversed(self.sort_keys):
             result.sort(key=lambda item: sort_value(item.field(key)), reverse=reverse)
@@ -160,9 +231,9 @@ class Format:
         before: Callable[[Item], None] | None = None,
         after: Callable[[Item], None] | None = None,
     ) -> None:
-        """Print a header, and a line for each item; those that come out blank are left out.
+        """Print a header, and a line for each item; blank lines are left out.
 
-        Lines are cut off at ``width``; at that of the terminal if it is 0, nowhere if it is negative.
+        Lines are cut off at ``width``; 0 means the width of the terminal, a negative one no limit.
         """
         fitted = self.fitted(items, header=header)
         if header:
@@ -179,7 +250,7 @@ class Format:
 
 
 def sort_value(value: object) -> tuple[int, float, str]:
-    """A key that puts what is not set first, then numbers, be they text or not, then text."""
+    """Return a key that sorts values that are not set first, then numbers, also those in text, then text."""
     text = str(value)
     if value is None or text in ("", "-"):
         return (0, 0.0, "")
@@ -190,7 +261,7 @@ def sort_value(value: object) -> tuple[int, float, str]:
 
 
 def _spec(spec: str) -> dict[str, str]:
-    """The parts of a format spec; of one for times, what is after its ``::``."""
+    """Return the parts of a format spec; for times, of the spec after ``::``."""
     _, colons, after = spec.partition("::")
     match = _SPEC.fullmatch(after if colons else spec)
     if match is None:

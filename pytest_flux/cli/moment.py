@@ -17,11 +17,11 @@ _RELATIVE = re.compile(
 
 
 def parse_moment(text: str, now: float | None = None) -> float:
-    """Seconds since the epoch. Raises ValueError.
+    """Return seconds since the epoch. Raises ValueError.
 
-    flux-core takes what the library parsedatetime takes; here it is durations from now, be they written ``+1h``,
-    ``in 2 hours`` or ``5 minutes ago``, the usual forms of dates and times of day, which are today's, ``yesterday``,
-    ``today`` and ``tomorrow``, and ISO 8601.
+    flux-core accepts what the library parsedatetime accepts. This function accepts durations from now (``+1h``,
+    ``in 2 hours``, ``5 minutes ago``), the usual forms of dates, times of today, ``yesterday``, ``today`` and
+    ``tomorrow``, and ISO 8601.
     """
     now = time.time() if now is None else now
     text = text.strip()

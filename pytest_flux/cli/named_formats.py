@@ -1,10 +1,12 @@
-"""Output formats by name: built in, or from the user's files in ``$XDG_CONFIG_HOME/flux`` and its like."""
+"""Output formats by name: built in, or from files in ``$XDG_CONFIG_HOME/flux`` and the system's directories."""
 
 from __future__ import annotations
 
 import os
 import re
 import sys
+
+from pytest_flux.options import OptionExit
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -14,15 +16,11 @@ if TYPE_CHECKING:
     Formats = Mapping[str, tuple[str, str]]
 
 
-class FormatShown(Exception):
-    """The user asked about formats, and has been told."""
-
-
 def find_format(text: str, builtin: Formats, tool: str, table: str = "") -> str:
-    """The format that ``-o`` names, or that it is.
+    """Return the format that the argument of ``-o`` is or names.
 
-    ``builtin`` are description and format by name, ``tool`` is the name of the file, ``table`` that of the table in
-    it. "help" lists the formats, "get-config=NAME" prints one; both raise FormatShown. Raises ValueError.
+    ``builtin`` has description and format by name, ``tool`` is the name of the file, ``table`` that of the table in
+    it. "help" lists the formats, "get-config=NAME" prints one; both end the command (OptionExit). Raises ValueError.
     """
     if "{" in text:
         return text
@@ -32,10 +30,10 @@ def find_format(text: str, builtin: Formats, tool: str, table: str = "") -> str:
         print(f"\nConfigured {tool} output formats:\n")
         for name, entry in formats.items():
             print(f"  {name:<12} {entry['description']}" if "description" in entry else f"  {name:<12}")
-        raise FormatShown
+        raise OptionExit(0, "")
     if text.startswith("get-config="):
         _show(text.partition("=")[2], formats, table)
-        raise FormatShown
+        raise OptionExit(0, "")
     if text == "default":
         variable = f"{tool}{'-' + table if table else ''}".upper().replace("-", "_") + "_FORMAT_DEFAULT"
         text = os.environ.get(variable, text)
@@ -79,7 +77,7 @@ def _configured(builtin: Formats, tool: str, table: str) -> dict[str, dict[str, 
 
 
 def _files(tool: str) -> Iterator[str]:
-    """The system's files first: those of the user come last, and win."""
+    """Yield the configuration files that exist, the user's own last, because the last one wins."""
     for place in reversed(config_places()):
         for suffix in (".json", ".toml"):
             path = os.path.join(place, "flux", tool + suffix)
@@ -88,13 +86,13 @@ def _files(tool: str) -> Iterator[str]:
 
 
 def config_places() -> list[str]:
-    """Directories with a directory `flux` of configuration, the user's own first (XDG Base Directory)."""
+    """Return the directories of configuration, the user's own first (XDG Base Directory)."""
     own = os.environ.get("XDG_CONFIG_HOME") or os.path.expanduser("~/.config")
     return [own, *(os.environ.get("XDG_CONFIG_DIRS") or "/etc/xdg").split(":")]
 
 
 def load_file(path: str) -> dict[str, Any]:
-    """The object in a file of JSON or TOML. Raises OSError, ValueError."""
+    """Return the object in a file of JSON or TOML. Raises OSError, ValueError."""
     with open(path, "rb") as file:
         try:
             if path.endswith(".json"):
@@ -109,7 +107,7 @@ def load_file(path: str) -> dict[str, Any]:
 
 
 def load_toml(text: str) -> dict[str, Any]:
-    """The object that a TOML document is. Raises ValueError."""
+    """Return the object in a TOML document. Raises ValueError."""
     if sys.version_info >= (3, 11):
         import tomllib
     else:

@@ -15,9 +15,10 @@ from pytest_flux.client.connector import connect, default_uri
 from pytest_flux.client.core import Call, ClientCore
 from pytest_flux.client.job_follow import CANCEL_TOPIC, MAIN, OUTPUT, WAIT_FOR_CREATION, events_of
 from pytest_flux.client.job_result import JobOutput, JobResult
-from pytest_flux.client.jobs import URGENCY_DEFAULT, signed_request
+from pytest_flux.client.jobs import signed_request
 from pytest_flux.protocol.errors import FluxError
 from pytest_flux.protocol.ioencode import decode_io
+from pytest_flux.protocol.job_state import URGENCY_DEFAULT
 from pytest_flux.protocol.message import NODEID_ANY, Message
 
 TYPE_CHECKING = False
@@ -48,7 +49,7 @@ class AsyncFlux:
 
     async def __aenter__(self) -> Self:
         loop = asyncio.get_running_loop()
-        # A local socket connects at once, or, where a broker is just starting, after some tries.
+        # A local socket connects at once, or after some tries if the broker is just starting.
         connected = await loop.run_in_executor(None, connect, self.uri)
         self._socket = socket.socket(fileno=connected.detach())
         self._socket.setblocking(False)
@@ -64,7 +65,7 @@ class AsyncFlux:
         await self.close()
 
     async def close(self) -> None:
-        """Hang up. Those who wait for something get ConnectionError."""
+        """Close the connection. Tasks that wait for something get ConnectionError."""
         if self._reader is not None:
             self._reader.cancel()
             with suppress(asyncio.CancelledError):
@@ -92,7 +93,8 @@ class AsyncFlux:
     ) -> AsyncIterator[dict[str, Any]]:
         """Send a request, and take its answers until the stream ends.
 
-        Leaving the iteration ends the stream, by the topic ``cancel``, or ``<service>.cancel`` (RFC 6).
+        Leaving the iteration ends the stream, by the topic ``cancel``, or ``<service>.cancel`` (RFC 6,
+        "Cancellation").
         """
         call = await self._begin(Call(topic, nodeid, streaming=True), payload)
         try:
@@ -109,7 +111,7 @@ class AsyncFlux:
                 await self._flush()
 
     async def subscribe(self, topic: str) -> None:
-        """Have events delivered whose topic begins with ``topic``."""
+        """Subscribe to the events whose topic begins with ``topic``."""
         await self.rpc("event.subscribe", {"topic": topic})
 
     async def event(self) -> Message:
@@ -131,14 +133,14 @@ class AsyncFlux:
                 yield event
 
     async def result(self, jobid: int) -> JobResult:
-        """Wait until the job is inactive; how it came out."""
+        """Wait until the job is inactive. Returns its result."""
         result = JobResult(jobid)
         async for event in self.watch(jobid):
             result.add(event)
         return result
 
     async def output(self, jobid: int) -> JobOutput:
-        """Wait until the job is inactive; what it wrote."""
+        """Wait until the job is inactive. Returns its output."""
         await self.result(jobid)
         output = JobOutput()
         try:
@@ -169,7 +171,7 @@ class AsyncFlux:
         return call.responses.popleft()
 
     async def _flush(self) -> None:
-        """Send what there is. What a task that is canceled has left, the next one sends: messages stay whole."""
+        """Send the output. If a task is canceled, the next one sends the rest, so that messages stay whole."""
         async with self._sending:
             while self._core.output:
                 if self._socket is None or self._socket.fileno() < 0:
@@ -209,7 +211,7 @@ class AsyncFlux:
         except OSError as error:
             self._error = OSError(error.errno or errno.ECONNRESET, error.strerror, self.uri)
         except ValueError as error:
-            # What comes is none of Flux's messages.
+            # The input is not a message of Flux.
             self._error = ConnectionError(errno.EPROTO, str(error), self.uri)
         async with self._arrived:
             self._arrived.notify_all()

@@ -1,4 +1,7 @@
-"""A blocking connection to one broker: requests, and waiting for what they bring."""
+"""A blocking connection to one broker, and the calls that are made over it.
+
+Both are in one module because each needs the other: the connection makes the calls, and a call waits by way of it.
+"""
 
 from __future__ import annotations
 
@@ -9,13 +12,14 @@ import time
 from collections import deque
 
 from pytest_flux.client.connector import connect, default_uri
-from pytest_flux.client.core import NODEID_UPSTREAM, ClientCore
-from pytest_flux.client.rpc import Rpc
+from pytest_flux.client.core import NODEID_UPSTREAM, Call, ClientCore
+from pytest_flux.protocol.errors import FluxError
 from pytest_flux.protocol.message import (
     FLAG_NORESPONSE,
     NODEID_ANY,
     ROLE_NONE,
     USERID_UNKNOWN,
+    Message,
     encode_json,
 )
 
@@ -24,7 +28,7 @@ _LONGEST_POLL = 1e6
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from typing import Any
 
     from typing_extensions import Self
@@ -36,7 +40,7 @@ _MAX_WRITE = 1 << 20
 
 
 class Connection:
-    """What :class:`~pytest_flux.client.handle.Flux` is without the services that every broker has."""
+    """A :class:`~pytest_flux.client.handle.Flux` without the services that every broker has."""
 
     def __init__(self, uri: str | None = None) -> None:
         self.uri = uri or default_uri()
@@ -65,11 +69,11 @@ class Connection:
         self.close()
 
     def close(self) -> None:
-        """Hang up. Nothing can be asked afterwards."""
+        """Close the connection."""
         self._socket.close()
 
     def fileno(self) -> int:
-        """The descriptor to wait on in a loop of one's own; when it is readable, call :meth:`dispatch`."""
+        """The descriptor for your own event loop: when it is readable, call :meth:`dispatch`."""
         return self._socket.fileno()
 
     def rpc(
@@ -85,7 +89,7 @@ class Connection:
 
         A ``payload`` that is a dict travels as JSON, bytes as they are. ``nodeid`` is the rank of the broker to ask,
         NODEID_ANY for the first on the way to rank 0 that has the service, NODEID_UPSTREAM for the parent.
-        ``timeout`` bounds, in seconds, each wait for a response. Raises FluxError for a ``nodeid`` that is no rank.
+        ``timeout`` bounds, in seconds, each wait for a response. Raises FluxError if ``nodeid`` is not a rank.
         """
         rpc = Rpc(self, topic, nodeid, streaming=streaming, timeout=timeout)
         self._core.begin(rpc, encode_payload(payload), self._rank_if_upstream(nodeid))
@@ -95,18 +99,18 @@ class Connection:
     def post(
         self, topic: str, payload: Payload = None, nodeid: int = NODEID_ANY, flags: int = FLAG_NORESPONSE
     ) -> None:
-        """Send a request that wants no response, and see it off."""
+        """Send a request that wants no response, and wait until it is sent."""
         self._core.post(topic, encode_payload(payload), nodeid, self._rank_if_upstream(nodeid), flags)
         self.flush()
 
     def abandon(self, rpc: Rpc) -> None:
-        """Drop the responses of ``rpc``, also those that still come."""
+        """Drop the responses of ``rpc``, including later ones."""
         self._core.abandon(rpc)
 
     def dispatch(self, timeout: float | None = 0) -> None:
-        """Send and receive what can be, then call back those who asked for it with ``Rpc.then``.
+        """Send and receive without waiting, then call the callbacks that ``Rpc.then`` set.
 
-        Waits up to ``timeout`` seconds (None: for ever) if there is nothing to do yet. Raises ConnectionError if the
+        If there is nothing to do yet, waits up to ``timeout`` seconds (None: for ever). Raises ConnectionError if the
         broker is gone.
         """
         self._exchange(0 if self._answered else timeout)
@@ -116,11 +120,11 @@ class Connection:
                 rpc.callback(rpc)
 
     def announce(self, rpc: Rpc) -> None:
-        """Have the next :meth:`dispatch` call back for responses that are here already."""
+        """Let the next :meth:`dispatch` call back for responses that have already arrived."""
         self._answered.append(rpc)
 
     def flush(self) -> None:
-        """Wait until everything is sent; what comes while waiting is kept."""
+        """Wait until everything is sent. Input that arrives meanwhile is kept."""
         self._send()
         while self._core.output:
             self._exchange(None)
@@ -135,12 +139,12 @@ class Connection:
             self._exchange(left)
 
     def _send(self) -> None:
-        """Send what can be, and take nothing in: a loop that waits on ``fileno`` would not learn of that."""
+        """Send without waiting, and receive nothing: a loop that waits on ``fileno`` would not notice the input."""
         if self._core.ready and self._core.output:
             self._write()
 
     def _exchange(self, timeout: float | None) -> None:
-        """Send and receive what can be, at least something within ``timeout`` seconds if possible."""
+        """Wait up to ``timeout`` seconds until something can be sent or received, and do so."""
         flags = select.POLLIN | (select.POLLOUT if self._core.output and self._core.ready else 0)
         self._poll.modify(self._socket, flags)
         wait = None if timeout is None else min(max(timeout, 0), _LONGEST_POLL) * 1000
@@ -174,16 +178,125 @@ class Connection:
             calls = self._core.feed(data)
         except OSError as error:
             raise OSError(error.errno or errno.EPERM, error.strerror, self.uri) from None
-        # Only those with a callback: nobody takes the others out of here.
+        # Only calls with a callback: nobody would remove the others from this queue.
         self._answered.extend(call for call in calls if isinstance(call, Rpc) and call.callback is not None)
 
     def _rank_if_upstream(self, nodeid: int) -> int:
-        """Where the way upstream begins, which has to be asked for."""
+        """Our own rank, which a request to the parent needs."""
         if nodeid != NODEID_UPSTREAM:
             return 0
         return int(self.rpc("attr.get", {"name": "rank"}).get()["value"])
 
 
+class Rpc(Call):
+    """A request, and access to its responses.
+
+    Without ``streaming`` there is one response, which :meth:`get` returns every time. With it, each call takes the
+    next one; iterating takes all until the stream ends. An error response raises
+    :class:`~pytest_flux.protocol.errors.FluxError`, and so does each further call after it. ``timeout``, in seconds,
+    bounds each wait that has no timeout itself; None waits for ever.
+    """
+
+    __slots__ = ("_connection", "_last", "callback", "timeout")
+
+    def __init__(
+        self,
+        connection: Connection,
+        topic: str,
+        nodeid: int,
+        *,
+        streaming: bool = False,
+        timeout: float | None = None,
+    ) -> None:
+        super().__init__(topic, nodeid, streaming=streaming)
+        self.timeout = timeout
+        self.callback: Callable[[Rpc], None] | None = None
+        self._connection = connection
+        self._last: Message | None = None
+
+    def get(self, timeout: float | None = None) -> dict[str, Any]:
+        """The response's JSON object; empty if it has no payload.
+
+        Raises FluxError if the answer is an error, TimeoutError if none came, ConnectionError if the broker is gone,
+        ProtocolError if the payload is something else.
+        """
+        message = self.get_message(timeout)
+        return message.json() if message.payload else {}
+
+    def get_bytes(self, timeout: float | None = None) -> bytes:
+        """The response's payload as it came, empty if it has none. Raises as :meth:`get`."""
+        return self.get_message(timeout).payload or b""
+
+    def get_text(self, timeout: float | None = None) -> str:
+        """The response's payload as text, without its NUL. Bytes that are not UTF-8 become surrogates."""
+        return self.get_bytes(timeout).rstrip(b"\0").decode("utf-8", "surrogateescape")
+
+    def get_message(self, timeout: float | None = None) -> Message:
+        """The response itself. Raises as :meth:`get`, but never for its payload."""
+        message = self.take(timeout)
+        if message.errnum:
+            raise FluxError(message.errnum, message.text())
+        return message
+
+    def take(self, timeout: float | None = None) -> Message:
+        """The response, even if it is an error. Raises TimeoutError and ConnectionError."""
+        if self._last is not None and (not self.streaming or self._last.errnum):
+            return self._last
+        if self.abandoned:
+            raise ValueError(f"the request {self.topic} was abandoned")
+        self._connection.wait_for(
+            self.is_ready,
+            self.timeout if timeout is None else timeout,
+            f"no response to {self.topic} from {_describe_nodeid(self.nodeid)}",
+        )
+        self._last = self.responses.popleft()
+        return self._last
+
+    def then(self, callback: Callable[[Rpc], None]) -> None:
+        """Let ``Flux.dispatch`` call back whenever a response has arrived, with this call as argument.
+
+        The callback may take any number of the responses.
+        """
+        self.callback = callback
+        if self.responses:
+            self._connection.announce(self)
+
+    def is_ready(self) -> bool:
+        """Whether a response has arrived, so that :meth:`get` will not wait."""
+        return bool(self.responses)
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        """Every response of the stream, until it ends with ENODATA; other errors are raised."""
+        while True:
+            try:
+                yield self.get()
+            except FluxError as error:
+                if error.errnum != errno.ENODATA:
+                    raise
+                return
+
+    def cancel(self, topic: str | None = None) -> None:
+        """Ask the service to end the stream, which then ends with ENODATA (RFC 6, "Cancellation").
+
+        ``topic`` is ``<service>.cancel`` unless given (``job-info.eventlog-watch-cancel``, for one, is not).
+        """
+        if not self.finished:
+            service = self.topic.partition(".")[0]
+            payload = encode_json({"matchtag": self.matchtag})
+            self._connection.post(topic or f"{service}.cancel", payload, self.nodeid)
+
+    def abandon(self) -> None:
+        """Drop the responses, including later ones. The service does not notice."""
+        self._connection.abandon(self)
+
+
 def encode_payload(payload: Payload) -> bytes | None:
-    """What a payload is on the wire: JSON for a dict."""
+    """A payload as bytes: a dict becomes JSON."""
     return encode_json(payload) if isinstance(payload, dict) else payload
+
+
+def _describe_nodeid(nodeid: int) -> str:
+    """The receiver of a request, in words."""
+    if nodeid == NODEID_ANY:
+        return "the nearest broker that has the service"
+    return "the parent broker" if nodeid == NODEID_UPSTREAM else f"rank {nodeid}"

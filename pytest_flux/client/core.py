@@ -1,7 +1,7 @@
 """The client's half of the local connector's protocol (RFC 3, RFC 6), without a socket.
 
-Bytes that came go into :meth:`ClientCore.feed`, bytes to be sent come out of :attr:`ClientCore.output`. Who waits for
-what, and how, is up to the face in front of it; :mod:`pytest_flux.client.handle` is the blocking one.
+Received bytes go into :meth:`ClientCore.feed`, bytes to send come out of :attr:`ClientCore.output`. Waiting is the
+business of the handle in front of it: :mod:`pytest_flux.client.handle` blocks, :mod:`pytest_flux.client.aio` awaits.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ from pytest_flux.protocol.message import (
 )
 
 NODEID_UPSTREAM = 0xFFFFFFFE
-"""The parent of the broker that the client is connected to. Never on the wire: there it is a flag."""
+"""The parent of the broker that the client is connected to. On the wire it is a flag."""
 
 
 class Call:
-    """One request, and the responses to it that nobody has taken yet.
+    """One request, and its responses that nobody has taken yet.
 
-    ``finished`` is set by the last response: the only one, or, of a stream, the one that is an error (RFC 6: ENODATA
-    at its regular end).
+    The last response sets ``finished``: the only one, or the error that ends a stream (RFC 6, "Streaming Responses":
+    ENODATA at its regular end).
     """
 
     __slots__ = ("abandoned", "finished", "matchtag", "nodeid", "responses", "streaming", "topic")
@@ -54,9 +54,9 @@ class Call:
 class ClientCore:
     """State of one connection.
 
-    ``ready`` is whether the broker has let us in; nothing may be sent before. ``output`` are the bytes to send: the
-    face takes away what it has sent. Events and requests for services of ours queue up in ``events`` and
-    ``requests``, responses in the calls they belong to.
+    ``ready`` is whether the broker has accepted us; nothing may be sent before. ``output`` has the bytes to send; the
+    handle removes those that it has sent. Events and requests for our services queue up in ``events`` and
+    ``requests``, responses in their calls.
     """
 
     def __init__(self, *, userid: int = USERID_UNKNOWN, rolemask: int = ROLE_NONE) -> None:
@@ -72,10 +72,10 @@ class ClientCore:
         self._free_matchtags: list[int] = []
 
     def feed(self, data: bytes) -> list[Call]:
-        """Take bytes that came; the calls that got a response, one entry for each.
+        """Take received bytes. Returns the calls that got a response, once for each.
 
-        Raises OSError with the broker's errno if it refuses us (the greeting is one byte, 0 or that), ProtocolError
-        if what came is not RFC 3; the connection is of no use after either.
+        Raises OSError with the broker's errno if it refuses us (the greeting is one byte, 0 or the errno),
+        ProtocolError if the bytes are not RFC 3. The connection is unusable after either.
         """
         if not self.ready and data:
             if data[0]:
@@ -95,10 +95,10 @@ class ClientCore:
         return answered
 
     def begin(self, call: Call, payload: bytes | None, own_rank: int = 0) -> None:
-        """Send the request of ``call``; its responses will be matched to it.
+        """Send the request of ``call``, and match its responses to it.
 
-        ``own_rank`` is the rank we are connected to: where NODEID_UPSTREAM starts from. Raises FluxError where the
-        call is to go to a rank that no broker can have.
+        ``own_rank`` is the rank that we are connected to, which NODEID_UPSTREAM needs. Raises FluxError if no broker
+        can have the call's rank.
         """
         if not 0 <= call.nodeid <= NODEID_ANY:
             raise FluxError(errno.EINVAL, f"{call.nodeid} is not the rank of a broker")
@@ -115,24 +115,24 @@ class ClientCore:
         own_rank: int = 0,
         flags: int = FLAG_NORESPONSE,
     ) -> None:
-        """Send a request that nobody will answer."""
+        """Send a request that wants no response."""
         self._send_request(topic, payload, nodeid, flags, MATCHTAG_NONE, own_rank)
 
     def abandon(self, call: Call) -> None:
-        """Drop the responses of ``call``, those to come also.
+        """Drop the responses of ``call``, including later ones.
 
-        Its matchtag stays taken until the last of them has come: a late one must not pass for the answer to another
+        Its matchtag stays taken until the last of them has arrived, so that a late one does not match another
         request.
         """
         call.abandoned = True
         call.responses.clear()
 
     def publish(self, topic: str, payload: bytes | None, *, private: bool = False) -> None:
-        """Send an event. The broker of rank 0 gives it its sequence number; we are not told which."""
+        """Send an event. Rank 0 gives it a sequence number, which we do not learn."""
         self.send(Message(EVENT, topic, payload, flags=FLAG_PRIVATE if private else 0, routes=[]))
 
     def respond(self, request: Message, payload: bytes | None = None, errnum: int = 0) -> None:
-        """Answer a request to a service of ours, unless its sender wants no answer."""
+        """Answer a request to one of our services, unless its sender wants no answer."""
         if not request.wants_response:
             return
         response = request.response(payload, errnum)
@@ -141,7 +141,7 @@ class ClientCore:
         self.send(response)
 
     def send(self, message: Message) -> None:
-        """Send a message as it is, but for credentials, which those given at construction stand in for."""
+        """Send a message as it is, except that unset credentials become those given at construction."""
         if message.userid == USERID_UNKNOWN:
             message.userid = self._userid
         if message.rolemask == ROLE_NONE:

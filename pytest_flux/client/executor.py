@@ -12,16 +12,16 @@ from contextlib import suppress
 from pytest_flux.client.handle import Flux
 from pytest_flux.client.job_follow import JobFollower
 from pytest_flux.client.job_result import JobResult
-from pytest_flux.client.jobs import URGENCY_DEFAULT
 from pytest_flux.protocol.errors import FluxError
+from pytest_flux.protocol.job_state import URGENCY_DEFAULT
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
+    from pytest_flux.client.connection import Rpc
     from pytest_flux.client.jobs import Jobspec
-    from pytest_flux.client.rpc import Rpc
     from pytest_flux.protocol.eventlog import Event
 
     EventCallback = Callable[["JobFuture", Event], object]
@@ -43,15 +43,15 @@ class JobFuture(Future[int]):
         self._lock = threading.Lock()
 
     def jobid(self, timeout: float | None = None) -> int:
-        """The job's id, once it is submitted. Raises TimeoutError, CancelledError, FluxError for what is refused."""
+        """The job's id, once it is submitted. Raises TimeoutError, CancelledError, FluxError if it was refused."""
         return self._jobid.result(timeout)
 
     def add_jobid_callback(self, callback: Callable[[JobFuture], object]) -> None:
-        """Call back when the id is known, or never will be; at once if that is so already."""
+        """Call back when the id is known, or it is known that there will be none; at once if so already."""
         self._jobid.add_done_callback(lambda _: callback(self))
 
     def add_event_callback(self, name: str | None, callback: EventCallback) -> None:
-        """Call back for each event of that name, None for all; also for those that have been."""
+        """Call back for each event of that name (None: for all), including past ones."""
         with self._lock:
             self._callbacks.setdefault(name, []).append(callback)
             past = list(self._events)
@@ -65,7 +65,7 @@ class JobFuture(Future[int]):
             return list(self._events)
 
     def cancel(self) -> bool:
-        """Do not submit the job, or else cancel it; whether it will never run is known when the future is done."""
+        """Cancel the job, before or after its submission. Only when the future is done is it known whether it ran."""
         if super().cancel():
             self._jobid.cancel()
             return True
@@ -84,14 +84,14 @@ class JobFuture(Future[int]):
         try:
             callback(self, event)
         except Exception:
-            # As with the callbacks of any future: others are not to suffer.
+            # As with the callbacks of any future, an error of one must not affect the others.
             import logging
 
             logging.getLogger(__name__).exception("exception calling callback for %r", self)
 
 
 class JobExecutor(Executor):
-    """Submits jobspecs from a thread of its own, which follows the jobs and completes their futures."""
+    """Submits jobspecs from a thread, which also follows the jobs and completes their futures."""
 
     def __init__(self, uri: str | None = None) -> None:
         self._flux = Flux(uri)
@@ -102,7 +102,7 @@ class JobExecutor(Executor):
         self._active: set[JobFuture] = set()
         self._is_over = False
         self._closing = False
-        # A future that is done leaves in whatever thread it is told so.
+        # A future that is done is removed in the thread that completed it.
         self._lock = threading.RLock()
         self._thread = threading.Thread(target=self._run, name="flux-executor", daemon=True)
         self._thread.start()
@@ -110,7 +110,7 @@ class JobExecutor(Executor):
     def submit(  # type: ignore[override]
         self, jobspec: Jobspec, /, *, urgency: int = URGENCY_DEFAULT, flags: int = 0
     ) -> JobFuture:
-        """Submit a job; its future tells what was wrong with a jobspec. Raises RuntimeError after ``shutdown``."""
+        """Submit a job. Errors of the jobspec come from its future. Raises RuntimeError after ``shutdown``."""
         future = JobFuture(self)
         self._order(lambda: self._begin(future, jobspec, urgency, flags), future)
         return future
@@ -122,7 +122,7 @@ class JobExecutor(Executor):
         return future
 
     def _order(self, order: Callable[[], None], future: JobFuture | None = None) -> None:
-        """Have the thread do something."""
+        """Give the thread something to do."""
         with self._lock:
             if future is not None:
                 if self._closing:
@@ -131,7 +131,7 @@ class JobExecutor(Executor):
                 future.add_done_callback(self._forget)
             if not self._is_over:
                 self._orders.append(order)
-                # If it is full, the thread will look in any case.
+                # If the pipe is full, the thread will wake up in any case.
                 with suppress(BlockingIOError):
                     os.write(self._wakeup[1], b"x")
 
@@ -144,7 +144,7 @@ class JobExecutor(Executor):
         raise NotImplementedError("submit jobspecs one by one")
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
-        """Take no more jobs; wait for those there are, which are cancelled first if told to."""
+        """Accept no more jobs. With ``cancel_futures`` cancel the pending ones; with ``wait`` wait for them."""
         with self._lock:
             self._closing = True
             futures = list(self._active) if cancel_futures else []
@@ -168,7 +168,7 @@ class JobExecutor(Executor):
                 while self._orders:
                     self._orders.popleft()()
                 self._flux.dispatch()
-        except Exception as error:  # noqa: BLE001, whatever it is, who waits for a job must not wait for ever
+        except Exception as error:  # noqa: BLE001, on any error, nobody must wait for a job for ever
             self._fail(error)
         finally:
             with self._lock:
@@ -178,7 +178,7 @@ class JobExecutor(Executor):
                     os.close(fd)
 
     def _fail(self, error: Exception) -> None:
-        """The broker is gone, say: nothing will come of what is not done."""
+        """Give the error to all futures that are not done, for example if the broker is gone."""
         with self._lock:
             self._closing = True
             active = list(self._active)
@@ -195,7 +195,7 @@ class JobExecutor(Executor):
         try:
             rpc = self._flux.jobs.begin_submit(jobspec, urgency=urgency, flags=flags)
         except (TypeError, ValueError, KeyError) as error:
-            # It cannot be written as JSON, or is no jobspec at all.
+            # It cannot be written as JSON, or is not a jobspec.
             future._jobid.set_exception(error)
             future.set_exception(error)
             return
@@ -227,7 +227,7 @@ class JobExecutor(Executor):
             try:
                 jobid = future.jobid(0)
             except (FluxError, TimeoutError, CancelledError):
-                # Submitted, but not answered yet: again when it is.
+                # Submitted, but not answered yet: try again then.
                 future.add_jobid_callback(lambda future: self._ask_to_cancel(future) if not future.done() else None)
                 return
             self._flux.jobs.begin_raise(jobid).abandon()

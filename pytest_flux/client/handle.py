@@ -19,12 +19,12 @@ _ATTRIBUTE_IMMUTABLE = 1
 class Flux(Connection):
     """A connection to one broker. Not for use by several threads at once.
 
-    ``uri`` is ``local://PATH``; by default ``FLUX_URI`` says. Requests may be outstanding in any number, and answers
-    come in any order. Raises OSError, with the URI in it, where the broker cannot be reached or refuses us
-    (PermissionError), ValueError for a URI that is none.
+    ``uri`` is ``local://PATH`` or ``ssh://HOST/PATH``; the default is ``FLUX_URI``. Any number of requests may be
+    outstanding, and answers come in any order. Raises OSError, which carries the URI, if the broker cannot be reached
+    or refuses us (PermissionError), ValueError for a malformed URI.
 
-    ``FLUX_HANDLE_USERID`` and ``FLUX_HANDLE_ROLEMASK`` give messages credentials that are not ours, as in flux-core:
-    brokers believe the instance's owner, so that tests can appear as guests.
+    As in flux-core, ``FLUX_HANDLE_USERID`` and ``FLUX_HANDLE_ROLEMASK`` give messages other credentials than ours.
+    Brokers accept them from the instance's owner, so that tests can act as guests.
     """
 
     def __init__(self, uri: str | None = None) -> None:
@@ -32,7 +32,7 @@ class Flux(Connection):
         self._attributes: dict[str, str] = {}
 
     def getattr(self, name: str) -> str:
-        """The value of a broker attribute; those that never change are asked for once.
+        """The value of a broker attribute. Immutable ones are requested only once.
 
         Raises FluxError, ENOENT for an attribute that does not exist or has no value.
         """
@@ -77,7 +77,7 @@ class Flux(Connection):
         self.rpc("event.subscribe", {"topic": topic}).get()
 
     def unsubscribe(self, topic: str) -> None:
-        """Take back one ``subscribe``. Raises FluxError ENOENT if there was none."""
+        """Undo one ``subscribe``. Raises FluxError ENOENT if there was none."""
         self.rpc("event.unsubscribe", {"topic": topic}).get()
 
     def publish(self, topic: str, payload: Payload = None, *, private: bool = False) -> int:
@@ -115,12 +115,12 @@ class Flux(Connection):
         self.rpc("service.remove", {"service": name}).get()
 
     def request_recv(self, timeout: float | None = None) -> Message:
-        """The next request to a service of ours. Raises TimeoutError."""
+        """The next request to one of our services. Raises TimeoutError."""
         self.wait_for(lambda: bool(self._core.requests), timeout, "no request")
         return self._core.requests.popleft()
 
     def respond(self, request: Message, payload: Payload = None) -> None:
-        """Answer a request to a service of ours."""
+        """Answer a request to one of our services."""
         self._core.respond(request, encode_payload(payload))
         self.flush()
 

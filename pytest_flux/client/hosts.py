@@ -1,4 +1,4 @@
-"""Which host a rank is on, and the reverse, for one instance."""
+"""The hosts of ranks, and the ranks of hosts, of one instance."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class HostMap:
         return cls(decode_hostlist(flux.getattr("hostlist")))
 
     def host_of(self, rank: int) -> str | None:
-        """The host of ``rank``, None for a rank outside of the instance."""
+        """The host of ``rank``, None if the instance does not have that rank."""
         return self.hosts[rank] if 0 <= rank < len(self.hosts) else None
 
     def rank_of(self, host: str) -> int | None:
@@ -34,7 +34,7 @@ class HostMap:
     def lookup(self, target: str) -> str:
         """A set of ranks as list of hosts, or a list of hosts as set of ranks.
 
-        Raises LookupError for what is neither, or not in this instance; the text is flux-core's.
+        Raises LookupError, in flux-core's words, for any other text, and for ranks and hosts that the instance lacks.
         """
         try:
             ranks = decode_idset(target)

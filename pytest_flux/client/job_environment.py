@@ -1,4 +1,4 @@
-"""What a job inherits from who submits it: environment and resource limits, by the rules of `flux submit`."""
+"""The environment and the resource limits that a job inherits from its submitter, by the rules of `flux submit`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _UNLIMITED = ("unlimited", "infinity", "inf")
 
 
 def filter_environment(rules: Iterable[str], environ: Mapping[str, str]) -> tuple[Environment, Environment]:
-    """Apply ``--env`` rules to an environment; the result, and the variables with templates that the shell expands.
+    """Apply ``--env`` rules. Returns the environment, and the variables with templates that the shell expands.
 
     ``-PATTERN`` removes, ``^FILE`` reads further rules, ``NAME=VALUE`` sets, with ``$NAME`` expanded, and a bare
     ``PATTERN`` takes from our own environment. Raises ValueError.
@@ -78,9 +78,9 @@ def _expand(value: str, environment: Environment, rule: str) -> str:
 
 
 def filter_limits(rules: Iterable[str]) -> dict[str, int]:
-    """The soft limits that a job is to have, by their names in lower case; -1 is unlimited.
+    """The soft limits of a job, by their names in lower case; -1 is unlimited.
 
-    Without rules all of ours but those that differ by host; ``-PATTERN`` leaves some out, ``NAME`` takes one in and
+    Without rules they are ours, except those that differ by host. ``-PATTERN`` removes some, ``NAME`` adds one, and
     ``NAME=VALUE`` sets it. Raises ValueError.
     """
     limits = _current_limits()

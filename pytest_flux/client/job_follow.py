@@ -11,8 +11,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from pytest_flux.client.connection import Connection
-    from pytest_flux.client.rpc import Rpc
+    from pytest_flux.client.connection import Connection, Rpc
     from pytest_flux.protocol.eventlog import Event
 
     EventCallback = Callable[[Event], None]
@@ -21,7 +20,7 @@ MAIN, EXEC, OUTPUT, INPUT = "eventlog", "guest.exec.eventlog", "guest.output", "
 """The logs of a job, by their keys in its directory."""
 
 WAIT_FOR_CREATION, INITIAL_SENTINEL = 1, 2
-"""Flags of a watch: wait for the log to exist; an answer without an event says that what was there has been told."""
+"""Flags of a watch: wait until the log exists; mark the end of the old events by an answer without an event."""
 
 CANCEL_TOPIC = "job-info.eventlog-watch-cancel"
 
@@ -34,18 +33,18 @@ def watch_log(flux: Connection, jobid: int, path: str = MAIN, flags: int = 0) ->
 
 def events_of(answer: dict[str, object]) -> list[Event]:
     """The events in one answer of a watch; none in the sentinel."""
-    # Not all that Python takes for the end of a line is one: in JSON most of it may stand as it is.
+    # Not splitlines(): some of the characters that it splits at are ordinary ones in JSON.
     return [decode_event(line) for line in str(answer.get("event", "")).split("\n") if line]
 
 
 class JobFollower:
-    """Calls back for every event of a job, in the order of their logs, while ``Flux.dispatch`` is called.
+    """Calls back for every event of a job, in the order of the logs, whenever ``Flux.dispatch`` is called.
 
-    The log of the execution is followed from the job's submission, the output from the start of its shells on, or
+    It follows the log of the execution from the job's submission, and the output from the start of the shells, or
     from their end if they never started. ``done`` is set once all of these logs have ended, or, with a
-    ``wait_event``, once that has come and the others have ended; ``error`` is what ended ``failed_log`` early.
-    Logs without a callback are left alone. ``has_no_output`` is set if there is no log of output, as for
-    a job that never ran.
+    ``wait_event``, once that has come and the others have ended. ``error`` is the error that ended ``failed_log``
+    early. Logs without a callback are not followed. ``has_no_output`` is set if there is no log of output, as for a
+    job that never ran.
     """
 
     def __init__(self, flux: Connection, jobid: int, *, wait_event: str = "clean", output_flags: int = 0) -> None:
@@ -66,7 +65,7 @@ class JobFollower:
         self._output_started = False
 
     def start(self) -> None:
-        """Begin; the callbacks are to be set before."""
+        """Begin. Set the callbacks before."""
         self._watch(MAIN)
 
     def detach(self) -> None:
@@ -144,4 +143,4 @@ class JobFollower:
 
 
 def ignore(event: Event) -> None:
-    """Take an event, and do nothing."""
+    """Ignore an event."""

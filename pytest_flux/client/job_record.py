@@ -1,4 +1,4 @@
-"""What `job-list` knows of a job, as fields for people: names, states in words, times that are computed."""
+"""A job as `job-list` describes it, with fields for people: names, states in words, computed times."""
 
 from __future__ import annotations
 
@@ -6,15 +6,6 @@ import json
 import os
 import time
 
-from pytest_flux.client.job_fields import (
-    DEFAULTS,
-    EXCEPTION,
-    RESULT_EMOJI,
-    RESULT_SHORT,
-    STATE_EMOJI,
-    describe_dependency,
-    describe_exit,
-)
 from pytest_flux.protocol.duration import short_duration
 from pytest_flux.protocol.errors import ProtocolError
 from pytest_flux.protocol.fluid import encode_fluid
@@ -25,23 +16,72 @@ from pytest_flux.protocol.job_state import (
     PENDING,
     RUN,
     RUNNING,
+    STATES,
     result_name,
     state_name,
 )
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
     from typing import Any
+
+_TIMES = ("t_depend", "t_priority", "t_sched", "t_run", "t_cleanup", "t_inactive", "duration", "expiration")
+_TEXTS = ("name", "cwd", "queue", "project", "bank", "ntasks", "ncores", "nnodes", "priority", "ranks", "nodelist")
+_OUTCOME = ("success", "result", "waitstatus")
+_DEFAULTS: dict[str, Any] = {**dict.fromkeys(_TIMES, 0.0), **dict.fromkeys((*_TEXTS, *_OUTCOME), "")}
+"""The values of members that `job-list` leaves out."""
+
+_RESULT_SHORT = {"COMPLETED": "CD", "FAILED": "F", "CANCELED": "CA", "TIMEOUT": "TO"}
+_STATE_EMOJI = dict(
+    zip(STATES, "\U0001f381\U0001f6d1\U0001f6a6\U0001f4c5\U0001f3c3\U0001f5d1\U0001f480", strict=True)
+)
+_RESULT_EMOJI = {"COMPLETED": "\U0001f600", "FAILED": "\U0001f4a9", "CANCELED": "\U0001f4a5", "TIMEOUT": "\u231b"}
+
+_STATUS = ("state", "result")
+_EXCEPTION = ("exception_occurred", "exception_severity", "exception_type", "exception_note")
+_ATTRIBUTES: dict[str, tuple[str, ...]] = {
+    "id": (),
+    "username": ("userid",),
+    "state_single": ("state",),
+    "state_emoji": ("state",),
+    "returncode": ("waitstatus", "result"),
+    "result_abbrev": ("result",),
+    "result_emoji": ("result",),
+    "runtime": ("t_run", "t_cleanup"),
+    "status": _STATUS,
+    "status_abbrev": _STATUS,
+    "status_emoji": _STATUS,
+    "expiration": ("expiration", *_STATUS),
+    "t_remaining": ("expiration", *_STATUS),
+    "contextual_info": ("state", "dependencies", "annotations", "nodelist", "priority", "urgency"),
+    "contextual_time": ("state", "t_run", "t_cleanup", "duration"),
+    "inactive_reason": (*_STATUS, "waitstatus", *_EXCEPTION),
+    "instance": ("annotations", *_STATUS),
+}
+for _name in ("sched", "user", "uri"):
+    _ATTRIBUTES[_name] = ("annotations",)
+
+
+def attributes_for(fields: Iterable[str]) -> set[str]:
+    """The attributes to request from `job-list` for these fields."""
+    attributes: set[str] = set()
+    for field in fields:
+        first, _, rest = field.partition(".")
+        if first == "exception":
+            attributes.add(f"exception_{rest}")
+        else:
+            attributes.update(_ATTRIBUTES.get(first, (first,)))
+    return attributes
 
 
 class JobRecord:
-    """One job. ``values`` is the object from `job-list`, with defaults for what is not in it."""
+    """One job. ``values`` is the object from `job-list`, with defaults for missing members."""
 
     __slots__ = ("instance", "values")
 
     def __init__(self, values: dict[str, Any]) -> None:
-        self.values = {**DEFAULTS, **values}
+        self.values = {**_DEFAULTS, **values}
         self.instance: Any = None
 
     @property
@@ -72,7 +112,7 @@ class JobRecord:
         return self.values[name]
 
     def annotation(self, path: str) -> Any:  # noqa: ANN401
-        """An annotation, by its path below all of them; None if it is not there."""
+        """The annotation at a path; None if there is none."""
         value: Any = self.values.get("annotations", {})
         for part in path.split(".") if path else ():
             value = value.get(part) if isinstance(value, dict) else None
@@ -80,7 +120,7 @@ class JobRecord:
 
     @property
     def uri(self) -> str | None:
-        """Where the instance is that the job runs, if it is one."""
+        """The URI of the instance that the job is, if it is one."""
         uri = self.annotation("user.uri")
         if not isinstance(uri, str):
             return None
@@ -97,7 +137,7 @@ class JobRecord:
 
     @property
     def result(self) -> str:
-        """The result in words, empty while there is none."""
+        """The result in words; empty before the end."""
         value = self.values["result"]
         return "" if value == "" else result_name(value)
 
@@ -131,12 +171,12 @@ class JobRecord:
 
     @property
     def dependencies(self) -> str:
-        """What it waits for."""
-        return ",".join(describe_dependency(text) for text in self.values.get("dependencies", ()))
+        """The dependencies that the job waits for."""
+        return ",".join(_describe_dependency(text) for text in self.values.get("dependencies", ()))
 
     @property
     def information(self) -> str:
-        """Why it waits, or where it runs."""
+        """The reason why it waits, or the hosts that it runs on."""
         state = self.state
         if state == "PRIORITY":
             return "priority-wait"
@@ -154,7 +194,7 @@ class JobRecord:
 
     @property
     def reason(self) -> str:
-        """Why it ended."""
+        """The reason why it ended."""
         if self.values["state"] != INACTIVE:
             return ""
         note, kind = self.values.get("exception_note"), self.values.get("exception_type")
@@ -165,22 +205,22 @@ class JobRecord:
             return "Timeout"
         if self.result == "FAILED" and occurred and kind != "exec" and self.values["exception_severity"] == 0:
             return f"Exception: type={kind}" + (f" note={note}" if note else "")
-        return describe_exit(self.return_code)
+        return _describe_exit(self.return_code)
 
     def json(self) -> dict[str, Any]:
         """The object that `flux jobs --json` prints."""
-        fields = (*DEFAULTS, "id", "t_submit", "t_remaining", "state", "result", "username", "userid", "urgency")
+        fields = (*_DEFAULTS, "id", "t_submit", "t_remaining", "state", "result", "username", "userid", "urgency")
         values: dict[str, Any] = {}
         for name in (*fields, "runtime", "status", "returncode", "dependencies"):
             try:
                 values[name] = self.id if name == "id" else self.field(name)
             except (AttributeError, KeyError, ProtocolError):
                 continue
-        values["dependencies"] = [describe_dependency(text) for text in self.values.get("dependencies", ())]
+        values["dependencies"] = [_describe_dependency(text) for text in self.values.get("dependencies", ())]
         values["jobid"] = encode_fluid(self.id, "f58")
         values["annotations"] = self._annotations_without_uri()
         occurred = self.values.get("exception_occurred", "")
-        values["exception"] = {key.partition("_")[2]: self.values.get(key, "") for key in EXCEPTION}
+        values["exception"] = {key.partition("_")[2]: self.values.get(key, "") for key in _EXCEPTION}
         if not occurred:
             values["exception"] = {"occurred": False}
         if self.uri is not None:
@@ -207,6 +247,30 @@ def _shown(value: Any) -> Any:  # noqa: ANN401
     return json.dumps(value) if isinstance(value, dict) else value
 
 
+def _describe_dependency(text: str) -> str:
+    """A dependency in words. A begin time becomes a date."""
+    name, _, timestamp = text.partition("=")
+    if name != "begin-time":
+        return text
+    moment = time.localtime(float(timestamp))
+    today = moment[:3] == time.localtime()[:3]
+    seconds = f":{moment.tm_sec:02}" if moment.tm_sec else ""
+    return f"begin@{time.strftime('%H:%M' if today else '%b%d-%H:%M', moment)}{seconds}"
+
+
+def _describe_exit(code: int | str) -> str:
+    """The reason why a job ended, from its return code."""
+    import signal
+
+    if isinstance(code, int) and code > 128:
+        try:
+            return signal.strsignal(code - 128) or f"Signaled {code - 128}"
+        except ValueError:
+            return f"Signaled {code - 128}"
+    words = {126: "Command invoked cannot execute", 127: "command not found", 128: "Invalid argument to exit"}
+    return words.get(code, f"Exit {code}") if isinstance(code, int) else f"Exit {code}"
+
+
 def _username(record: JobRecord) -> str:
     import pwd
 
@@ -219,20 +283,20 @@ def _username(record: JobRecord) -> str:
 
 def _status_abbreviation(record: JobRecord) -> str:
     status = record.status
-    return RESULT_SHORT.get(status, status[:1])
+    return _RESULT_SHORT.get(status, status[:1])
 
 
 _COMPUTED: dict[str, Callable[[JobRecord], Any]] = {
     "username": _username,
     "state": lambda record: record.state,
     "state_single": lambda record: record.state[0],
-    "state_emoji": lambda record: STATE_EMOJI[record.state],
+    "state_emoji": lambda record: _STATE_EMOJI[record.state],
     "result": lambda record: record.result,
-    "result_abbrev": lambda record: RESULT_SHORT.get(record.result, ""),
-    "result_emoji": lambda record: RESULT_EMOJI.get(record.result, "\u3000"),
+    "result_abbrev": lambda record: _RESULT_SHORT.get(record.result, ""),
+    "result_emoji": lambda record: _RESULT_EMOJI.get(record.result, "\u3000"),
     "status": lambda record: record.status,
     "status_abbrev": _status_abbreviation,
-    "status_emoji": lambda record: RESULT_EMOJI.get(record.status) or STATE_EMOJI.get(record.status, ""),
+    "status_emoji": lambda record: _RESULT_EMOJI.get(record.status) or _STATE_EMOJI.get(record.status, ""),
     "runtime": lambda record: record.runtime,
     "returncode": lambda record: record.return_code,
     "t_remaining": lambda record: record.remaining,

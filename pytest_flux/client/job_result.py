@@ -1,4 +1,4 @@
-"""How a job came out, as its event log tells: what `flux job status` and exit codes are made of."""
+"""The result of a job, from its event log (RFC 21, "Event Descriptions"), as `flux job status` reports it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class JobResult:
 
     ``values`` has the members of flux-core's result object: ``id``, ``t_submit``, ``t_run``, ``t_cleanup``,
     ``waitstatus``, ``exception_occurred`` and, if so, ``exception_type``, ``exception_note`` and
-    ``exception_severity``; those that are not known are absent.
+    ``exception_severity``; unknown ones are absent.
     """
 
     __slots__ = ("values",)
@@ -80,14 +80,14 @@ class JobResult:
 
     @property
     def exit_code(self) -> int:
-        """As a shell gives it: 128 more than the number of a signal; 1 for a job that never ran."""
+        """The exit code that a shell reports: 128 plus the number of a signal; 1 for a job that never ran."""
         if self.waitstatus is None:
             return 0 if self.succeeded else 1
         return exit_code(self.waitstatus)
 
     @property
     def return_code(self) -> int:
-        """As Python gives it: a signal is negative; what an exception alone ended is 1."""
+        """The return code as in Python: a signal is negative. 1 for a job that only an exception ended."""
         if self.waitstatus is None:
             return 1
         import os
@@ -105,7 +105,7 @@ class JobResult:
 
 
 class JobFailed(RuntimeError):
-    """A job that was to succeed did not; ``result`` tells how."""
+    """A job did not succeed. ``result`` has the details."""
 
     def __init__(self, result: JobResult) -> None:
         from pytest_flux.protocol.fluid import f58
@@ -118,7 +118,7 @@ class JobFailed(RuntimeError):
 
 
 class JobOutput:
-    """What a job wrote, by stream; ``redirects`` are the files that streams went to instead, ``log`` its messages."""
+    """The output of a job, by stream. ``redirects`` are files that streams went to instead, ``log`` has messages."""
 
     __slots__ = ("log", "redirects", "stderr", "stdout")
 

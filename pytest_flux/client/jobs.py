@@ -1,8 +1,8 @@
 """Jobs through a handle: submit, watch, control, list.
 
 ``flux.jobs`` is cheap. Jobs are known by their ids, integers (RFC 19); ``protocol.fluid`` has their other forms.
-Errors are FluxError with the service's errno and words: ENOENT for a job that is not there, EINVAL for what is no
-jobspec or comes too late, EPERM for somebody else's job.
+Errors are FluxError with the service's errno and words: ENOENT for an unknown job, EINVAL for a malformed
+jobspec or a request that comes too late, EPERM for another user's job.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import os
 from pytest_flux.client.job_follow import CANCEL_TOPIC, MAIN, WAIT_FOR_CREATION, JobFollower, events_of, watch_log
 from pytest_flux.client.job_result import JobOutput, JobResult
 from pytest_flux.protocol.errors import FluxError
+from pytest_flux.protocol.job_state import URGENCY_DEFAULT
 from pytest_flux.protocol.message import encode_json
 from pytest_flux.protocol.signed_jobspec import sign_none
 
@@ -21,16 +22,11 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
     from typing import Any
 
-    from pytest_flux.client.connection import Connection
-    from pytest_flux.client.rpc import Rpc
+    from pytest_flux.client.connection import Connection, Rpc
     from pytest_flux.protocol.eventlog import Event
 
     Jobspec = Mapping[str, Any] | str | bytes
 
-DEBUG, WAITABLE, NOVALIDATE = 2, 4, 8
-"""Flags of a submission."""
-
-URGENCY_DEFAULT = 16
 ANY_USER = 0xFFFFFFFF
 ANY_JOB = -1
 
@@ -57,7 +53,7 @@ class Jobs:
         return self.flux.rpc("job-ingest.submit", signed_request(jobspec, urgency, flags))
 
     def submit(self, jobspec: Jobspec, *, urgency: int = URGENCY_DEFAULT, flags: int = 0) -> int:
-        """Submit a job; its id."""
+        """Submit a job. Returns its id."""
         return int(self.begin_submit(jobspec, urgency=urgency, flags=flags).get()["id"])
 
     def run(self, command: list[str], *, timeout: float | None = None, **how: Any) -> JobOutput:  # noqa: ANN401
@@ -104,14 +100,14 @@ class Jobs:
         raise LookupError(f"event '{name}' never received")
 
     def result(self, jobid: int, timeout: float | None = None) -> JobResult:
-        """Wait until the job is inactive; how it came out."""
+        """Wait until the job is inactive. Returns its result."""
         result = JobResult(jobid)
         for event in self.watch(jobid, timeout=timeout):
             result.add(event)
         return result
 
     def output(self, jobid: int, timeout: float | None = None) -> JobOutput:
-        """Wait until the job is inactive; what it wrote."""
+        """Wait until the job is inactive. Returns its output."""
         follower, output, _ = self._collect(jobid)
         self._finish(follower, timeout)
         return output
@@ -152,7 +148,7 @@ class Jobs:
             raise follower.error
 
     def wait(self, jobid: int = ANY_JOB, timeout: float | None = None) -> dict[str, Any]:
-        """Wait for a job that was submitted WAITABLE: ``{id, success, errstr}``. ECHILD where there is none."""
+        """Wait for a job that was submitted WAITABLE: ``{id, success, errstr}``. Raises ECHILD if there is none."""
         return self.flux.rpc("job-manager.wait", {"id": jobid}).get(timeout)
 
     # -- control
@@ -181,12 +177,12 @@ class Jobs:
         self.begin_kill(jobid, signum).get()
 
     def urgency(self, jobid: int, urgency: int) -> int:
-        """Set the urgency, 0 (held) to 31; the one before."""
+        """Set the urgency, 0 (held) to 31. Returns the one before."""
         answer = self.flux.rpc("job-manager.urgency", {"id": jobid, "urgency": urgency}).get()
         return int(answer["old_urgency"])
 
     def memo(self, jobid: int, memo: Mapping[str, Any], *, volatile: bool = False) -> None:
-        """Attach values to a job, which its annotations show below ``user``; None removes one."""
+        """Attach values to a job. Its annotations show them below ``user``. None removes a value."""
         request = {"id": jobid, "volatile": volatile, "memo": dict(memo)}
         self.flux.rpc("job-manager.memo", request).get()
 
@@ -202,7 +198,7 @@ class Jobs:
         return self.flux.rpc("job-info.lookup", request).get()
 
     def get(self, jobid: int, attrs: Iterable[str] = ("all",)) -> dict[str, Any]:
-        """What `job-list` knows of one job."""
+        """The attributes of one job, from `job-list`."""
         found: dict[str, Any] = self.flux.rpc("job-list.list-id", {"id": jobid, "attrs": list(attrs)}).get()["job"]
         return found
 
@@ -214,7 +210,7 @@ class Jobs:
         max_entries: int = 0,
         since: float = 0.0,
     ) -> list[dict[str, Any]]:
-        """What `job-list` knows of all jobs that fulfil a constraint (RFC 31 operators; 0 entries means all)."""
+        """The attributes of all jobs that fulfil a constraint (RFC 31), from `job-list`; 0 entries means all."""
         request: dict[str, Any] = {"max_entries": max_entries, "attrs": list(attrs), "since": since}
         request["constraint"] = dict(constraint) if constraint is not None else {"and": []}
         rpc = self.flux.rpc("job-list.list", request, streaming=True)

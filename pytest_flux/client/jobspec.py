@@ -24,9 +24,9 @@ def from_command(
     exclusive: bool = False,
     **attributes: Any,  # noqa: ANN401
 ) -> Jobspec:
-    """A number of tasks, each with cores and GPUs of its own, spread over ``nodes`` if that is given.
+    """A number of tasks, each with its own cores and GPUs, spread over ``nodes`` if that is given.
 
-    ``attributes`` are those of :func:`with_attributes`. Raises ValueError for numbers that do not go together.
+    ``attributes`` are those of :func:`with_attributes`. Raises ValueError for numbers that contradict each other.
     """
     if tasks < 1:
         raise ValueError("task count must be a integer >= 1")
@@ -61,7 +61,7 @@ def per_resource(
     exclusive: bool = False,
     **attributes: Any,  # noqa: ANN401
 ) -> Jobspec:
-    """Nodes or cores, and, if ``tasks_per`` is "node" or "core", so many ``tasks`` on each of those."""
+    """Nodes or cores. If ``tasks_per`` is "node" or "core", each of those gets a number of ``tasks``."""
     if cores is not None and cores < 1:
         raise ValueError("ncores must be an integer >= 1")
     if gpus_per_node < 0:
@@ -135,7 +135,7 @@ def with_attributes(
     label: bool = False,
     unbuffered: bool = False,
 ) -> Jobspec:
-    """Set what is common to all kinds. The environment is ours, and the directory, unless given.
+    """Set the attributes that all kinds of jobspec have. Environment and directory are ours unless given.
 
     ``duration`` is in seconds, or Flux Standard Duration (RFC 23); the streams are paths, which may contain mustache
     templates. Returns the jobspec itself.
@@ -167,7 +167,7 @@ def with_attributes(
 
 
 def set_duration(jobspec: Jobspec, seconds: float) -> None:
-    """Set the time limit; 0 is none. Raises ValueError."""
+    """Set the time limit; 0 is unlimited. Raises ValueError."""
     if seconds < 0:
         raise ValueError("duration must not be negative")
     if not seconds < float("inf"):
@@ -194,7 +194,7 @@ def set_option(jobspec: Jobspec, path: str, value: object) -> None:
 
 
 def add_file(jobspec: Jobspec, name: str, data: str | dict[str, Any], *, mode: int = 0o600) -> None:
-    """Have the job's directory contain a file (RFC 37): text, or an object as JSON."""
+    """Put a file into the job's directory (RFC 37, "Regular Files"): text, or an object as JSON."""
     entry: dict[str, Any] = {"mode": mode | 0o100000, "data": data}
     if isinstance(data, str):
         entry["encoding"] = "utf-8"
@@ -202,7 +202,7 @@ def add_file(jobspec: Jobspec, name: str, data: str | dict[str, Any], *, mode: i
 
 
 def add_path(jobspec: Jobspec, name: str, path: str) -> None:
-    """The same, with contents and mode of a file that exists. Raises OSError."""
+    """Put a copy of an existing file into the job's directory. Raises OSError."""
     with open(path, "rb") as file:
         data = file.read()
         mode = os.fstat(file.fileno()).st_mode

@@ -1,8 +1,8 @@
 """The key-value store through a handle.
 
-``Kvs(flux)`` is cheap, and any number of them may share a handle. Keys are names with dots between them, values are
-bytes. Errors are FluxError, with the store's errno: ENOENT for a key that is not there, EISDIR and ENOTDIR for one
-of another kind, ENOTSUP for a namespace that is not, EPERM for one that is somebody else's.
+``Kvs(flux)`` is cheap, and any number of them may share a handle. Keys are names separated by dots, values are bytes.
+Errors are FluxError, with the store's errno: ENOENT for a missing key, EISDIR and ENOTDIR for one of another kind,
+ENOTSUP for an unknown namespace, EPERM for that of another user.
 """
 
 from __future__ import annotations
@@ -11,19 +11,20 @@ import errno
 import json
 import os
 
-from pytest_flux.client.kvs_transaction import Root, Transaction
 from pytest_flux.protocol import treeobj
 from pytest_flux.protocol.blobref import blobref_of
 from pytest_flux.protocol.errors import FluxError, ProtocolError
+from pytest_flux.protocol.json_value import compact
+from pytest_flux.protocol.kvs_key import join_key
 from pytest_flux.protocol.treeobj import DIR, SYMLINK, TreeObject, decode_treeobj
+from pytest_flux.record import NamedTuple
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from typing import Any
 
-    from pytest_flux.client.connection import Connection
-    from pytest_flux.client.rpc import Rpc
+    from pytest_flux.client.connection import Connection, Rpc
 
     Json = Any
 
@@ -32,18 +33,26 @@ WATCH_FULL, WATCH_UNIQ, WATCH_APPEND, STREAM = 64, 128, 256, 512
 """Flags of a lookup."""
 
 NO_MERGE, SYNC = 1, 4
-"""Flags of a commit: by itself, and on disk before it is answered."""
+"""Flags of a commit: do not merge it with others; answer when it is on disk."""
 
 NAMESPACE_VARIABLE = "FLUX_KVS_NAMESPACE"
-"""Names the environment variable that says which namespace is meant where none is given."""
+"""The environment variable with the default namespace."""
 
 PRIMARY = "primary"
 
+_APPEND = 32
 _UNKNOWN = 0xFFFFFFFF
 
 
+class Root(NamedTuple):
+    """A root: its blobref, and its place in the sequence of roots of its namespace."""
+
+    ref: str
+    sequence: int
+
+
 class Kvs:
-    """One namespace of the store, or, ``at`` a blobref or a dirref, the store as it was when that was its root."""
+    """One namespace of the store. ``at`` a blobref or a dirref, it is the store as of that root."""
 
     def __init__(
         self, flux: Connection, namespace: str | None = None, *, at: str | dict[str, Any] | None = None
@@ -55,7 +64,7 @@ class Kvs:
     # -- reading
 
     def lookup(self, key: str, flags: int = 0) -> Rpc:
-        """Ask for a key; the answer is ``{val: tree object}``, or several of it if the flags say so."""
+        """Request a key. The answer is ``{val: tree object}``, or several of them if the flags ask for a stream."""
         if not key:
             raise FluxError(errno.EINVAL)
         request: dict[str, Any] = {"key": key, "flags": flags}
@@ -74,11 +83,11 @@ class Kvs:
         return self.entry(key, 0).value()
 
     def get_text(self, key: str) -> str:
-        """The value of a key, as text; what is not UTF-8 becomes surrogates."""
+        """The value of a key as text. Bytes that are not UTF-8 become surrogates."""
         return self.get(key).decode("utf-8", "surrogateescape")
 
     def get_json(self, key: str) -> Json:
-        """The value of a key, which is JSON. Raises ValueError if not."""
+        """The value of a key, decoded from JSON. Raises ValueError."""
         return json.loads(self.get(key))
 
     def ls(self, key: str = ".") -> dict[str, TreeObject]:
@@ -89,7 +98,7 @@ class Kvs:
         return {name: found.data[name] for name in sorted(found.data)}
 
     def exists(self, key: str) -> bool:
-        """Whether there is anything at a key."""
+        """Whether a key exists."""
         try:
             self.entry(key)
         except FluxError as error:
@@ -99,7 +108,7 @@ class Kvs:
         return True
 
     def readlink(self, key: str) -> tuple[str | None, str]:
-        """Namespace, if there is one, and target of a symlink. EINVAL where it is none."""
+        """Namespace (if any) and target of a symlink. Raises EINVAL for another kind of entry."""
         found = self.entry(key, READLINK)
         if found.type != SYMLINK:
             raise ProtocolError("a symlink was expected", key)
@@ -107,8 +116,6 @@ class Kvs:
 
     def walk(self, key: str = ".") -> Iterator[tuple[str, TreeObject]]:
         """Keys and entries of everything in and below a directory, depth first."""
-        from pytest_flux.protocol.kvs_key import join_key
-
         for name, entry in self.ls(key).items():
             below = join_key(key, name)
             yield below, entry
@@ -127,9 +134,9 @@ class Kvs:
     ) -> Iterator[bytes]:
         """The value, and again whenever it is written; ends with ENOENT when it is removed.
 
-        With ``wait`` it need not exist yet, with ``append`` only what is added is told, with ``uniq`` only what
-        differs, and with ``full`` also what changes without a write to the key itself. ``timeout`` bounds each wait,
-        in seconds (TimeoutError). Leaving the iteration ends the watching.
+        With ``wait`` the key need not exist yet. ``append`` yields only what was added, ``uniq`` only changed values,
+        and ``full`` also changes without a write to the key itself. ``timeout`` bounds each wait, in seconds
+        (TimeoutError). Leaving the iteration ends the watching.
         """
         flags = WATCH | wait * WAITCREATE | append * WATCH_APPEND | full * WATCH_FULL | uniq * WATCH_UNIQ
         rpc = self.lookup(key, flags)
@@ -150,11 +157,11 @@ class Kvs:
     # -- writing
 
     def transaction(self) -> Transaction:
-        """Changes that are made together, by its ``commit``."""
+        """A transaction: its ``commit`` makes all changes together."""
         return Transaction(self.flux, self.namespace)
 
     def put(self, key: str, value: bytes | str, *, sync: bool = False) -> Root:
-        """Set a value, and wait until it is set."""
+        """Set a value, and wait for the commit."""
         return self.transaction().put(key, value).commit(SYNC if sync else 0)
 
     def put_json(self, key: str, value: object) -> Root:
@@ -174,11 +181,11 @@ class Kvs:
         return self.transaction().mkdir(key).commit()
 
     def symlink(self, key: str, target: str, namespace: str | None = None) -> Root:
-        """Make a key another name for a target."""
+        """Make a symlink to a target."""
         return self.transaction().symlink(key, target, namespace).commit()
 
     def sync(self) -> Root:
-        """Have everything on disk that was committed before."""
+        """Wait until all earlier commits are on disk."""
         return self.transaction().commit(SYNC)
 
     # -- roots and namespaces
@@ -218,6 +225,71 @@ class Kvs:
         return found
 
 
+class Transaction:
+    """Changes that are made together, or not at all. Each method adds one, and returns the transaction."""
+
+    def __init__(self, flux: Connection, namespace: str) -> None:
+        self._flux = flux
+        self._namespace = namespace
+        self._ops: list[bytes] = []
+
+    def __len__(self) -> int:
+        return len(self._ops)
+
+    def put(self, key: str, value: bytes | str) -> Transaction:
+        """Set a value."""
+        return self.put_entry(key, treeobj.val(_encode(value)))
+
+    def put_json(self, key: str, value: object) -> Transaction:
+        """Set a value to JSON, compact."""
+        return self.put(key, compact(value))
+
+    def put_entry(self, key: str, entry: TreeObject) -> Transaction:
+        """Put a tree object as it is."""
+        # The encoding of a val needs no JSON encoder, which takes its time with large values.
+        return self._add(key, entry.encode() if entry.type == treeobj.VAL else _json(entry.json()))
+
+    def append(self, key: str, value: bytes | str) -> Transaction:
+        """Add to a value."""
+        return self._add(key, treeobj.val(_encode(value)).encode(), _APPEND)
+
+    def mkdir(self, key: str) -> Transaction:
+        """Make an empty directory; it replaces an existing entry."""
+        return self.put_entry(key, treeobj.directory())
+
+    def symlink(self, key: str, target: str, namespace: str | None = None) -> Transaction:
+        """Make a symlink to a target."""
+        return self.put_entry(key, treeobj.symlink(target, namespace))
+
+    def unlink(self, key: str) -> Transaction:
+        """Remove a key, with all that is below it."""
+        return self._add(key, b"null")
+
+    def _add(self, key: str, dirent: bytes, flags: int = 0) -> Transaction:
+        if not key:
+            raise FluxError(errno.EINVAL)
+        self._ops.append(b'{"key":%b,"flags":%d,"dirent":%b}' % (_json(key), flags, dirent))
+        return self
+
+    def begin(self, flags: int = 0) -> Rpc:
+        """Send the changes without waiting; the answer is ``{rootref, rootseq}``."""
+        head = b'{"namespace":%b,"flags":%d,"ops":[' % (_json(self._namespace), flags)
+        return self._flux.rpc("kvs.commit", b"".join([head, b",".join(self._ops), b"]}\0"]))
+
+    def commit(self, flags: int = 0) -> Root:
+        """Make the changes. Returns the root that contains them."""
+        answer = self.begin(flags).get()
+        return Root(answer["rootref"], answer["rootseq"])
+
+
 def value_of(answer: dict[str, Any]) -> TreeObject:
     """The tree object in the answer to a lookup. Raises ProtocolError."""
     return decode_treeobj(answer.get("val"))
+
+
+def _json(value: object) -> bytes:
+    return compact(value).encode("utf-8", "surrogatepass")
+
+
+def _encode(value: bytes | str) -> bytes:
+    return value.encode("utf-8", "surrogateescape") if isinstance(value, str) else value

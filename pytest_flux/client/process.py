@@ -1,4 +1,4 @@
-"""Processes that a broker runs for us: the client's side of RFC 42 (service `rexec`)."""
+"""Processes that a broker runs for us: the client's side of RFC 42 ("exec"), the service `rexec`."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from typing import Any
 
+    from pytest_flux.client.connection import Rpc
     from pytest_flux.client.handle import Flux
-    from pytest_flux.client.rpc import Rpc
 
 FLAG_STDOUT = 1
 FLAG_STDERR = 2
@@ -38,9 +38,9 @@ def describe_command(
     label: str | None = None,
     options: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
-    """The RFC 42 command object; without ``cwd`` the broker's own directory, without ``env`` ours.
+    """The command object (RFC 42, "Command Object"). ``cwd`` is the broker's by default, ``env`` is ours.
 
-    Variables that are not UTF-8 are left out: JSON cannot carry them.
+    Variables that are not UTF-8 are dropped, because JSON cannot carry them.
     """
     environment = os.environ if env is None else env
     command: dict[str, Any] = {} if cwd is None else {"cwd": cwd}
@@ -53,10 +53,10 @@ def describe_command(
 
 
 class RemoteProcess:
-    """One process on one rank, from the request for it to its end.
+    """One process on one rank, from its request to its end.
 
-    ``state`` goes from STARTING by way of RUNNING to EXITED, with ``status`` as waitpid() gives it, or to FAILED,
-    with the reason in ``error``. ``credits`` is how many bytes its stdin takes at present. Nothing here waits; call
+    ``state`` goes from STARTING through RUNNING to EXITED, with ``status`` as from waitpid(), or to FAILED, with the
+    reason in ``error``. ``credits`` is how many bytes its stdin accepts now. No method waits; call
     :meth:`take_output` whenever ``rpc`` has responses.
     """
 
@@ -84,7 +84,7 @@ class RemoteProcess:
         service: str = "rexec",
         flow_control: bool = True,
     ) -> RemoteProcess:
-        """Ask for a process. Without ``flow_control`` there are no ``credits``, and writes are not bounded."""
+        """Request a process. Without ``flow_control`` there are no ``credits``, and writes are unbounded."""
         flags = _OUTPUT | (FLAG_WRITE_CREDIT if flow_control else 0)
         request = {"cmd": command, "flags": flags, "local_flags": 0}
         return cls(flux, flux.rpc(f"{service}.exec", request, nodeid=rank, streaming=True), service)
@@ -97,7 +97,7 @@ class RemoteProcess:
         return cls(flux, flux.rpc(f"{service}.attach", request, nodeid=rank, streaming=True), service)
 
     def take_output(self) -> list[tuple[str, bytes]]:
-        """Follow the responses that are here; what the process wrote meanwhile, in order, each with its stream."""
+        """Take the responses that have arrived. Returns the output in them, in order, each piece with its stream."""
         output: list[tuple[str, bytes]] = []
         while not self.complete and self.rpc.is_ready():
             try:

@@ -1,4 +1,4 @@
-"""Resources through a handle: what there is, what is free, what is drained."""
+"""Resources through a handle: all, the free and the drained ones."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ STATES = ("up", "down", "allocated", "free", "all")
 
 
 class ResourceList:
-    """What the scheduler has: sets by state."""
+    """The resources of the scheduler, by state."""
 
     def __init__(self, everything: ResourceSet, down: ResourceSet, allocated: ResourceSet) -> None:
         self.all = everything
@@ -30,7 +30,7 @@ class ResourceList:
 
     @classmethod
     def decode(cls, answer: dict[str, Any]) -> ResourceList:
-        """From the answer to ``resource.sched-status``; what is absent is empty. Raises ProtocolError."""
+        """From the answer to ``resource.sched-status``. Absent members are empty. Raises ProtocolError."""
         sets = []
         for state in ("all", "down", "allocated"):
             value = answer.get(state)
@@ -39,12 +39,12 @@ class ResourceList:
 
     @property
     def up(self) -> ResourceSet:
-        """What is not down."""
+        """The resources that are not down."""
         return self.all.subtract(self.down)
 
     @property
     def free(self) -> ResourceSet:
-        """What is neither down nor allocated."""
+        """The resources that are neither down nor allocated."""
         return self.up.subtract(self.allocated)
 
     def of(self, state: str) -> ResourceSet:
@@ -74,7 +74,7 @@ class Drain:
 
 
 class ResourceStatus:
-    """What administrators see of resources: sets of ranks by state, and why some are drained."""
+    """Resources as administrators see them: sets of ranks by state, and the reasons of drains."""
 
     def __init__(self, status: dict[str, Any], allocated: Collection[int], housekeeping: Collection[int]) -> None:
         R = status["R"]  # noqa: N806, the name it has
@@ -94,7 +94,7 @@ class ResourceStatus:
 
     @property
     def draining(self) -> frozenset[int]:
-        """Drained ranks with jobs that are still there."""
+        """Drained ranks that still have jobs."""
         return frozenset(self.drains) & self.allocated
 
     @property
@@ -132,11 +132,11 @@ class Resources:
         self.flux = flux
 
     def list(self) -> ResourceList:
-        """What the scheduler has."""
+        """The resources of the scheduler."""
         return ResourceList.decode(self.flux.rpc("resource.sched-status", nodeid=0).get())
 
     def status(self) -> ResourceStatus:
-        """States of ranks, drained ones above all. Parts whose service is missing are empty."""
+        """The states of ranks. Parts whose service is missing are empty."""
         status = self.flux.rpc("resource.status", nodeid=0)
         schedule = self.flux.rpc("resource.sched-status", nodeid=0)
         stats = self.flux.rpc("job-manager.stats-get", nodeid=0)
@@ -153,10 +153,10 @@ class Resources:
         return ResourceStatus(answer, allocated, housekeeping)
 
     def drain(self, targets: str, reason: str | None = None, *, mode: str | None = None) -> None:
-        """Have no more jobs start on ranks (an idset) or hosts (a hostlist).
+        """Stop jobs from starting on ranks (an idset) or hosts (a hostlist).
 
-        ``mode`` is for those that are drained already: "update" leaves their reason, "overwrite" replaces it,
-        "force-overwrite" its time also. Raises FluxError EEXIST without one.
+        ``mode`` is for ranks that are drained already: "update" keeps their reason, "overwrite" replaces it,
+        "force-overwrite" also their time. Without it, they raise FluxError EEXIST.
         """
         self._change("resource.drain", targets, reason, mode)
 

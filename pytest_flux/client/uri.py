@@ -1,4 +1,4 @@
-"""Where instances are: URIs of jobs, of parents, of the outermost instance, and their forms for other hosts."""
+"""URIs of instances: of jobs, parents and the outermost instance, and their forms for other hosts."""
 
 from __future__ import annotations
 
@@ -48,10 +48,10 @@ def host_of(uri: str) -> str | None:
 def resolve(target: str, *, wait: bool = False, force_local: bool = False) -> str:
     """The URI of an instance.
 
-    ``target`` is a URI, ``pid:`` with the id of a process that is in the instance, or a path of job ids, as in
-    ``ƒabc/ƒdef``, which may begin with ``/`` for the outermost instance and contain ``..`` for the one around. With
-    ``wait``, a job need not have told its URI yet. Raises ValueError where there is none, OSError where an instance
-    on the way cannot be reached.
+    ``target`` is a URI, ``pid:`` with the id of a process in the instance, or a path of job ids, as in ``ƒabc/ƒdef``,
+    which may begin with ``/`` for the outermost instance and contain ``..`` for the parent. With ``wait``, a job need
+    not have published its URI yet. Raises ValueError if there is no URI, OSError if an instance on the way cannot be
+    reached.
     """
     if target.startswith((_LOCAL, _SSH)):
         return target
@@ -86,7 +86,7 @@ def resolve(target: str, *, wait: bool = False, force_local: bool = False) -> st
 
 
 def _uri_of_process(pid: str) -> str:
-    """FLUX_URI in the environment of a process; that of a broker tells of the instance around it."""
+    """FLUX_URI of a process. A broker's own is that of its parent, so this looks at a child of the broker."""
     import psutil
 
     try:

@@ -1,4 +1,4 @@
-"""The brokers of a session: started, watched, stopped, and what their ends mean for the exit code."""
+"""The brokers of a session: start, watch and stop them, and make the session's exit code of theirs."""
 
 from __future__ import annotations
 
@@ -11,13 +11,12 @@ from functools import partial
 from pytest_flux.launcher.command import announcement, broker_argv, broker_environ
 from pytest_flux.launcher.descendants import signal_descendants
 from pytest_flux.launcher.engine import Engine
-from pytest_flux.launcher.reaper import ExitReaper
 from pytest_flux.launcher.report import report, write_error
 from pytest_flux.launcher.rundir import Rundir
 from pytest_flux.launcher.spawn import Launch, Spawner
 from pytest_flux.launcher.spec import LaunchError, LaunchSpec
 from pytest_flux.launcher.statedir import StatedirWatch
-from pytest_flux.launcher.stopping import Stopping
+from pytest_flux.launcher.stopping import ExitReaper, Stopping
 from pytest_flux.reactor.listener import listen
 from pytest_flux.reactor.reactor import Reactor
 
@@ -26,7 +25,7 @@ if TYPE_CHECKING:
     from pytest_flux.launcher.control import ControlService
     from pytest_flux.launcher.pmi_server import PmiService
 
-# How long brokers may take to end by themselves when their session has failed.
+# The time, in seconds, that brokers may take to end by themselves after their session has failed.
 _FAILURE_GRACE = 2.0
 
 
@@ -43,10 +42,9 @@ class _Broker:
 class Brokers:
     """All brokers of one session, in the directory ``rundir`` and the process group ``group``.
 
-    ``ended`` is called when none is left. ``found`` is called with directories outside of ``rundir`` that are the
-    session's to remove, ``tell`` with ``booted RANK`` when a rank has ended its conversation with the PMI server
-    (from then on its local socket takes clients), and with ``ended RANK CODE``. Raises LaunchError if the session
-    cannot be.
+    ``ended`` is called when none is left. ``found`` is called with directories outside of ``rundir`` that the session
+    must remove. ``notify`` is called with ``booted RANK`` when a rank has ended its conversation with the PMI server
+    (its local socket accepts clients then), and with ``ended RANK CODE``. Raises LaunchError.
     """
 
     def __init__(
@@ -59,17 +57,17 @@ class Brokers:
         *,
         ended: Callable[[], None],
         found: Callable[[Rundir], None],
-        tell: Callable[[str], None],
+        notify: Callable[[str], None],
     ) -> None:
         size = spec.size or 0
-        # First, as it knows how many there can be.
+        # First, because it checks the size.
         self._spawner = Spawner(engine, size, rundir, group, wrap=bool(spec.wrap))
         self._reactor = reactor
         self._spec = spec
         self._engine = engine
         self._rundir = rundir
         self._ended = ended
-        self._tell = tell
+        self._notify = notify
         self._running: dict[int, _Broker] = {}
         self._exit_code = 0
         self._failed = False
@@ -89,7 +87,7 @@ class Brokers:
 
     @property
     def exit_code(self) -> int:
-        """What flux-start is to return: as its exit mode says, unless the session failed or was stopped."""
+        """The exit code of flux-start: according to the exit mode, unless the session failed or was stopped."""
         if self._stopping.signum:
             return 128 + self._stopping.signum
         return 1 if self._failed else self._exit_code
@@ -116,7 +114,7 @@ class Brokers:
         return self._brokers[rank]
 
     def start_all(self) -> None:
-        """Start the ranks that the start mode wants. If one cannot be executed, the others are ended."""
+        """Start the ranks of the start mode. If one cannot be executed, end the others."""
         self._listener = listen(f"{self._rundir}/start")
         self._reactor.on_readable(self._listener.fileno(), self._serve_control)
         wanted = self._brokers if self._spec.start_mode == "all" else self._brokers[:1]
@@ -125,7 +123,7 @@ class Brokers:
         except LaunchError as error:
             self._fail(str(error))
             self.signal(signal.SIGTERM)
-        # Importing this takes as long as a broker takes to say its first word, so let it run meanwhile.
+        # This import takes as long as a broker takes to send its first message, so do it after the start.
         from pytest_flux.launcher.pmi_server import PmiService
 
         self._pmi = PmiService(
@@ -134,14 +132,14 @@ class Brokers:
             self._spec.pmi_clique,
             self._abort,
             self._break_protocol,
-            lambda rank: self._tell(f"booted {rank}"),
+            lambda rank: self._notify(f"booted {rank}"),
             trace=self._spec.verbose >= 2,
         )
         for rank, connection in self._connections.items():
             self._pmi.serve(rank, connection)
 
     def _serve_control(self) -> None:
-        """The first client has come; most sessions see none."""
+        """Start the service when the first client connects; most sessions have none."""
         from pytest_flux.launcher.control import ControlService
 
         assert self._listener is not None
@@ -150,7 +148,7 @@ class Brokers:
         )
 
     def start(self, rank: int) -> None:
-        """Start the broker of a rank that does not run. Raises LaunchError if it cannot be executed."""
+        """Start a rank that does not run. Raises LaunchError if its broker cannot be executed."""
         self._start([self._broker(rank)])
 
     def _start(self, brokers: list[_Broker]) -> None:
@@ -183,7 +181,7 @@ class Brokers:
         self._reactor.on_child(broker.pid, partial(self._collect, broker))
 
     def close(self) -> None:
-        """Give back sockets and timers."""
+        """Close sockets and cancel timers."""
         self._statedir.close()
         self._stopping.close()
         self._reaper.cancel()
@@ -195,7 +193,7 @@ class Brokers:
             self._reactor.on_readable(self._listener.fileno(), None)
             self._listener.close()
 
-    # Ends
+    # The ends of brokers
 
     def _collect(self, broker: _Broker, status: int) -> None:
         assert self._pmi is not None
@@ -213,8 +211,8 @@ class Brokers:
             self._exit_code = broker.exit_code
         if broker.rank == 0:
             self._statedir.end(code)
-        # Told first: who has waited for the end finds it told.
-        self._tell(f"ended {broker.rank} {broker.exit_code}")
+        # Before the control service answers: its client may rely on this report.
+        self._notify(f"ended {broker.rank} {broker.exit_code}")
         if self._control is not None:
             self._control.ended(broker.rank)
         self._reaper.update(self._running)
@@ -236,12 +234,12 @@ class Brokers:
         self._fail(f"channel_cb: {what}")
 
     def _fail(self, text: str) -> None:
-        """End the session with an error. Brokers find their PMI connections closed and have a moment to say so."""
+        """End the session with an error. Brokers see their PMI connections close, and have a moment to report it."""
         if self._failed:
             return
         self._failed = True
         report(text)
-        # Not now: this may be called while the server is at work.
+        # Later, because the server itself may be the caller.
         self._reactor.call_soon(self._disconnect)
         self._reactor.call_later(_FAILURE_GRACE, self.kill)
         if not self._running:
@@ -254,11 +252,11 @@ class Brokers:
     # Stopping
 
     def stop(self, signum: int, *, delivered: bool = False) -> None:
-        """Shut the instance down in order, or kill it the second time (see Stopping)."""
+        """Shut the instance down in order; the second time, kill it (see Stopping)."""
         self._stopping.request(signum, delivered=delivered, early=self._statedir.unknown)
 
     def signal(self, signum: int) -> list[int]:
-        """Signal all brokers that run. Their ranks."""
+        """Signal all brokers that run, and return their ranks."""
         for broker in self._running.values():
             os.kill(broker.pid, signum)
         return sorted(self._running)
@@ -268,5 +266,5 @@ class Brokers:
         self.after_last_words(lambda: signal_descendants(signal.SIGKILL))
 
     def after_last_words(self, then: Callable[[], None]) -> None:
-        """Call back when rank 0 may be killed (see StatedirWatch)."""
+        """Call ``then`` when rank 0 may be killed (see StatedirWatch)."""
         self._statedir.after_last_words(then)

@@ -1,4 +1,4 @@
-"""What a broker is started with: its command line and its environment. Nothing else decides that."""
+"""The command line and the environment of a broker. They are made here and nowhere else."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ if TYPE_CHECKING:
     from pytest_flux.launcher.engine import Engine
     from pytest_flux.launcher.spec import LaunchSpec
 
-#: What ``--recovery`` recovers when it is not told: the system instance's state.
+#: The default of ``--recovery``: the state of the system instance.
 SYSTEM_STATEDIR = "/var/lib/flux"
 
 
 def broker_argv(spec: LaunchSpec, engine: Engine, rank: int | None, rundir: str) -> list[str]:
     """The command line of one broker; ``rank`` is None in normal mode, which has no ``rundir``.
 
-    The order is Flux's (cases vX-order, vX-hosts): a later setting of the same attribute wins, and the
-    initial program, which rank 0 gets, must be last. Raises LaunchError if the recovery target is not usable.
+    The order is Flux's (cases vX-order, vX-hosts): a later setting of the same attribute wins, and rank 0's initial
+    program must be last. Raises LaunchError if the recovery target is not usable.
     """
     argv = [*spec.wrap, engine.broker]
     argv += (f"-S{setting}" for setting in spec.setattrs)
@@ -45,12 +45,12 @@ def broker_argv(spec: LaunchSpec, engine: Engine, rank: int | None, rundir: str)
 def broker_environ(
     spec: LaunchSpec, engine: Engine, rank: int | None, rundir: str, base: Mapping[str, str]
 ) -> dict[str, str]:
-    """The environment of one broker, made from ``base``; PMI_FD is left to whoever opens that descriptor."""
+    """The environment of one broker, made from ``base``. The caller that opens the descriptor adds PMI_FD."""
     environ = engine.apply(base)
     if engine.kind == "embedded":
         import sys
 
-        # libexec/flux-broker is a script: this tells it which Python has the package.
+        # libexec/flux-broker is a script, and must find the Python that has the package.
         environ["PYTEST_FLUX_PYTHON"] = sys.executable
     if spec.caliper_profile is not None:
         preloaded = environ.get("LD_PRELOAD")
@@ -67,9 +67,9 @@ def broker_environ(
 
 
 def announcement(spec: LaunchSpec, argv: list[str], rank: int | None) -> str:
-    """What goes to stderr before a broker is started with ``argv``: complete lines, maybe none.
+    """The lines for stderr before a broker is started with ``argv``; '' for none.
 
-    The warning comes once per rank, as Flux's does, verbose or not; the command line is for ``-v``.
+    As in Flux, the warning comes once per rank, verbose or not; the command line comes with ``-v``.
     """
     lines = ""
     if spec.config_path is not None and (spec.sysconfig or _recovers_system(spec)):
@@ -85,7 +85,7 @@ def _config_path(spec: LaunchSpec, engine: Engine) -> str | None:
         return spec.config_path
     if spec.sysconfig or _recovers_system(spec):
         prefix = engine.prefix(os.environ)
-        # Packages with the prefix /usr have their configuration in /etc.
+        # With the prefix /usr, the configuration is in /etc.
         return f"{'' if prefix == '/usr' else prefix}/etc/flux/system/conf.d"
     return None
 
@@ -118,10 +118,10 @@ def _recovery_options(spec: LaunchSpec, engine: Engine) -> list[str]:
 
 
 def _can_be_copied(path: str) -> bool:
-    """Whether there is a database that can be read: embedded brokers work on a copy of it, and need no more."""
+    """Whether there is a readable database: embedded brokers work on a copy of it, and need no more."""
     database = f"{path}/content.sqlite"
     try:
-        # A pipe would be waited for.
+        # Opening a pipe would block.
         if not stat.S_ISREG(os.stat(database).st_mode):
             return False
         with open(database, "rb") as file:
@@ -147,7 +147,7 @@ def _check_statedir(path: str, status: os.stat_result) -> None:
 
 
 def _system_instance_runs(engine: Engine) -> bool:
-    """Whether anything listens where a Flux finds its system instance."""
+    """Whether a process listens on the socket of the system instance."""
     import socket
 
     prefix = engine.prefix(os.environ)

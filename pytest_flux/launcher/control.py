@@ -1,6 +1,6 @@
-"""The `start` service on RUNDIR/start: what is running, and kill, wait for and start single brokers.
+"""The `start` service on RUNDIR/start: list, kill, wait for and start single brokers.
 
-Requests and their errors are those of flux-start, whose service tests of Flux use to take an instance apart.
+Requests and errors are those of flux-start, whose service Flux's own tests use to make faults.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from typing import Any, Protocol
 
     class Brokers(Protocol):
-        """What the service is about."""
+        """The brokers that the service controls."""
 
         def pids(self) -> list[int]:
             """Process ids in the order of ranks; -1 for those that do not run."""
@@ -56,12 +56,12 @@ class ControlService:
         )
 
     def close(self) -> None:
-        """Drop all clients, and those that wait with them."""
+        """Close all connections, and drop requests that wait."""
         self._verbose = False
         self._server.close()
 
     def ended(self, rank: int) -> None:
-        """A broker has ended: tell whoever waits for it."""
+        """Answer the client that waits for the end of this broker, if any."""
         waiting = self._waiting.pop(rank, None)
         if waiting is not None:
             self._respond(*waiting, {"exit_rc": self._brokers.exit_code_of(rank)})
@@ -116,7 +116,7 @@ class ControlService:
         if signum == 0:
             raise FluxError(errno.EINVAL)
         try:
-            # Numbers that are no signals are taken for delivered, as by flux-start.
+            # As in flux-start, invalid signal numbers are no error.
             os.kill(pid, signum)
         except (OSError, OverflowError):
             return
@@ -160,7 +160,7 @@ class ControlService:
 
 
 def _integers(request: Message, *names: str) -> list[int]:
-    """Members of the payload that must be integers; JSON's true and 1.0 are not. Raises ProtocolError."""
+    """Read integers from the payload; JSON's true and 1.0 are none. Raises ProtocolError."""
     payload = request.json()
     values = []
     for name in names:

@@ -1,8 +1,8 @@
-"""Every process that an instance has brought forth, found and ended, whatever it did to get away.
+"""Find and end all processes that descend from an instance, daemons included.
 
-A process that daemonises leaves its group, its session and its parent, but not the tree: when its parent dies it
-becomes the child of its nearest ancestor that is a *subreaper* (prctl(2), Linux). Where there is no such thing
-(macOS), only those are found whose ancestors live.
+A process that daemonizes leaves its group, its session and its parent, but not the tree: when its parent dies, it
+becomes the child of its nearest ancestor that is a *subreaper* (prctl(2), Linux). Without subreapers (macOS), only
+processes whose ancestors live are found.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ _INTERVAL = 0.002
 
 
 def become_subreaper() -> None:
-    """Make orphaned descendants our children, where the system knows how to. Not inherited by children."""
+    """Make orphaned descendants our children, if the system supports it. Children do not inherit this."""
     if not sys.platform.startswith("linux"):
         return
     try:
         import ctypes
     except ImportError:
-        # There are builds of Python without.
+        # Some builds of Python have no ctypes.
         return
     ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
@@ -62,7 +62,7 @@ def signal_descendants(signum: int) -> None:
 
 
 def reap() -> bool:
-    """Collect the children that have ended; tell whether there are others."""
+    """Collect the children that have ended. Return whether there are others."""
     try:
         while os.waitpid(-1, os.WNOHANG)[0]:
             pass
@@ -72,7 +72,7 @@ def reap() -> bool:
 
 
 def end_descendants(grace: float) -> bool:
-    """Ask all our descendants to end, kill those that have not after ``grace`` seconds; as kill_descendants."""
+    """Send SIGTERM to all our descendants; after ``grace`` seconds, do as kill_descendants."""
     if not reap():
         return True
     signal_descendants(signal.SIGTERM)
@@ -85,13 +85,13 @@ def end_descendants(grace: float) -> bool:
 
 
 def kill_descendants() -> bool:
-    """Kill all our descendants and those that they fork meanwhile; False if some are left after seconds.
+    """Kill all our descendants, and those that they fork meanwhile. Return False if some are left after seconds.
 
-    That can be processes of other users (set-uid programs), or such that hang in the kernel.
+    Processes of other users (set-uid programs), or processes that hang in the kernel, may be left.
     """
     deadline = time.monotonic() + _KILL_LIMIT
     while time.monotonic() < deadline:
-        # A process can fork while we look the other way. Its child, orphaned, is ours in the next round.
+        # A process may fork after we have listed it. Its orphan is our child in the next round.
         signal_descendants(signal.SIGKILL)
         if not reap():
             return True

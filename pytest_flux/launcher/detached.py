@@ -1,8 +1,7 @@
-"""A session that runs in processes of its own, for a program that has other things to do.
+"""A session in the background of a program, such as pytest.
 
 The program holds one end of a pipe, the session's lifeline. When that end closes, for whatever reason, everything is
-taken down. The sessions are children of a *fork server* (see :mod:`pytest_flux.launcher.forkserver`), which has
-imported all that they need.
+killed. The session is a child of the fork server (see :mod:`pytest_flux.launcher.forkserver`).
 """
 
 from __future__ import annotations
@@ -18,18 +17,18 @@ from pytest_flux.launcher import forkserver
 from pytest_flux.launcher.spec import LaunchError, LaunchSpec
 
 _KILLED = 128 + signal.SIGKILL
-# How long, in seconds, what is being taken down may take to be gone; the supervisor gives its brokers less.
+# The time, in seconds, that a killed session may take to end; the supervisor gives its brokers less.
 _KILL_LIMIT = 10.0
 
 _ours: weakref.WeakSet[DetachedSession] = weakref.WeakSet()
 
 
 class DetachedSession:
-    """Started on creation. What brokers print, and what the launcher has to say, goes to the descriptor ``output``.
+    """A session, which is started on creation. Brokers and launcher write to the descriptor ``output``.
 
-    ``environ`` is the environment that the brokers get. ``lifeline`` is a descriptor whose end the session is not to
-    outlive, in the place of a pipe of its own; negative for none: the session then stays until it is stopped.
-    ``rundir`` and ``exit_codes``, by rank, are known once told.
+    ``environ`` is the environment of the brokers. ``lifeline`` is a descriptor that replaces the pipe as lifeline; if
+    negative, there is none, and the session stays until it is stopped. ``rundir`` and ``exit_codes``, by rank, are
+    set when the session reports them.
     """
 
     def __init__(
@@ -39,47 +38,47 @@ class DetachedSession:
         self.exit_codes: dict[int, int] = {}
         self.exit_code: int | None = None
         self._booted: set[int] = set()
-        self._told_code = _KILLED
+        self._reported_code = _KILLED
         self._problem = ""
         self._unread = b""
         self._lifeline = -1
         theirs = lifeline
         if theirs is None:
             theirs, self._lifeline = os.pipe()
-        self._status, told = os.pipe()
+        self._status, report = os.pipe()
         try:
-            self.pid = forkserver.current().start(spec, environ, output, told, theirs)
+            self.pid = forkserver.current().start(spec, environ, output, report, theirs)
         except BaseException:
-            self._close()
+            self.release()
             raise
         finally:
-            os.close(told)
+            os.close(report)
             if lifeline is None:
                 os.close(theirs)
         _ours.add(self)
 
     def fileno(self) -> int:
-        """What becomes readable when there is something to :meth:`poll` for; -1 after the end."""
+        """A descriptor that is readable when there is a report to :meth:`poll` for; -1 after the end."""
         return self._status
 
     def poll(self) -> int | None:
-        """Take in what the session has told, without waiting. The exit code, 128 + n for signal n; None before."""
+        """Read the session's reports without waiting. Return the exit code, 128 + n for signal n; None before."""
         while self._status >= 0 and self._read_status(0):
             pass
         return self.exit_code
 
     def wait_booted(self, rank: int, timeout: float) -> None:
-        """Wait until clients may connect to a rank. LaunchError if the session ends first, TimeoutError."""
+        """Wait until a rank accepts clients. Raises LaunchError if the session ends first, TimeoutError."""
         self._wait_until(lambda: rank in self._booted, timeout)
 
     def wait_rundir(self, timeout: float) -> str:
-        """Wait until it is known where the sockets are. Raises as :meth:`wait_booted`."""
+        """Wait until the run directory is known, and return it. Raises as :meth:`wait_booted`."""
         self._wait_until(lambda: self.rundir is not None, timeout)
         assert self.rundir is not None
         return self.rundir
 
     def wait_ended(self, rank: int, timeout: float) -> None:
-        """Wait until a rank has ended, or all of them. Raises TimeoutError."""
+        """Wait until a rank, or the session, has ended. Raises TimeoutError."""
         deadline = time.monotonic() + timeout
         while self.poll() is None and rank not in self.exit_codes:
             if not self._read_status(deadline - time.monotonic()) and self._status >= 0:
@@ -90,7 +89,7 @@ class DetachedSession:
         self.poll()
         while not is_so():
             self.check()
-            # What has come while we checked may be what we wait for.
+            # The check may have read the report that we wait for.
             if not is_so() and not self._read_status(deadline - time.monotonic()) and self._status >= 0:
                 raise TimeoutError
 
@@ -101,7 +100,7 @@ class DetachedSession:
             raise LaunchError(problem)
 
     def terminate(self) -> None:
-        """Have the instance shut down in order, without waiting for it."""
+        """Begin an orderly shutdown without waiting for it."""
         if self.poll() is None:
             try:
                 os.kill(self.pid, signal.SIGTERM)
@@ -109,25 +108,17 @@ class DetachedSession:
                 return
 
     def wait(self, timeout: float) -> int:
-        """Wait for the end. The exit code. Raises TimeoutError."""
+        """Wait for the end and return the exit code. Raises TimeoutError."""
         deadline = time.monotonic() + timeout
         while self.exit_code is None:
             if not self._read_status(deadline - time.monotonic()) and self._status >= 0:
                 raise TimeoutError
         return self.exit_code
 
-    def stop(self, timeout: float) -> int:
-        """Have the instance shut down in order; kill it when that takes longer than ``timeout``. The exit code."""
-        self.terminate()
-        try:
-            return self.wait(timeout)
-        except TimeoutError:
-            return self.kill()
-
     def kill(self) -> int:
-        """Take everything down at once. The exit code."""
+        """Kill everything at once and return the exit code."""
         has_lifeline = self._lifeline >= 0
-        self.abandon()
+        self._cut_lifeline()
         if not has_lifeline and self.poll() is None:
             try:
                 os.kill(self.pid, signal.SIGKILL)
@@ -138,20 +129,15 @@ class DetachedSession:
         except TimeoutError:
             return _KILLED
         finally:
-            self._close()
+            self.release()
 
-    def release(self) -> None:
-        """Have no more to do with a session that others hold, or nobody."""
-        self._close()
-
-    def abandon(self) -> None:
-        """Let go of the lifeline, in a process that has not started the session or wants it gone."""
+    def _cut_lifeline(self) -> None:
         if self._lifeline >= 0:
             os.close(self._lifeline)
             self._lifeline = -1
 
     def _read_status(self, timeout: float) -> bool:
-        """Take in what the session tells; False if there is nothing, or nothing any more."""
+        """Read the session's reports; False if there is none in time, or after the last."""
         poll = select.poll()
         poll.register(self._status, select.POLLIN)
         if not poll.poll(max(timeout, 0) * 1000):
@@ -161,9 +147,9 @@ class DetachedSession:
         for line in lines:
             self._take(*os.fsdecode(line).split(" ", 1))
         if not data:
-            # The front tells its exit code last of all, unless it is killed.
-            self.exit_code = self._told_code
-            self._close()
+            # The exit code is the front's last report, unless the front is killed.
+            self.exit_code = self._reported_code
+            self.release()
         return bool(data)
 
     def _take(self, what: str, value: str) -> None:
@@ -177,19 +163,20 @@ class DetachedSession:
         elif what == "problem":
             self._problem = value
         elif what == "exit":
-            self._told_code = int(value)
+            self._reported_code = int(value)
 
-    def _close(self) -> None:
-        self.abandon()
+    def release(self) -> None:
+        """Close our descriptors, in a process that has not started the session or leaves it to others."""
+        self._cut_lifeline()
         if self._status >= 0:
             os.close(self._status)
             self._status = -1
 
 
 def _let_go() -> None:
-    """In a forked child: it must not keep alive what its parent has started."""
+    """In a forked child: close the lifelines, or the child would keep its parent's sessions alive."""
     for session in _ours:
-        session._close()
+        session.release()
     _ours.clear()
 
 

@@ -1,11 +1,10 @@
-"""Which broker runs: that of an installed Flux, or the embedded one."""
+"""Find the broker to run: that of an installed Flux, or the embedded one."""
 
 from __future__ import annotations
 
 import errno
 import os
 
-from pytest_flux.launcher.flux_command import ask_environment
 from pytest_flux.launcher.spec import LaunchError
 from pytest_flux.record import NamedTuple
 
@@ -13,17 +12,21 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
-#: The package's own broker. Its directory is what embedded instances have as FLUX_EXEC_PATH.
+#: The package's own broker. Its directory is the FLUX_EXEC_PATH of embedded instances.
 EMBEDDED_BROKER = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "libexec", "flux-broker")
 
-#: Where an installed Flux keeps its broker, below its prefix.
+#: The directory of an installed Flux's broker, below its prefix.
 _SYSTEM_DIRECTORY = "/libexec/flux/cmd"
+
+#: Seconds after which a `flux` command that does not answer is not taken for Flux's.
+PATIENCE = 10.0
+_MAX_ANSWER = 2**24
 
 
 class Engine(NamedTuple):
-    """What runs as broker: ``kind`` is ``system`` or ``embedded``, ``broker`` the path of the program.
+    """A program that runs as broker: ``kind`` is ``system`` or ``embedded``, ``broker`` the path.
 
-    ``environ`` says what to change in the environment of its processes: None removes a variable.
+    ``environ`` has the changes to make in the environment of its processes: None removes a variable.
     """
 
     kind: str
@@ -31,12 +34,12 @@ class Engine(NamedTuple):
     environ: dict[str, str | None]
 
     def apply(self, environ: Mapping[str, str]) -> dict[str, str]:
-        """The environment with the engine's changes made."""
+        """Return the environment with the engine's changes."""
         merged = {**environ, **self.environ}
         return {name: value for name, value in merged.items() if value is not None}
 
     def prefix(self, environ: Mapping[str, str]) -> str:
-        """Where the Flux of this engine is installed; '' if that is not known or it is the embedded one."""
+        """The prefix of the installed Flux; '' if it is unknown or the engine is embedded."""
         if self.kind == "system":
             for directory in (os.path.dirname(self.broker), *_exec_path(self.apply(environ))):
                 if directory.endswith(_SYSTEM_DIRECTORY):
@@ -50,8 +53,8 @@ def find_engine(choice: str, environ: Mapping[str, str], rehearsal: bool = False
     ``auto`` takes the first of: a broker in FLUX_EXEC_PATH_PREPEND or FLUX_EXEC_PATH, the broker of a
     ``flux`` on PATH, the embedded broker. ``system`` is the same, passing over the embedded one.
 
-    A ``rehearsal`` starts nothing: ``flux`` commands are then not asked for their environment where it is
-    plain what broker they run, and the changes to the environment are not complete.
+    In a ``rehearsal`` nothing is started afterwards: ``flux`` commands are asked for their environment only if their
+    broker is not obvious, and the changes to the environment are incomplete.
     """
     if choice == "embedded":
         return _embedded()
@@ -93,9 +96,9 @@ def _at_path(path: str, environ: Mapping[str, str], rehearsal: bool) -> Engine:
 
 
 def _with_broker(broker: str, environ: Mapping[str, str], rehearsal: bool) -> Engine:
-    """The engine of a given broker, with Flux's environment if an installed Flux is there to tell it."""
+    """The engine of a given broker, with the environment of an installed Flux if there is one."""
     kind = _kind(broker)
-    # With a real broker in FLUX_EXEC_PATH, a `flux` command has started us, and has set the rest as well.
+    # With a real broker in FLUX_EXEC_PATH, a `flux` command has started us and has set the other variables too.
     if kind == "embedded" or _search(_directories(environ, "FLUX_EXEC_PATH"), ("system",)) is not None:
         return Engine(kind, broker, {})
     directory, commands = os.path.dirname(broker), _on_path(environ)
@@ -108,13 +111,13 @@ def _with_broker(broker: str, environ: Mapping[str, str], rehearsal: bool) -> En
 
 
 def _installed(commands: Iterable[str], environ: Mapping[str, str], rehearsal: bool) -> Iterator[Engine]:
-    """The engines of those `flux` commands that turn out to be Flux's; there are others of that name."""
+    """The engines of the `flux` commands that are Flux's; other programs have that name too."""
     base = _without_embedded(environ)
     first_on_path = next(iter(_on_path(environ)), None)
     for command in commands:
-        # Called by name, `flux start` leaves PATH alone; otherwise it sees to it that `flux` means itself.
+        # Called by name, `flux start` leaves PATH alone; otherwise it changes PATH so that `flux` means itself.
         name = "flux" if command == first_on_path else command
-        answer = (_guess_environment(command, base) if rehearsal else {}) or ask_environment(command, name, base)
+        answer = (_guess_environment(command, base) if rehearsal else {}) or _ask_environment(command, name, base)
         broker = _search(_exec_path(answer), ("system", "embedded"))
         if broker is not None:
             changes: dict[str, str | None] = dict.fromkeys(environ.keys() - answer.keys())
@@ -123,10 +126,66 @@ def _installed(commands: Iterable[str], environ: Mapping[str, str], rehearsal: b
 
 
 def _guess_environment(command: str, environ: Mapping[str, str]) -> dict[str, str]:
-    """What matters of a `flux` command's environment if it lies where installations put it, else nothing."""
+    """Guess the environment of a `flux` command in the directory of an installation; {} if it is not in one."""
     prefix = os.path.dirname(os.path.dirname(os.path.realpath(command)))
     directory = prefix + _SYSTEM_DIRECTORY
     return {**environ, "FLUX_EXEC_PATH": directory} if _search([directory], ("system",)) else {}
+
+
+def _ask_environment(command: str, name: str, environ: Mapping[str, str]) -> dict[str, str]:
+    """The environment of a program run by ``command`` (called by ``name``); empty without a valid answer.
+
+    Other programs are called `flux`, too: the answer of one that fails, hangs or does not stop writing is ignored. An
+    installed Flux answers within milliseconds.
+    """
+    # A subcommand with a slash is executed as a program, in exactly the environment that `flux start` would have
+    # (`flux env` would add PYTHONPATH). Importing subprocess would take longer than the command. start_program of the
+    # reactor is not used: it changes the descriptors of this process, which may be pytest's.
+    reader, writer = os.pipe()
+    try:
+        pid = os.posix_spawn(
+            command,
+            [name, "/usr/bin/env", "-0"],
+            environ,
+            file_actions=[
+                (os.POSIX_SPAWN_OPEN, 0, "/dev/null", os.O_RDONLY, 0),
+                (os.POSIX_SPAWN_DUP2, writer, 1),
+                (os.POSIX_SPAWN_OPEN, 2, "/dev/null", os.O_WRONLY, 0),
+            ],
+        )
+    except OSError:
+        os.close(reader)
+        return {}
+    finally:
+        os.close(writer)
+    try:
+        answer = _read_all(reader)
+    finally:
+        os.close(reader)
+        # It has exited, or is another program that hangs. The answer counts, not the exit status.
+        os.kill(pid, 9)
+        os.waitpid(pid, 0)
+    if not answer.endswith(b"\0"):
+        return {}
+    entries = (os.fsdecode(entry).partition("=") for entry in answer[:-1].split(b"\0"))
+    return {name: value for name, equals, value in entries if equals}
+
+
+def _read_all(reader: int) -> bytes:
+    """Read up to end of file; nothing if that takes too long or is too much."""
+    import select
+    import time
+
+    poll = select.poll()
+    poll.register(reader, select.POLLIN)
+    deadline = time.monotonic() + PATIENCE
+    answer = bytearray()
+    while len(answer) <= _MAX_ANSWER and poll.poll(max(0, deadline - time.monotonic()) * 1000):
+        piece = os.read(reader, 65536)
+        if not piece:
+            return bytes(answer)
+        answer += piece
+    return b""
 
 
 def _search(directories: Iterable[str], kinds: tuple[str, ...]) -> str | None:

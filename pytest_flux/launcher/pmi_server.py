@@ -1,4 +1,4 @@
-"""The PMI server of a session: one connection per broker, inherited by it as an open descriptor (RFC 13)."""
+"""The PMI server of a session: one connection per broker, which inherits its end as a descriptor (RFC 13)."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pytest_flux.reactor.stream import Stream
 
 
 def process_mapping(clique: str, size: int) -> str:
-    """The value of PMI_process_mapping for ``--test-pmi-clique``; empty when there is to be none."""
+    """The value of PMI_process_mapping for ``--test-pmi-clique``; empty for none."""
     if clique == "single":
         return Taskmap.single(size).encode_pmi()
     if clique == "per-broker":
@@ -26,7 +26,7 @@ def process_mapping(clique: str, size: int) -> str:
 
 
 class PmiService:
-    """Serves ``size`` ranks. ``on_abort`` gets rank and message, ``on_fault`` the text about a broken protocol."""
+    """Serves ``size`` ranks. ``on_abort`` gets rank and message, ``on_fault`` the text of a protocol error."""
 
     def __init__(
         self,
@@ -52,15 +52,15 @@ class PmiService:
         self._streams: dict[int, Stream] = {}
 
     def serve(self, rank: int, connection: socket.socket) -> None:
-        """Serve the broker at the other end, which has just been started."""
+        """Serve the broker at the other end, after its start."""
         self.disconnect(rank)
         self._streams[rank] = Stream(self._reactor, connection, partial(self._receive, rank), _ignore_end)
 
     def finish(self, rank: int) -> None:
-        """The broker has ended: serve what it has sent before, then forget its connection."""
+        """Handle what a broker sent before it ended, then close its connection."""
         stream = self._streams.get(rank)
         if stream is not None:
-            # A client that aborts does not wait for an answer, and its exit may be noticed before its words are.
+            # A client that aborts waits for no answer, so its exit may be seen before its message.
             stream.read_rest()
         self.disconnect(rank)
 
@@ -101,4 +101,4 @@ class PmiService:
 
 
 def _ignore_end() -> None:
-    """A broker may close its end whenever it likes; that it has ended shows elsewhere."""
+    """Do nothing: a broker may close its end at any time; its exit is seen elsewhere."""

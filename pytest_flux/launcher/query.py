@@ -1,6 +1,6 @@
-"""Asking a broker that has just been started, and may not be listening yet, about itself.
+"""Ask a broker about itself that has just been started and may not listen yet.
 
-Used for real brokers, whose command line and environment are not ours to add to. An embedded one needs no asking.
+This is for real brokers, whose command line and environment we must not extend. An embedded one need not be asked.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ if TYPE_CHECKING:
 
     Requests = tuple[tuple[str, dict[str, Any]], ...]
 
-#: What a broker is asked for the state that its state machine is in.
+#: The request for the state of a broker's state machine.
 STATE: Requests = (("state-machine.get", {}),)
 
 _GROWTH = 0.1
 
 
 class BrokerQuery:
-    """Sends requests to the broker listening at ``path``, once it does, and calls back with the responses.
+    """Sends requests to the broker at ``path`` as soon as it listens, and calls back with the responses.
 
-    ``answered`` gets their payloads, in order; an empty list if the broker will not answer (so). Until the broker
-    listens it is tried every ``interval`` seconds, after seconds without success ever more rarely.
+    ``answered`` gets their payloads, in order; an empty list if the broker refuses, or sends an error. Until the
+    broker listens, connecting is tried every ``interval`` seconds, and less and less often after some seconds.
     """
 
     def __init__(
@@ -54,7 +54,7 @@ class BrokerQuery:
         self._forget()
 
     def cancel(self) -> None:
-        """Stop asking."""
+        """Cancel the requests."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -89,7 +89,7 @@ class BrokerQuery:
 
     def _receive(self, data: bytes) -> None:
         if not self._accepted:
-            # The first byte tells whether the broker lets us in: 0 if so, else an errno.
+            # The first byte is 0 if the broker accepts us, else an errno.
             if data[0]:
                 self._end([])
                 return

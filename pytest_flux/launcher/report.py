@@ -1,4 +1,4 @@
-"""What the launcher says on stderr."""
+"""Messages of the launcher on stderr."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ import os
 
 
 def report(text: str) -> None:
-    """Say ``flux-start: text``."""
+    """Write ``flux-start: text``."""
     write_error(f"flux-start: {text}\n")
 
 
 def write_error(lines: str) -> None:
-    """Write complete lines to stderr, in one piece: brokers write there as well.
+    """Write complete lines to stderr in one piece, because brokers write there as well.
 
-    Bytes that came in as arguments go out as they came. Nobody listening is not an error.
+    Bytes from arguments are written unchanged. It is no error if nobody reads.
     """
     data = os.fsencode(lines)
     while data:

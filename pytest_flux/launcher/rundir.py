@@ -1,6 +1,6 @@
-"""The run directory of an instance: its sockets live there, and it goes when the instance does.
+"""The run directory of an instance, which has its sockets and is removed with the instance.
 
-Its path is short, because a UNIX socket's path is: 107 bytes, and less on macOS.
+Its path must be short, because the path of a UNIX socket has at most 107 bytes, and less on macOS.
 """
 
 from __future__ import annotations
@@ -9,16 +9,21 @@ import os
 import stat
 
 from pytest_flux.directories import MAX_RUNDIR, make_directory, make_temporary_directory, remove_tree
+from pytest_flux.launcher.report import report
 from pytest_flux.launcher.spec import LaunchError, LaunchSpec
 from pytest_flux.record import NamedTuple
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
 
 class Rundir(NamedTuple):
-    """A directory that exists, and whether it is ours to remove.
+    """A directory that exists, and whether we must remove it (``cleanup``).
 
-    ``path`` is as the user wrote it, ``location`` absolute and free of links, ``identity`` device and inode:
-    something else that has taken its place is not removed. The value can be handed to another process, which
-    may remove the directory in our stead.
+    ``path`` is as the user wrote it, ``location`` absolute and free of links, ``identity`` device and inode: another
+    directory in its place is not removed. The value can be sent to another process, which may remove the directory
+    in our place.
     """
 
     path: str
@@ -27,10 +32,7 @@ class Rundir(NamedTuple):
     identity: tuple[int, int]
 
     def remove(self) -> None:
-        """Remove the directory and all below it, if that is ours to do; nothing left to remove is fine.
-
-        See remove_tree. Raises LaunchError if something stays.
-        """
+        """Remove the directory and all below it, if it is ours (see remove_tree). LaunchError if something stays."""
         if self.cleanup:
             try:
                 remove_tree(self.location, self.identity)
@@ -38,7 +40,7 @@ class Rundir(NamedTuple):
                 raise LaunchError(f"cannot remove {self.path}: {error.strerror}") from None
 
     def claim(self) -> None:
-        """Keep other sessions out for as long as this process lives. Raises LaunchError if one of them is in here."""
+        """Lock out other sessions as long as this process lives. Raises LaunchError if one uses the directory."""
         import fcntl
 
         descriptor = os.open(self.location, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -48,12 +50,12 @@ class Rundir(NamedTuple):
             os.close(descriptor)
             raise LaunchError(f"{self.path}: another instance runs in this directory") from None
         except OSError:
-            # There are file systems without locks, and it is a mere courtesy.
+            # Some file systems have no locks. Then we do without.
             os.close(descriptor)
 
 
 def prepare_rundir(spec: LaunchSpec) -> Rundir:
-    """The run directory that a spec asks for, made if it has to be made. Raises LaunchError."""
+    """Make or find the run directory of a spec. Raises LaunchError."""
     if spec.rundir is None:
         path = _make_temporary()
         created = True
@@ -70,7 +72,7 @@ def prepare_rundir(spec: LaunchSpec) -> Rundir:
 
 
 def _make_missing(path: str) -> bool:
-    """Make a directory unless something of that name exists; tell whether it was made."""
+    """Make a directory unless something with that name exists. Return whether it was made."""
     _check_length(path)
     try:
         make_directory(path)
@@ -82,8 +84,8 @@ def _make_missing(path: str) -> bool:
 
 
 def _make_temporary() -> str:
-    """A new directory ``${TMPDIR:-/tmp}/flux-XXXXXX``, or one in /tmp if $TMPDIR is too long for sockets."""
-    # Absolute, for programs that go elsewhere.
+    """Make a directory ``${TMPDIR:-/tmp}/flux-XXXXXX``, or one in /tmp if $TMPDIR is too long for sockets."""
+    # Absolute, for programs that change their working directory.
     parent = os.path.abspath(os.environ.get("TMPDIR") or "/tmp")
     if len(os.fsencode(parent)) + len("/flux-XXXXXX") > MAX_RUNDIR:
         parent = "/tmp"
@@ -110,3 +112,32 @@ def _check_length(path: str) -> None:
             f"{path}: a path of {length} bytes is too long for a run directory:"
             f" sockets in it need one of at most {MAX_RUNDIR}"
         )
+
+
+def remove_leftovers(directories: Iterable[Rundir]) -> None:
+    """Remove the directories that we must remove; from others, remove what brokers have made there.
+
+    Brokers remove that themselves unless they are killed; real ones always leave the socket of their overlay.
+    """
+    for directory in directories:
+        try:
+            directory.remove()
+        except LaunchError as error:
+            report(str(error))
+        if not directory.cleanup:
+            _remove_sockets(directory.path)
+
+
+def _remove_sockets(rundir: str) -> None:
+    try:
+        for name in os.listdir(rundir):
+            path = f"{rundir}/{name}"
+            if name.startswith(("start", "local-", "tbon-")) and stat.S_ISSOCK(os.lstat(path).st_mode):
+                os.unlink(path)
+        # A directory of the brokers, with a link to the flux command.
+        if os.path.islink(f"{rundir}/bin/flux"):
+            os.unlink(f"{rundir}/bin/flux")
+            os.rmdir(f"{rundir}/bin")
+    except OSError:
+        # The directory is the user's and may have been removed.
+        return

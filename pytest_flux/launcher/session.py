@@ -1,15 +1,14 @@
-"""A session of test mode, from the process that the user started.
+"""The front of a session in test mode: the process that the user has started.
 
-That process, the *front*, stays as small as it can be: it passes signals on to the supervisor, which does the work,
-and cleans up after it should it die. The supervisor does as much for the front. ::
+The *front* stays as small as possible. It passes signals on to the supervisor, which does the work, and cleans up if
+the supervisor dies; the supervisor cleans up if the front dies (:mod:`pytest_flux.launcher.supervisor` says why). ::
 
-    flux-start            the front: the process id that the user has
-     └─ flux-supervisor   sockets, timers, the PMI server; in a process group of its own
-         ├─ broker 0      the brokers: in the front's process group, which is the terminal's foreground one if
-         └─ broker ...    flux-start was
+    flux-start            the front: the process id that the user knows
+     └─ flux-supervisor   sockets, timers, the PMI server; in a separate process group
+         ├─ broker 0      the brokers: in the front's process group, so in the terminal's foreground group if
+         └─ broker ...    flux-start is
 
-Both are subreapers (Linux), so that nothing of the instance gets out of their reach. What this cannot survive is
-that both are killed at the same moment.
+Both are subreapers (Linux), so no process of the instance can escape them.
 """
 
 from __future__ import annotations
@@ -21,40 +20,38 @@ import sys
 
 from pytest_flux.launcher.descendants import become_subreaper, end_descendants
 from pytest_flux.launcher.engine import Engine
-from pytest_flux.launcher.leftovers import remove_leftovers
-from pytest_flux.launcher.orders import Debounce, encode_order
+from pytest_flux.launcher.orders import Debounce, Links, encode_order
 from pytest_flux.launcher.report import report
-from pytest_flux.launcher.rundir import Rundir
+from pytest_flux.launcher.rundir import Rundir, remove_leftovers
 from pytest_flux.launcher.spec import PROCESS_LIMITS, LaunchError, LaunchSpec
 from pytest_flux.launcher.terminal import Terminal
 from pytest_flux.reactor.descriptors import open_standard_descriptors
 
 _SI_KERNEL = 0x80
-# More than the two that a supervisor acts on: it does not answer any more.
+# A supervisor acts on two orders. If there are more, it hangs and is killed.
 _MAX_ORDERS = 3
-# How long processes have to end whose supervisor is dead.
+# The time, in seconds, that processes may take to end after their supervisor has died.
 _GRACE = 0.5
 
 
 def run_session(spec: LaunchSpec, engine: Engine, *, lifeline: int | None = None, status: int | None = None) -> int:
-    """Bring up ``spec.size`` brokers, wait until all have ended, leave nothing behind; the exit code.
+    """Start ``spec.size`` brokers, wait until all have ended, remove everything, and return the exit code.
 
-    That is the one the exit mode makes of the brokers'; 1 if the session fails; 128 + n if a signal stops it.
-    SIGTERM, SIGINT and SIGHUP shut the instance down in order; the second one, or ``spec.exit_timeout`` seconds (20
-    if infinite) in which no broker exits, kills it. If this process is killed, or ``lifeline``, a descriptor of the
-    caller's, comes to its end, everything is killed at once. ``status``, another one, is told how far things are (see
-    Supervisor).
+    The exit code is made of the brokers' according to the exit mode; it is 1 if the session fails and 128 + n if
+    signal n stops it. SIGTERM, SIGINT and SIGHUP shut the instance down in order; the second one, or
+    ``spec.exit_timeout`` seconds (20 if infinite) without the exit of a broker, kills it. If this process is killed,
+    or the descriptor ``lifeline`` comes to its end, everything is killed at once. For ``status`` see Links.
 
-    Must be called in the main thread, and the process must have no other threads or children. Raises LaunchError if
-    nothing can be started at all.
+    Call it in the main thread of a process without other threads or children. Raises LaunchError if nothing can be
+    started.
     """
     open_standard_descriptors()
     terminal = Terminal.save()
     become_subreaper()
-    # Neither inherited as ignored nor, where that loses it although it is blocked (the BSDs), ignored by default.
+    # SIGCHLD may be inherited as ignored, and the BSDs lose it if the action is the default, although it is blocked.
     signal.signal(signal.SIGCHLD, lambda *_: None)
     signals = {signal.SIGTERM, signal.SIGINT, signal.SIGCHLD}
-    # nohup(1) means that a hangup is to be survived.
+    # nohup(1) makes programs ignore SIGHUP; so do we then.
     if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
         signals.add(signal.SIGHUP)
     before = signal.pthread_sigmask(signal.SIG_BLOCK, signals)
@@ -71,7 +68,7 @@ def run_session(spec: LaunchSpec, engine: Engine, *, lifeline: int | None = None
     if pid == 0:
         os.close(give_orders)
         os.close(take_notes)
-        _supervise(spec, engine, orders, notes, group, terminal, lifeline, status)
+        _supervise(spec, engine, Links(orders, notes, group, terminal, lifeline, status))
     os.close(orders)
     os.close(notes)
     try:
@@ -80,32 +77,13 @@ def run_session(spec: LaunchSpec, engine: Engine, *, lifeline: int | None = None
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _supervise(
-    spec: LaunchSpec,
-    engine: Engine,
-    orders: int,
-    notes: int,
-    group: int,
-    terminal: Terminal | None,
-    lifeline: int | None,
-    status: int | None,
-) -> None:
+def _supervise(spec: LaunchSpec, engine: Engine, links: Links) -> None:
     code = 1
     try:
-        # Not before the fork: the front needs none of it, and brokers start no later for it.
+        # Imported after the fork, because the front does not need it.
         from pytest_flux.launcher.supervisor import Supervisor
 
-        supervisor = Supervisor(
-            spec,
-            engine,
-            orders=orders,
-            notes=notes,
-            group=group,
-            terminal=terminal,
-            lifeline=lifeline,
-            status=status,
-        )
-        code = supervisor.run()
+        code = Supervisor(spec, engine, links).run()
     except BaseException:  # noqa: BLE001 - the frames above are the front's
         import traceback
 
@@ -126,7 +104,7 @@ class _Front:
         self._terminal = terminal
 
     def run(self) -> int:
-        """Pass signals on until the supervisor has ended; the exit code."""
+        """Pass signals on until the supervisor has ended, and return the exit code."""
         debounce = Debounce()
         given = 0
         while True:
@@ -147,8 +125,8 @@ class _Front:
     def _end(self, code: int) -> int:
         if code >= 0 and not _has_children():
             return code
-        # The supervisor did not live to do it: what it has left behind is ours now. Brokers that it had not got to
-        # know find themselves cut off from it, and remove their own.
+        # The supervisor died, so we clean up. Brokers that it had not noted yet lose their connection to it, and
+        # remove their own directories.
         end_descendants(_GRACE)
         remove_leftovers(self._read_notes())
         if code >= 0:
@@ -159,7 +137,7 @@ class _Front:
         return 128 - code
 
     def _read_notes(self) -> list[Rundir]:
-        # Everybody who could write is dead. If not quite, better a directory left than waiting for it.
+        # All writers are dead. If one is not quite, a directory that is left is better than waiting for it.
         os.set_blocking(self._notes, False)
         directories = []
         with open(self._notes, "rb", closefd=False) as notes:
@@ -171,9 +149,9 @@ class _Front:
 
 
 def _wait_for(signals: set[signal.Signals]) -> tuple[int, bool]:
-    """The next of these signals, and whether it comes from a terminal, which sends to the whole group.
+    """Wait for one of these signals. Return it, and whether a terminal has sent it, to the whole group.
 
-    Stopping and continuing are none of them: the kernel does that to the group.
+    Stop and continue signals are not among them: the kernel applies them to the group.
     """
     if not hasattr(signal, "sigwaitinfo"):
         return signal.sigwait(signals), False

@@ -1,6 +1,25 @@
-"""Starting broker processes: with signals, descriptors and limits as the user had them, in the user's process group.
+"""Start broker processes with the signals, descriptors, limits and process group that the user had.
 
-The supervisor that starts them has changed all of that for itself.
+The problem: the supervisor has changed all of these for itself. It blocks and handles signals, raises the limit of
+open files, and leads a process group; a broker, and each job in it, must not inherit that. And with a thousand
+brokers each millisecond and each page of memory counts a thousand times.
+
+Three ways were open. `subprocess` imports threading, whose hooks at fork make 0.4 MiB private to each broker. Fork
+and exec of an interpreter for each embedded broker imports the same modules a thousand times. So a program (a real
+broker, or anything under ``--wrap``) is started with posix_spawn, which resets signals and joins the group in the
+child; and embedded brokers are forked from the supervisor, which has imported them (`_fork`), and run `main` as if
+executed.
+
+What must stay true:
+
+* A forked broker never returns into the supervisor's frames: `_become` ends in `os._exit`, whatever happens.
+* Signals are blocked from before the fork until the child has its own handlers, or the supervisor's would run in it.
+* Nothing is allocated between two forks, and `gc.freeze` comes before: pages that are written are copied.
+* The child closes all descriptors except standard streams and its PMI channel; the supervisor makes all of its own
+  close-on-exec (`keep_to_ourselves`) for programs.
+* The limit of open files is lowered for the moment of posix_spawn, because that cannot set limits. The original one
+  is a promise to jobs; ours must hold two descriptors for each broker.
+* With ``--wrap`` the printed command line is what runs: nothing is forked then.
 """
 
 from __future__ import annotations
@@ -12,6 +31,7 @@ import resource
 import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
 from pytest_flux.launcher.engine import Engine
 from pytest_flux.launcher.spec import PROCESS_LIMITS, LaunchError
@@ -19,18 +39,18 @@ from pytest_flux.reactor.descriptors import keep_to_ourselves, open_descriptors
 
 BrokerMain = Callable[[list[str]], int]
 
-# Descriptors that a supervisor needs beside those of brokers: control clients, a database being looked at, ...
+# Descriptors that a supervisor needs besides those of brokers: for control clients and others.
 _SPARE_FILES = 64
-# SIGKILL and SIGSTOP cannot be set, and Python tells which other numbers a system does not let one touch.
+# All signals but SIGKILL and SIGSTOP, and those that valid_signals excludes, can be set.
 _SETTABLE = tuple(sorted(signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}))
-# A Python program starts with these ignored, and counts on EPIPE and EFBIG instead.
+# A Python program starts with these ignored, and relies on EPIPE and EFBIG instead.
 _PYTHON_IGNORES = frozenset((signal.SIGPIPE, signal.SIGXFSZ))
 
 
 class Launch:
-    """A broker to start: its command line, its environment, and the descriptor that it inherits as its PMI_FD.
+    """A broker to start: its command line, its environment, and the descriptor that it inherits as PMI_FD.
 
-    ``pid`` is -1 until it has been started.
+    ``pid`` is -1 before the start.
     """
 
     __slots__ = ("argv", "channel", "environ", "pid", "rank")
@@ -44,10 +64,9 @@ class Launch:
 
 
 class Spawner:
-    """Starts brokers of one engine. Raises LaunchError if there cannot be ``size`` of them.
+    """Starts brokers of one engine. Raises LaunchError if ``size`` brokers exceed a limit.
 
-    ``rundir`` is the run directory of the session. ``group`` is the process group that brokers join; 0, which is
-    what a process sees of a group outside of its container, means ours.
+    ``rundir`` is the run directory of the session. ``group`` is the process group that brokers join; for 0 see Links.
     """
 
     def __init__(self, engine: Engine, size: int, rundir: str, group: int, *, wrap: bool) -> None:
@@ -56,16 +75,16 @@ class Spawner:
         self._main: BrokerMain | None = None
         keep_to_ourselves()
         if engine.kind == "embedded" and not wrap:
-            # Imported once, here, for all brokers. They are forked with what they need in memory that they share.
+            # Imported once for all brokers, which share the memory.
             from pytest_flux.broker.main import main, prepare
 
             prepare(size, rundir)
             self._main = main
-            # No collection before: it would leave holes, and what brokers put there goes to pages of their own.
+            # Without a collection before: it would leave holes in shared pages, which brokers would write to.
             gc.freeze()
 
     def spawn(self, launches: Sequence[Launch]) -> None:
-        """Start brokers in order. Raises LaunchError, which names path and reason, at one that cannot be executed."""
+        """Start brokers in order. Raises LaunchError, with path and reason, at the first that cannot be executed."""
         if self._main is not None:
             self._fork(launches, self._main)
         else:
@@ -76,21 +95,22 @@ class Spawner:
         os.set_inheritable(channel, True)
         resource.setrlimit(resource.RLIMIT_NOFILE, self._limits.original)
         try:
-            if not self._group:
-                return os.posix_spawnp(argv[0], argv, environ, setsigmask=(), setsigdef=_SETTABLE)
-            return os.posix_spawnp(argv[0], argv, environ, setpgroup=self._group, setsigmask=(), setsigdef=_SETTABLE)
+            spawn = partial(os.posix_spawnp, setsigmask=(), setsigdef=_SETTABLE)
+            if self._group:
+                spawn = partial(spawn, setpgroup=self._group)
+            return spawn(argv[0], argv, environ)
         except OSError as error:
             raise LaunchError(_describe(argv[0], error)) from None
         finally:
             resource.setrlimit(resource.RLIMIT_NOFILE, self._limits.raised)
 
     def _fork(self, launches: Sequence[Launch], main: BrokerMain) -> None:
-        """Fork brokers with nothing in between: pages written then are pages that the brokers do not share."""
+        """Fork brokers with nothing in between: pages that are written between forks are not shared."""
         _flush()
         signals = _changed_signals()
         descriptors = max(open_descriptors()) + 1
         environs = [_difference(os.environ, launch.environ) for launch in launches]
-        # A signal that arrives before the child is itself must not find the parent's handlers.
+        # A signal that arrives early must not run the supervisor's handlers in the child.
         before = signal.pthread_sigmask(signal.SIG_BLOCK, signals)
         try:
             for launch, environ in zip(launches, environs, strict=True):
@@ -135,7 +155,7 @@ class Spawner:
 
             traceback.print_exc()
         finally:
-            # Never further up: those frames, and what they would clean up, are the supervisor's.
+            # Never return: the frames above would clean up what is the supervisor's.
             try:
                 _flush()
             finally:
@@ -149,7 +169,7 @@ def _flush() -> None:
 
 
 class _Limits:
-    """RLIMIT_NOFILE as it was and as it is."""
+    """RLIMIT_NOFILE as the user had it, and as raised for the supervisor."""
 
     __slots__ = ("original", "raised")
 
@@ -160,14 +180,14 @@ class _Limits:
 
 def _raise_open_files(size: int) -> _Limits:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    # Both ends of the connections of all brokers.
+    # Both ends of each broker's connection.
     needed = 2 * size + _SPARE_FILES
     if soft == resource.RLIM_INFINITY or soft >= needed:
         return _Limits((soft, hard), (soft, hard))
     try:
         resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))
     except (OSError, ValueError):
-        # Above the hard limit; or above that of the kernel, where there is none.
+        # It exceeds the hard limit or, if that is infinite, the limit of the kernel.
         limit = "that of the system is lower" if hard == resource.RLIM_INFINITY else f"the limit is {hard}"
         raise LaunchError(
             f"an instance of size {size} needs {needed} open files, and {limit}: raise it (ulimit -Hn)"
@@ -176,18 +196,18 @@ def _raise_open_files(size: int) -> _Limits:
 
 
 def _changed_signals() -> dict[int, signal.Handlers]:
-    """How a program finds those signals handled that we handle in another way."""
+    """The default actions of the signals that we handle in another way."""
     found = {number: signal.SIG_IGN if number in _PYTHON_IGNORES else signal.SIG_DFL for number in _SETTABLE}
     return {number: action for number, action in found.items() if signal.getsignal(number) != action}
 
 
 def _difference(before: Mapping[str, str], after: Mapping[str, str]) -> dict[str, str | None]:
-    """What to set in an environment, and what to remove from it (None)."""
+    """The variables to set in an environment; None removes one."""
     return {**dict.fromkeys(before.keys() - after.keys()), **dict(after.items() - before.items())}
 
 
 def name_process(name: str) -> None:
-    """Show ``name`` in process listings, where the system lets a process choose."""
+    """Show ``name`` in process listings, if the system supports it."""
     try:
         file = os.open("/proc/self/comm", os.O_WRONLY)
     except OSError:
@@ -199,7 +219,7 @@ def name_process(name: str) -> None:
 
 
 def _describe(path: str, error: OSError) -> str:
-    """Why a program cannot be executed; the kernel's ENOENT may be about its interpreter."""
+    """Explain why a program cannot be executed; the kernel's ENOENT may be about its interpreter."""
     if error.errno == errno.ENOENT and "/" in path:
         try:
             with open(path, "rb") as file:

@@ -1,4 +1,4 @@
-"""What is to be launched: one frozen value, made by every door, checked in one place."""
+"""What to launch: one frozen value, which command line, plugin and scripts make, and which is checked here."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ PROCESS_LIMITS = "(limits of processes: ulimit -u, pids.max of the cgroup)"
 
 
 class LaunchError(ValueError):
-    """An instance that cannot be launched as asked; the text is what ``flux-start: `` comes before."""
+    """An instance cannot be launched. The text is the message without its prefix ``flux-start: ``."""
 
 
 class LaunchSpec(NamedTuple):
-    """Everything that a launch depends on, beside the environment. Arguments keep their order.
+    """Everything that a launch depends on, except the environment. Arguments keep their order.
 
-    ``size`` is the number of brokers to start here, None for normal mode: become one broker of an instance
-    that somebody else starts. ``hosts`` is a hostlist (RFC 29), ``exit_timeout`` seconds. ``recovery``
+    ``size`` is the number of brokers to start here; None for normal mode, in which we become one broker of an
+    instance that another launcher starts. ``hosts`` is a hostlist (RFC 29), ``exit_timeout`` seconds. ``recovery``
     without a ``recovery_target`` (statedir or dump file) is for the system instance.
 
-    ``rundir`` None means a directory of our own. Otherwise it must exist and stays, unless ``rundir_create``,
-    which makes it if need be and then removes what it made, or ``rundir_cleanup``, which always removes it.
+    If ``rundir`` is None, a temporary directory is used. Otherwise it must exist and is kept, except that
+    ``rundir_create`` makes a missing one and removes it again, and ``rundir_cleanup`` always removes it.
 
-    ``test_options`` names the options given that need a ``size``, in Flux's order: without one they are refused
-    even if they only repeat a default. None if nobody kept count: then those that differ from their default.
+    ``test_options`` names the given options that need a ``size``, in Flux's order: without a size they are refused
+    even if they repeat a default. None if the caller does not know: then those that differ from their default.
     """
 
     command: tuple[str, ...] = ()
@@ -57,7 +57,7 @@ class LaunchSpec(NamedTuple):
 def validate(spec: LaunchSpec) -> None:
     """Raise LaunchError, in Flux's words, for the first thing wrong with a spec; the order is flux-start's.
 
-    What depends on the file system (rundir, recovery target, broker) is checked by those who use it.
+    What depends on the file system (rundir, recovery target, broker) is checked where it is used.
     """
     # not >= rather than <, which is false for NaN
     if not spec.exit_timeout >= 0:
@@ -80,7 +80,7 @@ def validate(spec: LaunchSpec) -> None:
 
 def hostnames(hosts: str) -> tuple[str, ...]:
     """The host of each rank. Raises LaunchError if ``hosts`` is not a hostlist (RFC 29)."""
-    # Asked once per rank: decoding a thousand names a thousand times would take seconds.
+    # Called once per rank: decoding a thousand names a thousand times would take seconds.
     if hosts not in _decoded:
         from pytest_flux.protocol.hostlist import decode_hostlist
 

@@ -1,9 +1,9 @@
-"""The directory in which rank 0 of a real Flux keeps its state, so that it goes even if rank 0 is killed.
+"""Find the temporary statedir of a real Flux's rank 0, to remove it even if rank 0 is killed.
 
-It lies beside the run directory, and only rank 0 knows its name. Command line and environment of a real broker are
-not ours to add to, so it is asked, once it takes clients; that is about ten milliseconds after it has made the
-directory. A rank 0 killed in between leaves a directory of which nothing proves that it is ours, except that it
-cannot be anybody else's.
+It is outside of the run directory, and only rank 0 knows its name. We must not extend the command line or environment
+of a real broker, so we ask it as soon as it accepts clients; that is about ten milliseconds after it has made the
+directory. If rank 0 is killed in between, nothing proves that the directory is ours, except that it cannot belong to
+any other process.
 
 Embedded brokers keep a temporary statedir in the run directory.
 """
@@ -27,21 +27,21 @@ if TYPE_CHECKING:
 
     from pytest_flux.launcher.query import BrokerQuery
 
-#: What rank 0 is asked; :func:`temporary_statedir` understands the answers.
+#: The requests to rank 0; :func:`temporary_statedir` reads the answers.
 QUESTIONS: tuple[tuple[str, dict[str, Any]], ...] = (
     ("attr.get", {"name": "statedir"}),
     ("attr.get", {"name": "statedir-cleanup"}),
 )
 
 _INTERVAL = 0.01
-# How long a broker that is about to be killed may take to tell.
+# The time, in seconds, to wait for the answer of a broker that is about to be killed.
 _LAST_WORDS = 0.5
-# How long a program that makes such a directory at its start may take to do so, in seconds.
+# The time, in seconds, from the start of a program to its making of such a directory, at the most.
 _YOUTH = 5.0
 
 
 class StatedirWatch:
-    """Finds out the temporary statedirs of rank 0, which listens at ``path``, each time that it is started.
+    """Finds the temporary statedir of rank 0, which listens at ``path``, each time that it is started.
 
     ``found`` is called with each of them.
     """
@@ -56,21 +56,21 @@ class StatedirWatch:
         self.unknown = False
 
     def begin(self) -> None:
-        """Rank 0 is about to be started."""
+        """Begin to watch: rank 0 is about to be started."""
         self._start = time.time()
         self.unknown = True
         self._reactor.call_soon(self._ask)
 
     def end(self, code: int) -> None:
-        """Rank 0 has ended, with an exit code, or a signal's number made negative."""
+        """Note the end of rank 0, with its exit code or negative signal number."""
         if self.unknown and code < 0:
             remove_untold_statedir(self._start)
         self._know()
 
     def after_last_words(self, then: Callable[[], None]) -> None:
-        """Call back when rank 0 may be killed: at once, or when it has told what nobody else can know.
+        """Call ``then`` when rank 0 may be killed: after it has told its statedir, if it has not.
 
-        That is so for a moment after its start only, and it is not waited for long. Meanwhile the reactor must run.
+        That is only so for a moment after its start, and the wait is short. The reactor must run meanwhile.
         """
         if not self.unknown:
             then()
@@ -79,7 +79,7 @@ class StatedirWatch:
         self._reactor.call_later(_LAST_WORDS, self._continue)
 
     def close(self) -> None:
-        """Stop asking."""
+        """Cancel the question."""
         if self._query is not None:
             self._query.cancel()
             self._query = None
@@ -108,7 +108,7 @@ class StatedirWatch:
 
 
 def temporary_statedir(answers: list[dict[str, Any]]) -> Rundir | None:
-    """The directory that a broker would remove at its end, by its answers to QUESTIONS; None if there is none."""
+    """The directory that a broker removes at its end, by its answers to QUESTIONS; None if it removes none."""
     if len(answers) != len(QUESTIONS) or answers[1].get("value") != "1":
         return None
     path = str(answers[0].get("value"))
@@ -120,10 +120,10 @@ def temporary_statedir(answers: list[dict[str, Any]]) -> Rundir | None:
 
 
 def remove_untold_statedir(since: float) -> None:
-    """Remove the statedir of a rank 0 that was started at ``since`` (seconds since 1970) and died untimely.
+    """Remove the statedir of a rank 0 that was started at ``since`` (seconds since 1970) and killed before it told.
 
-    That is an empty directory of ours that has the right place, name, mode and age, if no other process that runs
-    might have made it: one of ours, of the same age, with "flux" in its command line.
+    That is an empty directory of our user with the right place, name, mode and age, if no running process may have
+    made it: one of our user, of the same age, with "flux" in its command line.
     """
     place = os.environ.get("TMPDIR", "/var/tmp")
     candidates = _candidates(place, since)
@@ -152,7 +152,7 @@ def _candidates(place: str, since: float) -> list[str]:
 
 
 def _others(since: float) -> list[psutil.Process]:
-    """Processes of ours that have been started since, look as if they had to do with Flux, and not with us."""
+    """Processes of our user, started since, that have to do with Flux but not with this session."""
     import psutil
 
     related = {os.getpid(), *descendants(), *(process.pid for process in psutil.Process().parents())}

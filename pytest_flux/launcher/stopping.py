@@ -1,11 +1,11 @@
-"""Shutting an instance down before its time, because of a signal: in order, and if that does not work, not so."""
+"""End an instance early: because of a signal, orderly shutdown escalating to SIGKILL, or by the exit timer."""
 
 from __future__ import annotations
 
 import math
 import os
 import signal
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from functools import partial
 
 from pytest_flux.launcher.report import report
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from pytest_flux.launcher.query import BrokerQuery
 
     class Brokers(Protocol):
-        """What is to be stopped."""
+        """The brokers to stop."""
 
         def running(self) -> Collection[int]:
             """The ranks that run."""
@@ -27,23 +27,23 @@ if TYPE_CHECKING:
             """Process id of a rank, -1 if it does not run."""
 
         def signal(self, signum: int) -> list[int]:
-            """Signal all brokers that run. Their ranks."""
+            """Signal all brokers that run, and return their ranks."""
 
         def kill(self) -> None:
             """Kill every process of the instance."""
 
 
 _DEFAULT_PATIENCE = 20.0
-# How long brokers may take to follow rank 0 before they are told to.
+# The time, in seconds, that brokers may take to follow rank 0 before they get the signal too.
 _FOLLOW_GRACE = 1.0
-# States of a real broker's in which a signal starts its shutdown: in these it has not come, or has not worked yet.
+# If a real broker has one of these states, a signal that was sent before has not arrived or has had no effect yet.
 _STARTING = ("join", "config-sync", "init", "quorum")
 
 
 class Stopping:
-    """Stops ``brokers``, and kills them when none has exited for ``patience`` seconds (20 if that is infinite).
+    """Stops ``brokers``, and kills them if none exits for ``patience`` seconds (20 if that is infinite).
 
-    ``path`` is where a rank 0 of a real Flux listens, None for others.
+    ``path`` is the socket of a real Flux's rank 0, None for other engines.
     """
 
     def __init__(self, reactor: Reactor, brokers: Brokers, patience: float, path: str | None) -> None:
@@ -54,13 +54,13 @@ class Stopping:
         self._timer: Timer | None = None
         self._query: BrokerQuery | None = None
         self.signum = 0
-        """The signal to stop by; 0 as long as there is none."""
+        """The signal that stops the instance; 0 before."""
 
     def request(self, signum: int, *, delivered: bool, early: bool) -> None:
-        """Stop as ``signum`` would; the second time kill everything.
+        """Stop the brokers by ``signum``; the second time, kill everything.
 
-        ``delivered`` says that brokers have got the signal already: a terminal sends it to the whole group. ``early``
-        says that rank 0 has not been heard of yet.
+        With ``delivered``, brokers have got the signal already: a terminal sends it to the whole group. With
+        ``early``, rank 0 has not answered a question yet.
         """
         if self.signum:
             ranks = _encode(self._brokers.running())
@@ -75,25 +75,25 @@ class Stopping:
             self._ask_state(early)
 
     def broker_ended(self, rank: int, code: int) -> None:
-        """A broker has ended, with an exit code, or a signal's number made negative; others run."""
+        """Note the end of a broker, with its exit code or negative signal number."""
         if rank == 0:
             self.close()
         if not self.signum:
             return
         self._wait()
         if rank == 0:
-            # In an orderly shutdown they are about to follow. If rank 0 did not live to order one, they wait for it
-            # in vain.
+            # In an orderly shutdown the others are about to follow. If rank 0 was killed, none was begun, so signal
+            # them at once.
             self._reactor.call_later(_FOLLOW_GRACE if code >= 0 else 0, self._forward)
 
     def close(self) -> None:
-        """Stop asking rank 0."""
+        """Cancel the question to rank 0."""
         if self._query is not None:
             self._query.cancel()
             self._query = None
 
     def _forward(self) -> None:
-        """To rank 0, which orders the others' shutdown; to the others if it is no more."""
+        """Send the signal to rank 0, which shuts down the others, or to the others if rank 0 has ended."""
         leader = self._brokers.pid(0)
         if leader >= 0:
             os.kill(leader, self.signum)
@@ -114,16 +114,52 @@ class Stopping:
         from pytest_flux.launcher.query import STATE, BrokerQuery
 
         assert self._path is not None
-        # At once: the more time passes, the less the answer tells of the state in which the signal came.
+        # Without delay: a late answer is not the state in which the signal arrived.
         self._query = BrokerQuery(self._reactor, self._path, STATE, partial(self._repeat, early), interval=0)
 
     def _repeat(self, early: bool, answers: list[dict[str, Any]]) -> None:
-        """A real broker ignores signals while in the first of its states. Repeat it if that may have been so."""
+        """Repeat the signal if it may have arrived in the first state, in which a real broker ignores signals."""
         state = answers[0].get("state") if answers else None
         if state == "load-builtins":
             self._ask_state(early=True)
         elif state in _STARTING or (state == "run" and early):
             self._forward()
+
+
+class ExitReaper:
+    """The exit timer: calls ``expired`` if brokers still run ``timeout`` seconds after the first end that counts.
+
+    In mode ``any`` the end of any broker counts, in mode ``leader`` that of rank 0.
+    """
+
+    def __init__(self, reactor: Reactor, size: int, mode: str, timeout: float, expired: Callable[[], None]) -> None:
+        self._reactor = reactor
+        self._size = size
+        self._mode = mode
+        self._timeout = timeout
+        self._expired = expired
+        self._timer: Timer | None = None
+        self._leaving = False
+
+    def update(self, running: Collection[int]) -> None:
+        """Start or stop the timer for the ranks that run. Call it when a broker has ended, and only then.
+
+        As in flux-start, starting a rank again does not stop the timer, and a timer that has expired is not started
+        again until the condition was false at the end of a broker.
+        """
+        some_gone = len(running) < self._size if self._mode == "any" else 0 not in running
+        leaving = some_gone and bool(running)
+        if leaving and not self._leaving and math.isfinite(self._timeout):
+            self._timer = self._reactor.call_later(self._timeout, self._expired)
+        elif not leaving:
+            self.cancel()
+        self._leaving = leaving
+
+    def cancel(self) -> None:
+        """Stop the timer."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
 
 
 def _encode(ranks: Collection[int]) -> str:

@@ -1,7 +1,26 @@
-"""The process that runs a session: child of flux-start, parent of the brokers, the last one to leave.
+"""The process that runs a session: child of flux-start, parent of the brokers, the last one to end.
 
-It is apart from the process that the user started so that neither can be killed without the other noticing: each
-holds one end of a pipe, or is the parent of, the other, and takes everything down when the other is gone.
+The problem: whatever kills `flux-start`, no broker, no job, no socket and no directory may be left. With `flux start`
+itself, a SIGTERM to the launcher leaves brokers, initial program and rundir behind. Signal handlers are no answer to
+SIGKILL, and test runners, batch systems and the OOM killer send that.
+
+Three ways were open. PR_SET_PDEATHSIG kills children with their parent, but follows the *thread* that forked, is
+cleared by set-uid programs, reaches no grandchildren, and is Linux only. A watcher that polls the launcher's pid is
+late, and pids are reused. An outside process that holds a pipe (s6, testcontainers' Ryuk) sees the end at once,
+however it comes. We took the pipe, and put all the work into the process that holds it.
+
+So `flux-start` is two processes that watch each other. The front (`session.py`) is the parent of the supervisor and
+sees its end by SIGCHLD; the supervisor sees the front's end by the end of the pipe ``orders``. The one that is left
+kills and removes everything. Only killing both at the same moment leaves something.
+
+What must stay true:
+
+* The supervisor is in a separate process group: a signal to the group of the brokers, from a terminal or a test
+  runner, does not reach it.
+* It is a subreaper (Linux): processes of the instance that daemonize become its children, and are found at the end.
+* Only the supervisor and the front hold the ends of ``orders``; brokers must not inherit them.
+* A directory is noted to the front before anything is put into it.
+* All waits are bounded: a stop asks, then signals, then kills, then verifies (`stopping.py`, `descendants.py`).
 """
 
 from __future__ import annotations
@@ -13,47 +32,24 @@ import signal
 from pytest_flux.launcher.brokers import Brokers
 from pytest_flux.launcher.descendants import become_subreaper, end_descendants, kill_descendants
 from pytest_flux.launcher.engine import Engine
-from pytest_flux.launcher.leftovers import remove_leftovers
-from pytest_flux.launcher.orders import STOP_SIGNALS, Debounce, decode_orders
+from pytest_flux.launcher.orders import STOP_SIGNALS, Debounce, Links, decode_orders
 from pytest_flux.launcher.report import report
-from pytest_flux.launcher.rundir import Rundir, prepare_rundir
+from pytest_flux.launcher.rundir import Rundir, prepare_rundir, remove_leftovers
 from pytest_flux.launcher.spawn import name_process
 from pytest_flux.launcher.spec import LaunchError, LaunchSpec
-from pytest_flux.launcher.terminal import Terminal
 from pytest_flux.reactor.reactor import Reactor
 
-# What outlives the brokers is a program that daemonised. It gets this long to end.
+# The time, in seconds, that programs which outlive the brokers (daemons) may take to end.
 _SWEEP_GRACE = 0.5
 
 
 class Supervisor:
-    """Runs the session of a spec.
+    """Runs the session of a spec, whose front it knows by ``links``."""
 
-    ``orders`` is a descriptor to read orders to stop from, and the lifeline: when it ends, all ends. So it is with
-    ``lifeline``, if given. To ``notes`` goes what would have to be removed in the supervisor's stead. To ``status``,
-    if given, goes a line for what others may wait for: ``rundir PATH``, ``booted RANK``, ``ended RANK CODE``.
-    """
-
-    def __init__(
-        self,
-        spec: LaunchSpec,
-        engine: Engine,
-        *,
-        orders: int,
-        notes: int,
-        group: int,
-        terminal: Terminal | None,
-        lifeline: int | None,
-        status: int | None,
-    ) -> None:
+    def __init__(self, spec: LaunchSpec, engine: Engine, links: Links) -> None:
         self._spec = spec
         self._engine = engine
-        self._orders = orders
-        self._notes = notes
-        self._group = group
-        self._terminal = terminal
-        self._lifeline = lifeline
-        self._status = status
+        self._links = links
         self._debounce = Debounce()
         self._reactor = Reactor()
         self._directories: list[Rundir] = []
@@ -61,26 +57,26 @@ class Supervisor:
         self._stopped = 0
 
     def run(self) -> int:
-        """The exit code of the session, when nothing of it is left."""
+        """Run the session, remove everything, and return the exit code."""
         self._settle()
         try:
             if self._stopped:
                 return 128 + self._stopped
             rundir = prepare_rundir(self._spec)
             if self._spec.rundir is not None:
-                # Before it is remembered: the sockets in there would be removed as ours.
+                # Before it is noted: sockets of another session in it would be removed as ours.
                 rundir.claim()
             self._remember(rundir)
-            self._tell(f"rundir {self._directories[0].path}")
+            self._notify(f"rundir {self._directories[0].path}")
             brokers = self._brokers = Brokers(
                 self._reactor,
                 self._spec,
                 self._engine,
                 self._directories[0].path,
-                self._group,
+                self._links.group,
                 ended=self._reactor.stop,
                 found=self._remember,
-                tell=self._tell,
+                notify=self._notify,
             )
             brokers.start_all()
             self._reactor.run()
@@ -96,33 +92,33 @@ class Supervisor:
             self._leave(end_descendants(_SWEEP_GRACE))
 
     def _settle(self) -> None:
-        # Out of the group that a terminal, or whoever kills "the process group", would hit along with the brokers.
-        if self._group:
+        # Leave the group of the brokers, which a terminal or a test runner signals as a whole.
+        if self._links.group:
             os.setpgid(0, 0)
         name_process("flux-supervisor")
         become_subreaper()
         for signum in STOP_SIGNALS:
             self._reactor.on_signal(signum, self._take_signal)
         signal.pthread_sigmask(signal.SIG_SETMASK, ())
-        os.set_blocking(self._orders, False)
-        self._reactor.on_readable(self._orders, self._take_orders)
-        if self._lifeline is not None:
-            self._reactor.on_readable(self._lifeline, self._read_lifeline)
+        os.set_blocking(self._links.orders, False)
+        self._reactor.on_readable(self._links.orders, self._take_orders)
+        if self._links.lifeline is not None:
+            self._reactor.on_readable(self._links.lifeline, self._read_lifeline)
         self._take_orders()
 
     def _remember(self, directory: Rundir) -> None:
-        """Have a directory removed at the end, whoever lives to see it."""
+        """Note a directory that must be removed at the end, by us or by the front."""
         self._directories.append(directory)
         try:
-            os.write(self._notes, marshal.dumps(tuple(directory)))
+            os.write(self._links.notes, marshal.dumps(tuple(directory)))
         except BrokenPipeError:
-            # Nobody will: we are about to learn that the front is dead.
+            # The front is dead; the end of ``orders`` is about to tell us.
             return
 
-    def _tell(self, line: str) -> None:
-        if self._status is not None:
+    def _notify(self, line: str) -> None:
+        if self._links.status is not None:
             try:
-                os.write(self._status, os.fsencode(line) + b"\n")
+                os.write(self._links.status, os.fsencode(line) + b"\n")
             except OSError:
                 return
 
@@ -131,7 +127,7 @@ class Supervisor:
 
     def _take_orders(self) -> None:
         try:
-            orders = os.read(self._orders, 4096)
+            orders = os.read(self._links.orders, 4096)
         except BlockingIOError:
             return
         if not orders:
@@ -148,9 +144,9 @@ class Supervisor:
             self._stopped = self._stopped or signum
 
     def _read_lifeline(self) -> None:
-        assert self._lifeline is not None
+        assert self._links.lifeline is not None
         try:
-            alive = os.read(self._lifeline, 4096)
+            alive = os.read(self._links.lifeline, 4096)
         except BlockingIOError:
             return
         except OSError:
@@ -159,10 +155,10 @@ class Supervisor:
             self._perish()
 
     def _perish(self) -> None:
-        """Whom we do this for is gone: take everything down, at once."""
-        self._reactor.on_readable(self._orders, None)
-        if self._lifeline is not None:
-            self._reactor.on_readable(self._lifeline, None)
+        """Kill everything at once: the front, or the owner of the lifeline, is gone."""
+        self._reactor.on_readable(self._links.orders, None)
+        if self._links.lifeline is not None:
+            self._reactor.on_readable(self._links.lifeline, None)
         if self._brokers is None:
             self._die()
         else:
@@ -178,5 +174,5 @@ class Supervisor:
         if self._brokers is not None:
             self._brokers.close()
         remove_leftovers(self._directories)
-        if self._terminal is not None:
-            self._terminal.restore()
+        if self._links.terminal is not None:
+            self._links.terminal.restore()

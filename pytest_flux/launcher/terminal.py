@@ -1,4 +1,4 @@
-"""The terminal on standard input: saved at the start, put back at the end, however that comes."""
+"""Save the terminal on standard input at the start, and restore it at the end, whatever ends the session."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 class Terminal:
-    """Settings and foreground process group as they were when a session started."""
+    """Settings and foreground process group of the terminal at the start of a session."""
 
     __slots__ = ("_group", "_settings", "_was_foreground")
 
@@ -22,7 +22,7 @@ class Terminal:
 
     @classmethod
     def save(cls) -> Terminal | None:
-        """The terminal on standard input; None if there is none. From now on SIGTTOU is ignored if there is."""
+        """Save the terminal on standard input, and ignore SIGTTOU from now on; None if there is no terminal."""
         if not os.isatty(0):
             return None
         import termios
@@ -31,34 +31,33 @@ class Terminal:
             settings = termios.tcgetattr(0)
         except termios.error:
             return None
-        # The initial program may be a shell that makes its own group the foreground one. What restores the
-        # settings afterwards is then in the background, and would be stopped for it.
+        # The initial program may be a shell that makes its own group the foreground one. The process that restores
+        # the settings is then in the background, and SIGTTOU would stop it.
         signal.signal(signal.SIGTTOU, signal.SIG_IGN)
         group = os.getpgrp()
         return cls(settings, group, _foreground_group() in (group, None))
 
     def restore(self) -> None:
-        """Put settings and foreground group back, unless the terminal is in use by somebody else by now."""
+        """Restore settings and foreground group, unless another process group uses the terminal by now."""
         import termios
 
         foreground = _foreground_group()
         try:
             if foreground not in (self._group, None):
-                # Either a group of the instance had it, and is dead, or a shell has: sent us to the background,
-                # or started us there. Its settings are then none of our business.
+                # Either a group of the instance had the terminal and is dead, or a shell has it, because we were
+                # moved to or started in the background. Then we must not change it.
                 if not self._was_foreground or _exists(foreground):
                     return
                 os.tcsetpgrp(0, self._group)
-            # Not TCSADRAIN, which waits for output that may be held by ^S; not TCSAFLUSH, which throws away what
-            # the user has typed ahead.
+            # TCSADRAIN would wait for output that ^S may hold, and TCSAFLUSH would drop what the user has typed.
             termios.tcsetattr(0, termios.TCSANOW, self._settings)
         except (OSError, termios.error):
-            # Hung up.
+            # The terminal was hung up.
             return
 
 
 def _foreground_group() -> int | None:
-    """None if it is not our controlling terminal, so that there is no such thing."""
+    """The foreground group; None if this is not our controlling terminal."""
     try:
         return os.tcgetpgrp(0)
     except OSError:

@@ -1,1 +1,1 @@
-"""What an instance left behind, a dump archive or a statedir: reading it, without an instance."""
+"""Read what an instance left behind, a dump archive or a statedir, without an instance."""

@@ -1,4 +1,7 @@
-"""Archives of `flux dump`: to a content store and from it. Values pass through one by one, names stay in memory."""
+"""Archives of `flux dump`, written from a content store and read into one.
+
+Values pass through one by one; names stay in memory.
+"""
 
 from __future__ import annotations
 
@@ -6,33 +9,40 @@ import os
 from typing import IO, TYPE_CHECKING, NamedTuple
 
 from pytest_flux.postmortem.compression import PIECE, Pieces
-from pytest_flux.protocol.archive import FILE, SYMLINK, Member, TarDecoder
-from pytest_flux.protocol.archive_header import END, encode_member, padding
+from pytest_flux.protocol.archive import END, FILE, SYMLINK, Member, TarDecoder, encode_member, padding
+from pytest_flux.protocol.blobref import encode_blobref, hasher
 from pytest_flux.protocol.errors import FluxError, ProtocolError
-from pytest_flux.protocol.kvs_build import TreeBuilder
+from pytest_flux.protocol.kvs_tree import TreeBuilder
 from pytest_flux.protocol.treeobj import SYMLINK as LINK
 from pytest_flux.protocol.treeobj import VAL, VALREF
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from pytest_flux.protocol.kvs_walk import Found
+    from pytest_flux.content_sqlite import SqliteBacking
+    from pytest_flux.protocol.kvs_tree import Found
 
     Store = Callable[[bytes], str]
 
 SIZE_MAX = (1 << 31) - 1
-"""The largest value that a content store takes."""
+"""The largest value that a content store takes, in bytes."""
+
+SIZE_LIMIT = 100 << 20
+"""Larger values are not restored when an instance starts, as in flux-core."""
+
+_SKIPPED_MAX = 100
+_BATCH = 8 << 20
 
 
 class Item(NamedTuple):
-    """A member and its data, which is None where it is more than was asked for."""
+    """A member and its data, which is None if it is over the size limit."""
 
     member: Member
     data: bytes | None
 
 
 def read_archive(file: IO[bytes], size_limit: int = SIZE_MAX) -> Iterator[Item]:
-    """The files and symlinks of an archive. Raises ProtocolError where it is damaged, or ends too soon."""
+    """The files and symlinks of an archive. Raises ProtocolError if it is damaged or truncated."""
     decoder = TarDecoder()
     current: Member | None = None
     pieces: list[bytes] = []
@@ -61,9 +71,9 @@ def read_archive(file: IO[bytes], size_limit: int = SIZE_MAX) -> Iterator[Item]:
 
 
 class Restored(NamedTuple):
-    """What was made of an archive. ``timestamp`` is that of its newest member.
+    """The result of restoring an archive. ``timestamp`` is that of its newest member.
 
-    ``problem`` says why not all of it was read, ``skipped`` names members that were not taken, and why.
+    ``problem`` says why only a part of it was read, ``skipped`` which members were skipped, and why.
     """
 
     rootref: str
@@ -74,9 +84,6 @@ class Restored(NamedTuple):
     skipped: tuple[str, ...]
 
 
-_SKIPPED_MAX = 100
-
-
 def restore_archive(
     file: IO[bytes],
     store: Store,
@@ -85,10 +92,10 @@ def restore_archive(
     partial: bool = False,
     progress: Callable[[Item, TreeBuilder], None] | None = None,
 ) -> Restored:
-    """Put what an archive holds into a content store; ``store`` keeps a blob and returns its blobref.
+    """Put the contents of an archive into a content store. ``store`` keeps a blob and returns its blobref.
 
-    Values larger than ``size_limit`` are left out. With ``partial`` what can be read of a damaged archive is taken;
-    otherwise that raises ProtocolError.
+    Values larger than ``size_limit`` are skipped. With ``partial`` a damaged archive is read as far as possible;
+    without it, it raises ProtocolError.
     """
     builder = TreeBuilder(store)
     timestamp = 0.0
@@ -123,15 +130,85 @@ def _add(builder: TreeBuilder, item: Item) -> None:
 
 
 def too_large(item: Item, limit: int) -> str:
-    """That a member is left out, in flux-core's words; empty if it is not."""
+    """The message that a member is skipped, in flux-core's words; empty if it is not."""
     member = item.member
     if member.kind != FILE or item.data is not None:
         return ""
     return f"{member.name} size {member.size} exceeds {limit} limit, skipping"
 
 
+class _Sink:
+    """Collects blobs and writes many in one transaction."""
+
+    def __init__(self, backing: SqliteBacking, hash_name: str) -> None:
+        self._backing = backing
+        self._name = hash_name
+        self._hash = hasher(hash_name)
+        self._blobs: dict[bytes, bytes] = {}
+        self._size = 0
+
+    def store(self, blob: bytes) -> str:
+        """Keep a blob; its blobref."""
+        digest = self._hash(blob)
+        if digest not in self._blobs:
+            self._blobs[digest] = blob
+            self._size += len(blob)
+            if self._size > _BATCH:
+                self.flush()
+        return encode_blobref(self._name, digest)
+
+    def flush(self) -> None:
+        """Write the collected blobs."""
+        self._backing.store(self._blobs.items())
+        self._blobs, self._size = {}, 0
+
+
+def unpack(
+    file: IO[bytes],
+    path: str,
+    *,
+    hash_name: str = "sha1",
+    size_limit: int = SIZE_LIMIT,
+    partial: bool = False,
+    complain: Callable[[str], None] = lambda _: None,
+) -> Restored:
+    """Make the database ``path`` from an archive: blobs and one checkpoint, as flux-core's ``content.restore`` does.
+
+    A database that was there is replaced, once all went well. ``complain`` gets a line for each value that is left
+    out. Raises ProtocolError if the archive is damaged (with ``partial``: if nothing of it can be read), FluxError,
+    OSError.
+    """
+    from pytest_flux.content_sqlite import SqliteBacking, remove_database
+
+    temporary = f"{path}.restore"
+    remove_database(temporary)
+    backing = SqliteBacking(temporary, volatile=True)
+    try:
+        sink = _Sink(backing, hash_name)
+
+        def look(item: Item, _: TreeBuilder) -> None:
+            if complaint := too_large(item, size_limit):
+                complain(complaint)
+
+        restored = restore_archive(file, sink.store, size_limit=size_limit, partial=partial, progress=look)
+        if restored.problem and not restored.keys:
+            raise ProtocolError(restored.problem)
+        sink.flush()
+        backing.put_checkpoint(
+            {"version": 1, "rootref": restored.rootref, "sequence": 0, "timestamp": restored.timestamp}
+        )
+    except BaseException:
+        backing.close()
+        remove_database(temporary)
+        raise
+    backing.close()
+    remove_database(path)
+    os.rename(temporary, path)
+    return restored
+
+
 class ArchiveWriter:
-    """Writes what a walk finds. ``timestamp`` is that of values that are blobs."""
+    """Writes the entries that a walk finds. ``timestamp`` is that of values in blobs."""
 
     def __init__(self, file: IO[bytes], timestamp: float) -> None:
         self._file = file
@@ -140,9 +217,9 @@ class ArchiveWriter:
         self.keys = 0
 
     def add(self, found: Found) -> bool:
-        """Write an entry if it is one that an archive has; directories are not.
+        """Write an entry, unless it is a directory. Returns whether it was written.
 
-        Whether it was written. Raises FluxError for a value of which a blob is missing, with its number as text.
+        Raises FluxError for a value with a missing blob. The text has the blob's number.
         """
         name = "/".join(found.path)
         entry = found.entry
@@ -172,12 +249,12 @@ class ArchiveWriter:
 
 
 def write_archive(path: str, load: Callable[[str], bytes], root: str, timestamp: float) -> list[str]:
-    """Write all below a root to a new archive, compressed as its name says. A line for each thing that is lost.
+    """Write all entries below a root to a new archive, compressed by its name. Returns a line for each lost entry.
 
-    Raises FluxError, ProtocolError where the root itself is, OSError.
+    Raises FluxError or ProtocolError if the root itself is lost, OSError.
     """
     from pytest_flux.postmortem.compression import create
-    from pytest_flux.protocol.kvs_walk import walk
+    from pytest_flux.protocol.kvs_tree import walk
 
     lost: list[str] = []
     with create(path) as file:

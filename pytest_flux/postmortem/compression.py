@@ -1,4 +1,4 @@
-"""Archives in files and pipes, compressed or not: reading tells by the first bytes, writing by the name."""
+"""Archives in files and pipes, compressed or not: the first bytes decide when reading, the name when writing."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 PIECE = 1 << 18
-"""Bytes read, and at most made from what was read, at a time."""
+"""Bytes that are read, and at most decompressed, at a time."""
 
 _MEMORY_MAX = 256 << 20
-# What event logs and values are made of becomes ten or twenty times as large, zeros with gzip a thousand times.
+# Decompressed, event logs and values become ten or twenty times as large; zeros with gzip a thousand times.
 _RATIO_MAX, _GIVEN_MIN = 200, 2 << 30
 _FORMATS = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.lz4")
 
@@ -79,7 +79,7 @@ class _Inflater:
 class Pieces:
     """The content of an archive, decompressed, in pieces of bounded size.
 
-    Iterating raises ProtocolError where it is damaged, or compressed in a way that is not known; OSError.
+    Iterating raises ProtocolError for a damaged archive or an unknown compression, and OSError.
     """
 
     def __init__(self, file: IO[bytes]) -> None:
@@ -101,7 +101,7 @@ class Pieces:
             first = self._file.read(PIECE)
 
     def skip(self, count: int) -> bool:
-        """Leave out what would come next, if that can be done without reading it, and there is so much."""
+        """Skip the next ``count`` bytes, if the file has them and is not compressed. Returns whether it did."""
         if not self._is_plain or not self._file.seekable():
             return False
         position = self._file.tell()
@@ -111,7 +111,7 @@ class Pieces:
 
 
 def _decompress(file: IO[bytes], data: bytes, make: Callable[[], Any]) -> Iterator[bytes]:
-    """Streams that follow each other are one, as with gzip."""
+    """Decompress. Several streams one after another count as one, as with gzip."""
     decompressor = make()
     taken, given = len(data), 0
     while True:
@@ -141,7 +141,7 @@ def _decompress(file: IO[bytes], data: bytes, make: Callable[[], Any]) -> Iterat
 
 
 def check_name(path: str) -> None:
-    """Raises FluxError EINVAL, in libarchive's words, unless the name tells of a format that can be written."""
+    """Raise FluxError EINVAL, in libarchive's words, unless the name has the suffix of a known format."""
     from pytest_flux.protocol.errors import FluxError
 
     if path != "-" and not path.endswith(_FORMATS):
@@ -150,7 +150,7 @@ def check_name(path: str) -> None:
 
 @contextmanager
 def create(path: str, stdout: IO[bytes] | None = None) -> Iterator[IO[bytes]]:
-    """An archive to write to, ``-`` being ``stdout``. It takes its place, and its name, when it is complete.
+    """An archive to write to; ``-`` is ``stdout``. A file gets its name when it is complete.
 
     Raises FluxError for a name of no known format, OSError.
     """

@@ -1,4 +1,4 @@
-"""`open_dump`: what an instance left behind, in Python, without any broker. Nothing of it is changed."""
+"""`open_dump` reads what an instance left behind, without any broker, and changes nothing of it."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ _DATABASE = "content.sqlite"
 class Dump:
     """An archive or a statedir that is open, until ``close`` or the end of a ``with`` block.
 
-    * ``path``: what was opened.
-    * ``problems``: a line for each thing that could not be read, or had to be repaired in the copy that is read.
+    * ``path``: the archive or statedir.
+    * ``problems``: a line for each part that could not be read, or had to be repaired in our copy.
     * ``timestamp``: of the checkpoint, in seconds since 1970.
     * ``kvs``: the key-value store as it was (:class:`DumpKvs`).
     """
@@ -41,13 +41,13 @@ class Dump:
             raise
 
     def _provide(self) -> None:
-        """Put a database into a directory of ours."""
+        """Put a database into our temporary directory."""
         if os.path.isdir(self.path):
             from pytest_flux.postmortem.statedir import copy_state
 
             self.problems += copy_state(self.path, self._directory)
             return
-        from pytest_flux.postmortem.unpack import unpack
+        from pytest_flux.postmortem.archive import unpack
 
         with open(self.path, "rb") as file:
             restored = unpack(
@@ -61,9 +61,9 @@ class Dump:
             self.problems.append(f"{restored.problem}: only {restored.keys} keys were read")
 
     def _open(self) -> None:
-        from pytest_flux.broker.content.backing import SqliteBacking
         from pytest_flux.broker.kvs.namespace import choose_checkpoint
-        from pytest_flux.postmortem.salvage import SALVAGED_MAX
+        from pytest_flux.content_sqlite import SqliteBacking
+        from pytest_flux.postmortem.statedir import SALVAGED_MAX
 
         backing = SqliteBacking(f"{self._directory}/{_DATABASE}", volatile=True, blob_max=SALVAGED_MAX)
         self._close = backing.close
@@ -71,7 +71,7 @@ class Dump:
         self.kvs = DumpKvs(backing)
         chosen = choose_checkpoint(checkpoints, self.kvs.tree, self.problems.append)
         if chosen is None:
-            # As an instance does that begins with this: one that is killed at its birth has come so far.
+            # An instance left this that was killed while starting. One that starts from it has an empty store, too.
             self.problems.append(f"{self.path}: there is no checkpoint of a key-value store: it is empty")
             self.kvs.root, self.timestamp = store_empty_directory(backing), 0.0
             return
@@ -84,11 +84,11 @@ class Dump:
     # -- jobs
 
     def jobs(self) -> list[DumpJob]:
-        """All jobs, the latest first. What is wrong with others is in ``problems``."""
+        """All jobs, the latest first. Jobs that cannot be read are in ``problems``."""
         return sorted(self._all_jobs().values(), key=lambda job: (job.t_submit, job.id), reverse=True)
 
     def job(self, job_id: int | str) -> DumpJob:
-        """A job by its id in any form (RFC 19). Raises KeyError where there is none."""
+        """A job by its id in any form (RFC 19). Raises KeyError if there is none."""
         number = parse_fluid(job_id) if isinstance(job_id, str) else job_id
         try:
             return self._all_jobs()[number]
@@ -103,7 +103,7 @@ class Dump:
     # -- the end
 
     def close(self) -> None:
-        """Remove what was copied."""
+        """Remove our copy."""
         close, self._close = self._close, lambda: None
         close()
         shutil.rmtree(self._directory, ignore_errors=True)
@@ -123,6 +123,6 @@ class Dump:
 def open_dump(path: str | os.PathLike[str]) -> Dump:
     """Open an archive of `flux dump`, or the statedir of an instance that does not run.
 
-    Raises FluxError EBUSY where one does, ProtocolError or FluxError EINVAL where nothing can be read of it, OSError.
+    Raises FluxError EBUSY if it does run, ProtocolError or FluxError EINVAL if nothing can be read, OSError.
     """
     return Dump(path)

@@ -19,15 +19,15 @@ if TYPE_CHECKING:
 
 
 class DumpJob:
-    """A job as it was: what `flux jobs` shows, its logs, and what it wrote.
+    """A job of a dump: the fields that `flux jobs` shows, its logs and its output.
 
     * ``id``; ``f58``, the id as people write it; ``name``, ``ntasks``, ``ncores``, ``nnodes``, ``nodelist``,
-      ``ranks``, ``queue``, ``cwd``, ``duration``: None where the job does not say.
+      ``ranks``, ``queue``, ``cwd``, ``duration``: None if unknown.
     * ``state`` (RUN, INACTIVE and so on), ``result`` (COMPLETED, FAILED, CANCELED, TIMEOUT; None before its end) and
       ``status``, which is the result, or else the state.
-    * ``waitstatus``, as of waitpid(), and ``returncode``, as of a shell: None if the job never ran to an end.
+    * ``waitstatus``, as from waitpid(), and ``returncode``, as from a shell: None if the job never ran to an end.
     * ``exception``: type, severity and note of its gravest exception, or None.
-    * ``t_submit`` and so on: seconds since 1970, 0 for what did not happen.
+    * ``t_submit`` and so on: seconds since 1970, 0 if that did not happen.
     * ``events``: of the main log; ``jobspec`` and ``R`` as objects, updates applied.
     """
 
@@ -67,7 +67,7 @@ class DumpJob:
         return encode_fluid(self.id)
 
     def log(self, name: str = "guest.exec.eventlog") -> list[Event]:
-        """Another of the job's logs, empty where it is not there. Raises ProtocolError for a damaged one."""
+        """Another of the job's logs; empty if it is missing. Raises ProtocolError for a damaged log."""
         try:
             data = _optional(self._kvs, kvs_key(self.id, name))
             return [] if data is None else decode_eventlog(data.decode("utf-8", "surrogatepass"))
@@ -77,7 +77,7 @@ class DumpJob:
             raise ProtocolError(f"{name}: {error.text or error.strerror}", self.f58) from None
 
     def output(self) -> list[StreamData]:
-        """What tasks wrote, piece by piece, in order. Raises ProtocolError for a damaged log."""
+        """The output of tasks, piece by piece, in order. Raises ProtocolError for a damaged log."""
         return [decode_io(event.get("context")) for event in self.log("guest.output") if event["name"] == "data"]
 
     @property
@@ -98,8 +98,8 @@ class DumpJob:
 
 
 def read_jobs(kvs: DumpKvs, complain: Callable[[str], None]) -> Iterator[DumpJob]:
-    """All jobs; ``complain`` is told of those that make no sense."""
-    from pytest_flux.broker.jobs.keys import JobWalk
+    """All jobs. ``complain`` gets a line for each that cannot be read."""
+    from pytest_flux.broker.jobs.restart import JobWalk
 
     def list_names(key: str) -> list[str]:
         try:

@@ -13,12 +13,12 @@ from pytest_flux.protocol.treeobj import DIR, DIRREF, SYMLINK, directory
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from pytest_flux.broker.content.backing import SqliteBacking
+    from pytest_flux.content_sqlite import SqliteBacking
     from pytest_flux.protocol.treeobj import TreeObject
 
 
 class _Blobs:
-    """The part of a content store that a tree of directories needs."""
+    """The part of a content store that a tree of directories uses."""
 
     def __init__(self, backing: SqliteBacking) -> None:
         self.load = backing.load
@@ -26,17 +26,17 @@ class _Blobs:
 
 
 def store_empty_directory(backing: SqliteBacking) -> str:
-    """Store the directory that a store begins with; its blobref."""
+    """Store an empty root directory. Returns its blobref."""
     digest, blob = hasher("sha1"), directory().encode()
     backing.store([(digest(blob), blob)])
     return encode_blobref("sha1", digest(blob))
 
 
 class DumpKvs:
-    """Keys are as everywhere in Flux, ``a.b.c``. Links are followed.
+    """The store of a dump. Keys are as elsewhere in Flux, ``a.b.c``. Links are followed.
 
-    Errors are FluxError: ENOENT for a key that is not there or whose data is lost, EISDIR, ENOTDIR; ENOTSUP for a
-    link to another namespace, which no dump has.
+    Errors are FluxError: ENOENT for a key that is missing or whose data is lost, EISDIR, ENOTDIR; ENOTSUP for a link
+    to another namespace, because dumps have only the primary one.
     """
 
     def __init__(self, backing: SqliteBacking) -> None:
@@ -51,7 +51,7 @@ class DumpKvs:
         return self._found(key, 0).value()
 
     def get_json(self, key: str) -> Any:  # noqa: ANN401 - JSON
-        """A value that is JSON. Raises ValueError where it is none."""
+        """A value, decoded from JSON. Raises ValueError."""
         try:
             return json.loads(self.get(key))
         except RecursionError:
@@ -64,7 +64,7 @@ class DumpKvs:
         return self._found(key, TREEOBJ).json()
 
     def readlink(self, key: str) -> str:
-        """Where a link leads, ``NAMESPACE::KEY`` if that is elsewhere. EINVAL for what is none."""
+        """The target of a link, ``NAMESPACE::KEY`` if that is elsewhere. Raises EINVAL for another kind of entry."""
         from pytest_flux.broker.kvs.lookup import READLINK
 
         data = self._found(key, READLINK).data
@@ -78,7 +78,7 @@ class DumpKvs:
 
     def keys(self) -> Iterator[str]:
         """All keys that have a value or are links, in the order in which they would be dumped."""
-        from pytest_flux.protocol.kvs_walk import walk
+        from pytest_flux.protocol.kvs_tree import walk
 
         for found in walk(self.load, self.root, load_values=lambda _: b""):
             if found.entry.type not in (DIR, DIRREF):
@@ -97,7 +97,7 @@ class DumpKvs:
         return self._backing.count(), self._backing.sizes()[0]
 
     def load(self, ref: str) -> bytes:
-        """A blob by its blobref. FluxError ENOENT, EINVAL for what is no blobref."""
+        """A blob by its blobref. Raises FluxError ENOENT, or EINVAL for a malformed blobref."""
         try:
             return self._backing.load(decode_blobref(ref))
         except ProtocolError as error:

@@ -5,9 +5,8 @@ Member names are KVS keys with slashes. They are never paths of any file system.
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 from pytest_flux.protocol.errors import ProtocolError
+from pytest_flux.record import NamedTuple
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -16,10 +15,17 @@ if TYPE_CHECKING:
 FILE, SYMLINK, OTHER = "file", "symlink", "other"
 
 BLOCK = 512
-_NAME = 100
-_EXTENSION_MAX = 1 << 20
-"""So long an extended header may be. Names are a few hundred bytes."""
+END = bytes(2 * BLOCK)
+"""The end of an archive, after the last member."""
 
+_NAME, _PREFIX = 100, 155
+_MODE = 0o644
+_OCTAL_MAX = 8**11 - 1
+_OWNER_MAX = 8**6 - 1
+_EXTENSION_MAX = 1 << 20
+"""The longest extended header, in bytes. Names are a few hundred bytes."""
+
+_CODES = {FILE: b"0", SYMLINK: b"2"}
 _KINDS = {b"0": FILE, b"\0": FILE, b"7": FILE, b"2": SYMLINK}
 
 
@@ -36,7 +42,7 @@ class Member(NamedTuple):
 
 
 class TarDecoder:
-    """Takes an archive in pieces of any size. Holds one header at most, extended headers of a megabyte included."""
+    """Decodes an archive that comes in pieces of any size. It keeps one header at most, of up to a megabyte."""
 
     def __init__(self) -> None:
         self._buffer = bytearray()
@@ -50,7 +56,7 @@ class TarDecoder:
     def receive(self, data: bytes) -> Iterator[Member | bytes]:
         """The members that begin in ``data``, each followed by its data in pieces. Raises ProtocolError.
 
-        What is returned must be taken to its end before more is received.
+        Exhaust the iterator before the next call.
         """
         view = memoryview(data)
         while view and not self.ended:
@@ -77,11 +83,11 @@ class TarDecoder:
                         yield member
 
     def skip(self) -> None:
-        """What is missing of the data of the member does not come."""
+        """Do not expect the rest of the data of the current member."""
         self._data = 0
 
     def close(self) -> None:
-        """Nothing more comes. Raises ProtocolError where that is too soon."""
+        """End the input. Raises ProtocolError if the archive is not complete."""
         if self._data or self._padding or self._buffer or self._said:
             raise ProtocolError("the archive is truncated", f"after {self.members} members")
 
@@ -109,7 +115,7 @@ class TarDecoder:
         if "size" in said:
             size = _decimal(said["size"], where)
         kind = _KINDS.get(code, OTHER)
-        # A link has no data, whatever its size says; so it is in POSIX.
+        # POSIX (pax, "ustar Interchange Format"): a link has no data, whatever its size field says.
         self._data = 0 if kind == SYMLINK else size
         self._padding = -self._data % BLOCK
         name = said.get("path") or _ustar_name(header)
@@ -191,3 +197,80 @@ def _records(data: bytes, where: str) -> dict[str, bytes]:
         found[name.decode("utf-8", "replace")] = value[:-1]
         start = end
     return found
+
+
+def encode_member(member: Member) -> bytes:
+    """The header that comes before the data, after a pax header if ustar's fields are too small."""
+    name, target = _bytes(member.name), _bytes(member.target)
+    split = _split(name)
+    records = {}
+    if split is None or not name.isascii():
+        records["path"] = name
+        split = name[:_NAME], b""
+    if len(target) > _NAME or not target.isascii():
+        records["linkpath"] = target
+    if member.size > _OCTAL_MAX:
+        records["size"] = str(member.size).encode()
+    before = _encode_extension(records) if records else b""
+    return before + _header(
+        split[0],
+        split[1],
+        _CODES[member.kind],
+        min(member.size, _OCTAL_MAX),
+        member.mtime,
+        (member.uid, member.gid),
+        target[:_NAME],
+    )
+
+
+def padding(size: int) -> bytes:
+    """The padding after ``size`` bytes of data."""
+    return bytes(-size % BLOCK)
+
+
+def _bytes(text: str) -> bytes:
+    return text.encode("utf-8", "surrogateescape")
+
+
+def _split(name: bytes) -> tuple[bytes, bytes] | None:
+    """Name and prefix of a ustar header; None if the name does not fit."""
+    if len(name) <= _NAME:
+        return name, b""
+    slash = name.find(b"/", len(name) - _NAME - 1)
+    if slash <= 0 or slash > _PREFIX or slash == len(name) - 1:
+        return None
+    return name[slash + 1 :], name[:slash]
+
+
+def _header(
+    name: bytes, prefix: bytes, code: bytes, size: int, mtime: int, owner: tuple[int, int], target: bytes
+) -> bytes:
+    # The number fields end as libarchive ends them: with a blank and a NUL if there is room.
+    uid, gid = (number if number <= _OWNER_MAX else 0 for number in owner)
+    fields = (
+        name.ljust(_NAME, b"\0"),
+        b"%06o \0%06o \0%06o \0%011o %011o " % (_MODE, uid, gid, size, max(mtime, 0)),
+        b" " * 8,
+        code,
+        target.ljust(_NAME, b"\0"),
+        b"ustar\x0000" + bytes(64),
+        b"000000 \x00000000 \0",
+        prefix.ljust(_PREFIX, b"\0"),
+        bytes(12),
+    )
+    header = b"".join(fields)
+    return header[:148] + b"%06o\0 " % sum(header) + header[156:]
+
+
+def _encode_extension(records: dict[str, bytes]) -> bytes:
+    data = b"".join(_record(name.encode(), value) for name, value in records.items())
+    header = _header(b"PaxHeader/member", b"", b"x", len(data), 0, (0, 0), b"")
+    return header + data + padding(len(data))
+
+
+def _record(name: bytes, value: bytes) -> bytes:
+    rest = b" %b=%b\n" % (name, value)
+    length = len(rest)
+    while len(b"%d" % length) + len(rest) != length:
+        length = len(b"%d" % length) + len(rest)
+    return b"%d%b" % (length, rest)

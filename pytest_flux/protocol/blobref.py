@@ -1,4 +1,4 @@
-"""RFC 10 blobrefs: the name of a blob is the hash of its bytes, `sha1-<hex>` or `sha256-<hex>`."""
+"""Blobrefs (RFC 10, "Address"): a blob is named after the hash of its bytes, `sha1-<hex>` or `sha256-<hex>`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ DIGEST_SIZES = {"sha1": 20, "sha256": 32}
 """Hash functions that name blobs, and the bytes of their digests."""
 
 MAX_STRING_SIZE = 72
-"""Room that flux-core keeps for a blobref; base64 of a KVS value may be as long before it becomes a blob."""
+"""Size of flux-core's buffer for a blobref. A KVS value whose base64 text is longer becomes a blob."""
 
 _HEX = frozenset("0123456789abcdef")
 
@@ -38,7 +38,7 @@ def blobref_of(name: str, data: bytes) -> str:
 
 
 def decode_blobref(text: object) -> bytes:
-    """The digest in a blobref. Raises ProtocolError for anything that is none."""
+    """The digest in a blobref. Raises ProtocolError if it is not a blobref."""
     if not isinstance(text, str):
         raise ProtocolError("a blobref is a string", repr(text)[:80])
     name, _, digits = text.partition("-")

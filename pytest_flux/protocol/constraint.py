@@ -1,4 +1,4 @@
-"""Constraints on the nodes that a job may have: RFC 31.
+"""Constraints on the nodes that a job may have (RFC 31, "Representation").
 
 ``{"properties": ["ssd", "^gpu"]}``, ``{"hostlist": [...]}``, ``{"ranks": [...]}``, combined by ``and``, ``or``,
 ``not``. An object with several operators means all of them, and so does a list below ``not``, whose
@@ -8,18 +8,18 @@ result is then negated.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
-from typing import NamedTuple
 
 from pytest_flux.protocol.errors import ProtocolError
 from pytest_flux.protocol.hostlist import decode_hostlist
 from pytest_flux.protocol.idset import decode_ranges
+from pytest_flux.record import NamedTuple
 
 MAX_DEPTH = 32
 _UNFIT = frozenset("&'\"`|()")
 
 
 class Node(NamedTuple):
-    """What a constraint looks at."""
+    """The facts about a node that a constraint can ask for."""
 
     rank: int
     hostname: str
@@ -30,15 +30,15 @@ Matcher = Callable[[Node], bool]
 
 
 def validate_constraint(constraint: object, hosts: Collection[str] | None = None) -> None:
-    """Raise ProtocolError, in flux-core's words, for what is no constraint.
+    """Raise ProtocolError, in flux-core's words, if ``constraint`` is malformed.
 
-    ``hosts`` are those of the instance, to refuse others; None leaves that out.
+    ``hosts`` are the names of the instance's hosts: others are refused. None skips that check.
     """
     _compile(constraint, hosts, 0)
 
 
 def compile_constraint(constraint: object) -> Matcher:
-    """A function that tells whether a node fulfils ``constraint``. Raises as :func:`validate_constraint` does."""
+    """A function that returns whether a node fulfils ``constraint``. Raises as :func:`validate_constraint` does."""
     return _compile(constraint, None, 0)
 
 

@@ -1,4 +1,4 @@
-"""Constraints as users write them: RFC 35, into the objects of RFC 31.
+"""Constraints as users write them (RFC 35, "Grammar"), parsed into the objects of RFC 31.
 
 ``a,b -c host:n[0-3] (d|e)`` asks for the properties a and b, not c, one of those hosts, and d or e.
 """
@@ -24,7 +24,7 @@ MAX_DEPTH = 100
 
 
 def parse_constraint(text: str) -> Constraint:
-    """The constraint that an expression stands for. Raises ProtocolError, which tells the place."""
+    """The constraint that an expression stands for. Raises ProtocolError, which names the position."""
     parser = _Parser(text, _tokens(text))
     constraint = parser.alternatives()
     if parser.kind:
@@ -59,7 +59,7 @@ def _tokens(text: str) -> list[Token]:
 
 
 class _Parser:
-    """Recursive descent; "or" binds least, then "and", which may be left out, then "not"."""
+    """A recursive descent parser. "or" binds least, then "and", which is optional, then "not"."""
 
     def __init__(self, text: str, tokens: list[Token]) -> None:
         self._text = text

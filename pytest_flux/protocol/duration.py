@@ -1,9 +1,9 @@
-"""Spans of time as text, Flux Standard Duration: RFC 23.
+"""Spans of time as text: Flux Standard Duration (RFC 23, "Implementation").
 
-``"1.5h"`` is 5400 seconds. Units are ``ms s m h d``; a number without one is seconds; ``inf`` takes none.
+``"1.5h"`` is 5400 seconds. Units are ``ms s m h d``; a number without one is seconds; ``inf`` has no unit.
 
-Where flux-core 0.88 and RFC 23 disagree, flux-core is followed: the number may be missing, and then is zero
-(so the empty string and ``"s"`` are 0), because strtod() says so.
+If flux-core 0.88 and RFC 23 disagree, this follows flux-core: a missing number is zero, because strtod() returns
+that; so the empty string and ``"s"`` are 0.
 """
 
 from __future__ import annotations
@@ -26,12 +26,14 @@ _DURATION = r"""(?aixs)\s*(?P<sign>[+-]?)
     )
     (?P<unit>.*)"""
 
+_TIMESTAMP = r"\s*[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?"
+
 
 def parse_duration(text: str) -> float:
     """The seconds that ``text`` stands for, zero or more; may be infinite.
 
-    Raises ProtocolError for anything else: NaN, a negative number, an unknown unit (they are case
-    sensitive), a unit on an infinite number.
+    Raises ProtocolError for NaN, a negative number, an unknown unit (units are case sensitive), and a unit on an
+    infinite number.
     """
     match = re.fullmatch(_DURATION, text)
     if match is None:
@@ -41,6 +43,13 @@ def parse_duration(text: str) -> float:
     if unit not in _SECONDS or (unit and isinf(number)) or number < 0:
         raise ProtocolError("not a Flux Standard Duration", repr(text[:80]))
     return number * _SECONDS[unit]
+
+
+def parse_timestamp(text: str) -> float:
+    """Read seconds since the epoch as strtod(3) does, in decimal. Raises ProtocolError for other text."""
+    if not re.fullmatch(_TIMESTAMP, text):
+        raise ProtocolError("not a timestamp", repr(text[:80]))
+    return float(text)
 
 
 def _number(match: re.Match[str]) -> float:
@@ -59,7 +68,7 @@ def _number(match: re.Match[str]) -> float:
 def format_duration(seconds: float) -> str:
     """The text that flux-core prints for a duration: six significant digits, in the largest unit that fits.
 
-    Below 0.1 s that is ``ms``, zero is ``0s``. Raises ProtocolError for what is negative or not a number.
+    Below 0.1 s that is ``ms``, zero is ``0s``. Raises ProtocolError for a negative number and for NaN.
     """
     if isnan(seconds) or seconds < 0:
         raise ProtocolError("not a duration", str(seconds))

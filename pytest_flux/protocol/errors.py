@@ -1,4 +1,4 @@
-"""The one family of errors that every decoder of this package raises."""
+"""The errors that decoders and services raise."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import os
 class ProtocolError(ValueError):
     """Input that breaks the rules of its format.
 
-    ``what`` says which rule, ``where`` which input or which place in it; both are part of the text.
+    ``what`` names the rule, ``where`` the input or the place in it. Both are part of the text.
     """
 
     def __init__(self, what: str, where: str = "") -> None:
@@ -18,7 +18,7 @@ class ProtocolError(ValueError):
 
 
 class FluxError(OSError):
-    """What an error response says (RFC 6): a Linux errno, and the text that came with it, if any.
+    """An error response (RFC 6, "Response Messages"): a Linux errno, and its text, if it has one.
 
     Services raise it to answer a request with an error; clients raise it when such an answer arrives.
     """

@@ -1,4 +1,4 @@
-"""Event logs: RFC 18. One event is a JSON object on a line of its own: timestamp, name, and perhaps a context."""
+"""Event logs (RFC 18, "Event Log Format"): one JSON object a line, with timestamp, name and an optional context."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def encode_event(event: Event) -> str:
 
 
 def decode_event(line: str) -> Event:
-    """The event of one line, which may have its newline. Raises ProtocolError for whatever is none."""
+    """The event in one line, with or without its newline. Raises ProtocolError."""
     try:
         event = json.loads(line)
     except (ValueError, RecursionError) as error:
@@ -49,8 +49,8 @@ def decode_event(line: str) -> Event:
 def decode_eventlog(text: str) -> list[Event]:
     """The events of a whole log.
 
-    As in flux-core, whatever follows the last newline is left out: somebody may still be writing it. Only a log that
-    has no newline at all is refused. Raises ProtocolError, with the number of the line.
+    As in flux-core, the text after the last newline is ignored, because it may still be being written. A log without
+    any newline is refused. Raises ProtocolError, which names the number of the line.
     """
     lines = text.split("\n")
     if lines[:-1] == [] and text:

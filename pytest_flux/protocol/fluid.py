@@ -1,10 +1,10 @@
-"""FLUIDs, the job ids of Flux: RFC 19.
+"""FLUIDs, the job ids of Flux (RFC 19, "Implementation").
 
-A FLUID has 64 bits: 40 of a clock in milliseconds, 14 that name the generator, 10 that count within a millisecond. It
+A FLUID has 64 bits: 40 of a clock in milliseconds, 14 of the generator's id, 10 of a counter within a millisecond. It
 is a plain integer in memory and in JSON; the other forms are for people and for keys of the KVS.
 
-Parsing goes by the order of flux-core's `fluid_parse`: a ``.`` means dothex, ``ƒ`` or ``f`` begins F58, the rest is
-``0x`` or decimal digits. The forms in words and in emoji are not here: their tables are flux-core's.
+Parsing follows the order of flux-core's `fluid_parse`: a ``.`` means dothex, ``ƒ`` or ``f`` begins F58, the rest is
+``0x`` or decimal digits. The forms in words and in emoji are not supported, because their tables belong to flux-core.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def f58(fluid: int) -> str:
 
 
 def f58plain(fluid: int) -> str:
-    """F58 with ``f`` in front, for places that take no more than ASCII."""
+    """F58 that begins with ``f``, for places that take ASCII only."""
     return "f" + _base58(fluid)
 
 
@@ -50,13 +50,13 @@ def dothex(fluid: int) -> str:
 
 
 def kvs_key(fluid: int, name: str = "") -> str:
-    """Where a job's data are in the KVS, or one datum of them (RFC 16)."""
+    """The key of a job's directory in the KVS, or of one entry in it (RFC 16, "Primary KVS Namespace")."""
     key = "job." + dothex(fluid)
     return f"{key}.{name}" if name else key
 
 
 def encode_fluid(fluid: int, form: str = "f58") -> str:
-    """A FLUID in one of the :data:`FORMS`. Raises ProtocolError for another one."""
+    """A FLUID in one of the :data:`FORMS`. Raises ProtocolError for another form."""
     encoders: dict[str, Callable[[int], str]] = {
         "dec": str,
         "hex": hex,
@@ -71,7 +71,7 @@ def encode_fluid(fluid: int, form: str = "f58") -> str:
 
 
 def parse_fluid(text: str) -> int:
-    """The FLUID that ``text`` stands for, in whichever form. Raises ProtocolError for what is none."""
+    """The FLUID that ``text`` stands for, in any form. Raises ProtocolError."""
     stripped = text.lstrip(_SPACE)
     try:
         if "." in stripped:
@@ -90,7 +90,7 @@ def _checked(fluid: int) -> int:
 
 
 def _parse_dothex(text: str) -> int:
-    # KVS keys begin with "job."; flux-core takes them off where it accepts keys.
+    # KVS keys begin with "job."; flux-core removes that where it accepts keys.
     groups = text.removeprefix("job.").split(".")
     if len(groups) != 4 or not all(0 < len(group) <= 4 and group.isalnum() for group in groups):
         raise ValueError
@@ -110,7 +110,7 @@ def _parse_f58(digits: str) -> int:
 
 
 def _parse_integer(text: str) -> int:
-    # More digits than 64 bits have never reach int(), which is slow on them.
+    # More digits than 64 bits have never reach int(), which is slow on long texts.
     if not text.isascii() or not 0 < len(text) <= 20:
         raise ValueError
     if text.startswith("0x"):
@@ -125,7 +125,7 @@ def _parse_integer(text: str) -> int:
 class FluidGenerator:
     """Makes FLUIDs that grow. ``now`` is a clock in milliseconds that the caller reads; it may stand still.
 
-    ``timestamp`` is where the instance's own clock begins: after a restart, past the newest id that was given out.
+    ``timestamp`` is the start of the instance's own clock: after a restart, it is past the newest id.
     """
 
     def __init__(self, generator: int, timestamp: int, now: int) -> None:
@@ -146,8 +146,8 @@ class FluidGenerator:
     def generate(self, now: int) -> int:
         """A new FLUID.
 
-        flux-core waits for the next millisecond after 1023 ids in one. Waiting would block everything else, so the
-        clock is put forward here: ids stay unique and in order.
+        After 1023 ids in a millisecond, flux-core waits for the next one. Waiting would block the broker, so this
+        advances the clock instead: ids stay unique and in order.
         """
         self.timestamp(now)
         if self._sequence + 1 >= 1 << _SEQUENCE_BITS:

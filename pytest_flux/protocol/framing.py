@@ -1,7 +1,7 @@
-"""Messages on a byte stream (RFC 3, "local connector"), as flux-core frames them.
+"""Messages on a byte stream (RFC 3, "Message Framing and Security"), as flux-core frames them.
 
-The RFC lists the magic as FF EE 00 12 and counts the header into the length; flux-core writes the magic in the
-byte order of the host and counts the encoded message alone. The peers here are always on one host.
+The RFC lists the magic as FF EE 00 12 and includes the header in the length. flux-core writes the magic in the byte
+order of the host, and the length is that of the encoded message alone. This follows flux-core: peers share a host.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from pytest_flux.protocol.errors import ProtocolError
 from pytest_flux.protocol.message import Message, decode_message
 
 MAX_MESSAGE = 256 * 1024 * 1024
-"""Longest message that a decoder accepts, in bytes. flux-core sets no bound; a hostile length must meet one."""
+"""The longest message that a decoder accepts, in bytes. flux-core has no limit; a hostile length must meet one."""
 
 _MAGIC = struct.pack("=I", 0xFFEE0012)
 _HEADER = 8
@@ -25,7 +25,7 @@ def encode_frame(message: Message) -> bytes:
 
 
 class FrameDecoder:
-    """Takes bytes in any slicing, gives messages. After a ProtocolError the stream is beyond repair."""
+    """Decodes messages from bytes that come in pieces of any size. After a ProtocolError the stream is unusable."""
 
     __slots__ = ("_buffer", "_limit")
 

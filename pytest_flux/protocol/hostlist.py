@@ -1,16 +1,15 @@
-"""Lists of host names as text: RFC 29.
+"""Lists of host names as text (RFC 29, "Implementation").
 
 ``"foo[1-3],bar"`` is the list foo1, foo2, foo3, bar: ordered, and names may repeat.
 
-Where flux-core 0.88 and RFC 29 disagree, flux-core is followed: spaces and tabs separate like commas,
+If flux-core 0.88 and RFC 29 disagree, this follows flux-core: spaces and tabs separate like commas,
 separators may be repeated, lead or trail, and each range has the width of its own first number, so
 ``"[005,4]"`` is 005 and 4 (RFC 29: 005 and 004).
 
-It is not followed in what it accepts by accident. A suffix with brackets (``"a[1-2]-[1-2]"``) gives it
+It does not follow flux-core in what that accepts by accident. A suffix with brackets (``"a[1-2]-[1-2]"``) gives it
 names that no hostlist can express, ``"a1-[1-2]"``; numbers that are not all digits (``"[1-]"``, ``"[+1]"``,
-``"[1x-3]"``, ``"[1, 2]"``) give it names that nobody meant; numbers past 2**64 it replaces; the name
-``"a99999999999999999999"`` it drops. Here the first three are refused and the last is a name like any
-other.
+``"[1x-3]"``, ``"[1, 2]"``) give it names that nobody meant; it replaces numbers past 2**64, and it drops the name
+``"a99999999999999999999"``. Here the first three are refused, and the last is an ordinary name.
 """
 
 from __future__ import annotations
@@ -25,8 +24,7 @@ from pytest_flux.record import NamedTuple
 #: The longest name: _POSIX_HOST_NAME_MAX. Together with ``limit`` it bounds what a short text can expand to.
 MAX_NAME = 255
 
-# flux-core counts with C's unsigned long. It cannot read larger numbers in brackets, so they must not be
-# written.
+# flux-core counts with C's unsigned long. It cannot read larger numbers in brackets, so none are written.
 _MAX_NUMBER = 2**64 - 1
 
 _SEPARATORS = ",\t "
@@ -147,8 +145,8 @@ def _run_of(name: str) -> _Run:
 
 
 def _continues(run: _Run, added: _Run) -> bool:
-    # The width condition says: written with the padding of the run, the new number looks as it did (after
-    # 99 or 099 a 100 does, after 9 a 010 does not).
+    # The width must be right: the new number, written with the padding of the run, must look as it did (100 does
+    # after 99 or 099, 010 does not after 9).
     return (
         run.width > 0
         and added.width == max(run.width, len(str(added.low)))

@@ -1,13 +1,13 @@
-"""Sets of small integers (ranks, task ids, cores) as text: RFC 22.
+"""Sets of small integers (ranks, task ids, cores) as text (RFC 22, "Implementation").
 
 ``"0,2-5"`` is the set {0, 2, 3, 4, 5}; the empty string is the empty set.
 
-Where flux-core 0.88 and RFC 22 disagree, flux-core is followed: empty elements are skipped, so ``"1,,2,"`` is
-``"1-2"``, and a range of one id, ``"1-1"``, is refused. It is not followed where it lets an id wrap around at
-2**32: ``"4294967297"`` is refused here, as every other id past :data:`MAX_ID`.
+If flux-core 0.88 and RFC 22 disagree, this follows flux-core: empty elements are skipped, so ``"1,,2,"`` is
+``"1-2"``, and a range of one id, ``"1-1"``, is refused. But flux-core lets an id wrap around at
+2**32; here ``"4294967297"`` is refused, like every other id past :data:`MAX_ID`.
 
 Text may come from anybody and ``"0-2147483647"`` is twelve bytes, so ranges are kept as ranges
-(:func:`decode_ranges`) until somebody asks for the ids, and then no more than ``limit`` of them are made.
+(:func:`decode_ranges`) until somebody asks for the ids, and then there are at most ``limit`` of them.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ MAX_ID = 2**31 - 1
 
 # Patterns are not compiled here: re does it at first use, and most launchers never use them.
 #
-# Twenty digits are the most an unsigned long can have. What is longer never reaches int(), which is slow on
-# it and, from 4,300 digits on, raises an error outside our family.
+# An unsigned long has twenty digits at most. Longer text never reaches int(), which is slow on it and, from 4,300
+# digits on, raises an error outside our family.
 _ID = r"(0|[1-9][0-9]{0,19})"
 _ELEMENT = f"{_ID}(?:-{_ID})?"
 

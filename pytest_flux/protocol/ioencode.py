@@ -1,4 +1,4 @@
-"""RFC 24 data objects: a piece of a task's standard stream, as JSON."""
+"""A piece of a task's standard stream as JSON (RFC 24, "Data Event"; RFC 42, "I/O Object")."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class StreamData(NamedTuple):
 
 
 def encode_io(stream: str, rank: str, data: bytes = b"", *, eof: bool = False) -> dict[str, Any]:
-    """The object; base64 where the bytes are no UTF-8."""
+    """The object. Bytes that are not UTF-8 become base64."""
     value: dict[str, Any] = {"stream": stream, "rank": rank}
     if data:
         try:
@@ -36,7 +36,7 @@ def encode_io(stream: str, rank: str, data: bytes = b"", *, eof: bool = False) -
 
 
 def decode_io(value: object) -> StreamData:
-    """The stream data in an object. Raises ProtocolError where RFC 24 is broken."""
+    """The stream data in an object. Raises ProtocolError if it breaks RFC 24."""
     if not isinstance(value, dict):
         raise ProtocolError("io is not an object")
     stream, rank, text, eof = (value.get(key) for key in ("stream", "rank", "data", "eof"))

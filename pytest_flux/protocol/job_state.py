@@ -1,4 +1,4 @@
-"""The states of a job, its results, and the events that lead from one to the next: RFC 21."""
+"""The states of a job, its results, and the events that lead from one to the next (RFC 21, "State Diagram")."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ PRIORITY_MIN, PRIORITY_MAX = 0, 4294967295
 
 
 def state_name(state: int) -> str:
-    """The name of one state. ProtocolError for a number that is none."""
+    """The name of one state. Raises ProtocolError for an unknown number."""
     if state not in _STATE_NAMES:
         raise ProtocolError("not a job state", str(state))
     return _STATE_NAMES[state]
@@ -54,7 +54,7 @@ def parse_state(name: str) -> int:
 
 
 def result_name(result: int) -> str:
-    """The name of a result. ProtocolError for a number that is none."""
+    """The name of a result. Raises ProtocolError for an unknown number."""
     if result not in _RESULT_NAMES:
         raise ProtocolError("not a job result", str(result))
     return _RESULT_NAMES[result]
@@ -70,7 +70,7 @@ def parse_result(name: str) -> int:
 
 
 def next_state(state: int, event: str, context: dict[str, Any]) -> int:
-    """The state after an event (the graph of RFC 21, with flux-core's ways back to PRIORITY)."""
+    """The state after an event (RFC 21, "State Diagram", with flux-core's ways back to PRIORITY)."""
     if event == "exception":
         fatal = context.get("severity") == 0 and state not in (NEW, INACTIVE)
         return CLEANUP if fatal else state
@@ -90,7 +90,7 @@ def next_state(state: int, event: str, context: dict[str, Any]) -> int:
 
 
 def job_result(succeeded: bool, exception: str | None) -> int:
-    """How a job came out (flux-core's rule): ``exception`` is the type of its gravest exception, if it had any."""
+    """The result of a job, by flux-core's rule. ``exception`` is the type of its gravest exception, if it had one."""
     if succeeded:
         return COMPLETED
     return {"cancel": CANCELED, "timeout": TIMEOUT}.get(exception or "", FAILED)

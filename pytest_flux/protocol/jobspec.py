@@ -1,19 +1,23 @@
-"""Jobspec version 1: RFC 14 and 25. What is refused, and in which words, is what flux-core's job validator says."""
+"""Jobspec version 1 (RFC 25, "Jobspec Language Definition"), as flux-core's job validator checks it, in its words."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Collection
-from typing import Any, NamedTuple
 
 from pytest_flux.protocol.constraint import validate_constraint
 from pytest_flux.protocol.errors import ProtocolError
 from pytest_flux.protocol.json_value import decode_json
+from pytest_flux.record import NamedTuple
 
-Jobspec = dict[str, Any]
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+Jobspec = dict[str, "Any"]
 
 MAX_DEPTH = 16
-"""How deep resources may be nested. flux-core's scheduler has a limit of this kind, its validator has none."""
+"""How deep resources may be nested. flux-core's scheduler has such a limit, its validator does not."""
 
 _KEYS = frozenset(("resources", "tasks", "version", "attributes"))
 _TASK_KEYS = ("command", "count", "slot")
@@ -23,7 +27,7 @@ _RANGE = re.compile(r"[0-9]+(?:-[0-9]+|\+)(?::[0-9]+(?::[-+*^])?)?")
 
 
 class Counts(NamedTuple):
-    """What a jobspec asks for, added up. ``nnodes`` is 0 where it does not ask for nodes.
+    """The resources that a jobspec asks for, added up. ``nnodes`` is 0 if it does not ask for nodes.
 
     ``nslots`` counts the slots of all nodes together.
     """
@@ -37,7 +41,7 @@ class Counts(NamedTuple):
 
 
 def decode_jobspec(data: bytes) -> Jobspec:
-    """A jobspec's JSON text as object, not validated. ProtocolError in job-ingest's words for what is no JSON."""
+    """A jobspec from its JSON text, not validated. Raises ProtocolError, in job-ingest's words, if it is not JSON."""
     try:
         jobspec = decode_json(data)
     except (ValueError, RecursionError) as error:
@@ -48,9 +52,9 @@ def decode_jobspec(data: bytes) -> Jobspec:
 
 
 def validate_jobspec(jobspec: Jobspec, hosts: Collection[str] | None = None) -> None:
-    """Raise ProtocolError, with a text that names the field, for what is no jobspec of version 1.
+    """Raise ProtocolError, which names the field, unless this is a jobspec of version 1.
 
-    ``hosts`` are the instance's, for constraints that name hosts; None leaves them unchecked.
+    ``hosts`` are the instance's, to check constraints that name hosts. None skips that check.
     """
     for key in sorted(_KEYS - jobspec.keys()):
         raise ProtocolError(f"Missing key ({key})")
@@ -192,7 +196,7 @@ def _validate_dependency(dependency: object) -> None:
 
 
 def jobspec_counts(jobspec: Jobspec) -> Counts:
-    """What a jobspec asks for. ProtocolError for what the scheduler cannot make sense of, in flux-core's words."""
+    """The resources that a jobspec asks for. Raises ProtocolError, in flux-core's words, if that is unclear."""
     found = {"node": 0, "slot": 0, "core": 0, "gpu": 0}
     exclusive = False
 
@@ -229,14 +233,14 @@ def jobspec_counts(jobspec: Jobspec) -> Counts:
 
 
 def system_attributes(jobspec: Jobspec) -> dict[str, Any]:
-    """``attributes.system``, or an empty object where a jobspec that was not validated has none."""
+    """``attributes.system``, or an empty object if a jobspec that was not validated lacks it."""
     attributes = jobspec.get("attributes")
     system = attributes.get("system") if isinstance(attributes, dict) else None
     return system if isinstance(system, dict) else {}
 
 
 def set_path(target: dict[str, Any], path: str, value: object) -> None:
-    """Set what a path with dots leads to, and make the objects on the way (flux-core's jpath_set)."""
+    """Set the value at a path with dots, and create the objects on the way (flux-core's jpath_set)."""
     *parents, last = path.split(".")
     for name in parents:
         below = target.get(name)

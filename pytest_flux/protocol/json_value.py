@@ -1,7 +1,7 @@
-"""JSON as Flux reads it: jansson takes no numbers that it cannot represent, and no text that is not Unicode.
+"""JSON as Flux reads and writes it, with the jansson library.
 
-Python's parser takes NaN, integers and reals of any size, and halves of surrogate pairs, of which none could be
-written again as JSON that others can read.
+Python's parser accepts NaN, integers and reals of any size, and halves of surrogate pairs. jansson refuses them, and
+so does :func:`decode_json`: written again, they would not be JSON that others can read.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ compact_ascii = json.JSONEncoder(separators=(",", ":")).encode
 def decode_json(data: bytes | memoryview | str, *, strict: bool = False) -> Any:  # noqa: ANN401 - JSON
     """The value of JSON text. Raises ValueError, RecursionError.
 
-    Unless ``strict``, bytes that are not UTF-8 may come as surrogates, as Python has them in environments.
+    Unless ``strict``, bytes that are not UTF-8 may be surrogates, as in Python's environments.
     """
     if not isinstance(data, str):
         data = str(data, "utf-8", "strict" if strict else "surrogatepass")

@@ -1,4 +1,4 @@
-"""Keys of the key-value store (RFC 3 gives them no form; flux-core's kvs_util.c does)."""
+"""Keys of the key-value store. No RFC defines their form; flux-core's kvs_util.c does."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ ROOT = "."
 
 
 def normalize_key(key: str) -> str:
-    """A key as the store knows it: no separator doubled, none at the ends, but for the root itself."""
+    """A key as the store keeps it: without doubled separators, and without any at the ends, except for the root."""
     while ".." in key:
         key = key.replace("..", SEPARATOR)
     if len(key) > 1 and key[0] == SEPARATOR:

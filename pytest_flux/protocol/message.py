@@ -1,7 +1,7 @@
-"""RFC 3 messages: one message to bytes and back.
+"""Messages (RFC 3, "Common Message Format"): one message to bytes and back.
 
-Two places differ from the RFC's text, as flux-core does: neither topic nor route identifiers carry a trailing
-NUL on the wire (only string payloads do), and the most recently pushed route comes first.
+As in flux-core, two things differ from the RFC's text: topics and route identifiers have no trailing NUL on the wire
+(only string payloads do), and the most recently pushed route comes first.
 """
 
 from __future__ import annotations
@@ -47,25 +47,25 @@ _STORED_FLAGS = FLAG_NORESPONSE | FLAG_UPSTREAM | FLAG_PRIVATE | FLAG_STREAMING 
 _LONG_PART = 255
 _LARGE = 1 << 16
 _SHORT_SIZES = [bytes([size]) for size in range(_LONG_PART)]
-# Routes, mostly, one for each hop. Without a bound each byte of a hostile message becomes an object.
+# Most parts are routes, one for each hop. Without a limit, each byte of a hostile message would become an object.
 _MAX_PARTS = 2**16
 
 
 def encode_text(text: str | None) -> bytes | None:
-    """The payload of an error response. It may quote the request, and that half a surrogate pair."""
+    """The payload of an error response. The text may quote a request that has half a surrogate pair."""
     return text.encode("utf-8", "replace") + b"\0" if text else None
 
 
 def encode_json(value: dict[str, Any]) -> bytes:
-    """A JSON object as payload: compact, with the trailing NUL that Flux counts in (RFC 3)."""
+    """A JSON object as payload (RFC 3, "Payload Conventions"): compact, with a NUL that its size includes."""
     return compact(value).encode("utf-8", "surrogatepass") + b"\0"
 
 
 class Message:
-    """One message (RFC 3).
+    """One message (RFC 3, "Optional Message Parts" and "Required Message Parts").
 
-    ``routes`` is None when the message has no route part at all; otherwise the identifiers of the hops, the
-    original sender first, so that ``routes.append`` pushes and ``routes.pop`` pops. ``aux1`` and ``aux2`` are
+    ``routes`` is None if the message has no route part; otherwise it has the identifiers of the hops, the original
+    sender first, so that ``routes.append`` pushes and ``routes.pop`` pops. ``aux1`` and ``aux2`` are
     the two words whose meaning depends on the type; the properties give them their names.
     """
 
@@ -111,12 +111,12 @@ class Message:
 
     @property
     def matchtag(self) -> int:
-        """Pairs a response with its request; MATCHTAG_NONE when none is wanted."""
+        """Pairs a response with its request (RFC 6, "Matchtag Field"); MATCHTAG_NONE if no response is wanted."""
         return self.aux2
 
     @property
     def is_streaming(self) -> bool:
-        """Whether a request wants, or a response belongs to, more than one response (RFC 6)."""
+        """Whether the request, or that of the response, asks for several responses (RFC 6, "Streaming Responses")."""
         return bool(self.flags & FLAG_STREAMING)
 
     @property
@@ -125,7 +125,7 @@ class Message:
         return not self.flags & FLAG_NORESPONSE
 
     def json(self) -> dict[str, Any]:
-        """The payload as JSON object. Raises ProtocolError where there is none or it is something else."""
+        """The payload as JSON object. Raises ProtocolError if there is no payload, or it is not an object."""
         if not self.payload:
             raise ProtocolError("message has no JSON payload", self.topic or "")
         try:
@@ -137,11 +137,11 @@ class Message:
         return value
 
     def text(self) -> str | None:
-        """What an error response says besides its number, if anything (RFC 6)."""
+        """The text of an error response, if it has one (RFC 6, "Response Messages")."""
         return (self.payload or b"").rstrip(b"\0").decode("utf-8", "replace") or None
 
     def copy(self) -> Message:
-        """The same message with routes of its own: what a hop may change without the others seeing it."""
+        """A copy with separate routes, so that one hop can change them without the others seeing it."""
         return Message(
             self.type,
             self.topic,
@@ -155,7 +155,7 @@ class Message:
         )
 
     def response(self, payload: bytes | None = None, errnum: int = 0) -> Message:
-        """The answer to this request: same topic, matchtag, flags and routes (RFC 6). ``self`` is unchanged."""
+        """A response to this request, which stays as it is: same topic, matchtag, flags and routes (RFC 6)."""
         return Message(
             RESPONSE,
             self.topic,
@@ -231,7 +231,7 @@ def _split(data: bytes | memoryview) -> list[bytes]:
 
 
 def decode_message(data: bytes | memoryview) -> Message:
-    """One whole encoded message. Raises ProtocolError where it breaks RFC 3 (errno EPROTO in Flux's terms)."""
+    """One whole encoded message. Raises ProtocolError if it breaks RFC 3 (errno EPROTO in Flux's terms)."""
     parts = _split(data)
     if not parts or len(parts[-1]) != _PROTO.size:
         raise ProtocolError("message does not end in a proto part of 20 bytes")

@@ -1,10 +1,10 @@
-"""The simple PMI-1 wire protocol (RFC 13): its lines, and the client's side of the conversation.
+"""The simple PMI-1 wire protocol (RFC 13, "Wire Protocol"): its lines, and the client's side of it.
 
 A line is ``key=value`` words separated by white space, ended by LF. A word ends at white space; a *string*
-(``value``, ``msg``, ``error_msg``) runs to the end of its line and so has to be the last. The server's side
+(``value``, ``msg``, ``error_msg``) runs to the end of its line, so it must be the last. The server's side
 is in :mod:`pytest_flux.protocol.pmi_server`.
 
-Text is UTF-8 with ``surrogateescape``, so that whatever bytes a client puts come back unchanged.
+Text is UTF-8 with ``surrogateescape``, so that all bytes that a client puts come back unchanged.
 """
 
 from __future__ import annotations
@@ -19,9 +19,8 @@ KVSNAME_MAX = 64
 KEYLEN_MAX = 64
 VALLEN_MAX = 1024
 
-# No legal line of PMI 1.1 exceeds the 1216 bytes of flux-core's own buffers, but flux-core reads longer
-# ones, to answer them with a code ("value too long"), and PMI 1.2 lists the ranks of a barrier on one line:
-# 4,096 of them take 20 KiB.
+# No legal line of PMI 1.1 exceeds the 1216 bytes of flux-core's own buffers. But flux-core reads longer ones, to
+# answer them with a code ("value too long"), and PMI 1.2 lists the ranks of a barrier on one line: 4,096 take 20 KiB.
 LINE_MAX = 32 * 1024
 
 # RFC 13 "Return Codes".
@@ -49,7 +48,7 @@ COMMANDS = (
     "lookup_name",
 )
 
-# What isspace() of C's locale takes for white space, as flux-core does; LF never occurs within a line.
+# White space by isspace() in the C locale, as in flux-core. LF never occurs within a line.
 WHITE_SPACE = " \t\r\v\f"
 _STRINGS = ("value", "msg", "errmsg", "error_msg")
 # Hydra of MPICH 4.1 and 4.2 appends this to the values it returns; flux-core drops it from all it reads.
@@ -57,7 +56,7 @@ _HYDRA_SUFFIX = " found=TRUE"
 
 
 class Response(NamedTuple):
-    """One line of a server: its ``cmd``, the other words, and ``rc`` (0 where the server left it out)."""
+    """One line of a server: its ``cmd``, the other words, and ``rc`` (0 if the server omitted it)."""
 
     command: str
     fields: Mapping[str, str]
@@ -119,8 +118,8 @@ def word_at(line: str, start: int) -> str:
 def find_field(line: str, key: str) -> int:
     """The index at which the value of ``key`` begins in ``line``, or -1.
 
-    The leftmost ``key=`` counts that begins the line or follows white space, be it inside another's string:
-    this is how flux-core's keyval.c looks.
+    The leftmost ``key=`` that begins the line or follows white space counts, even inside another key's string, as in
+    flux-core's keyval.c.
     """
     pattern = key + "="
     at = line.find(pattern)
@@ -138,7 +137,7 @@ def mandatory_field(line: str, key: str) -> int:
 
 
 def unsigned_field(line: str, key: str) -> int | None:
-    """The value of ``key``; None if there is none, or it is no number that fits into C's unsigned int."""
+    """The value of ``key``; None if it is missing, or not a number that fits into C's unsigned int."""
     start = find_field(line, key)
     text = word_at(line, start) if start >= 0 else ""
     if not (text.isascii() and text.isdigit() and len(text) <= 10):
@@ -160,8 +159,8 @@ def byte_length(text: str) -> int:
 def command_of(line: str) -> str:
     """The command of a client's line: one of COMMANDS, or ``spawn``, whose lines begin with ``mcmd=``.
 
-    As in flux-core, the word may be anywhere in the line, and only has to *begin* with the name of the
-    command. Raises ProtocolError if there is none.
+    As in flux-core, the word may be anywhere in the line, and need only *begin* with the name of the command. Raises
+    ProtocolError if the line has no command.
     """
     name = line[4:].partition(" ")[0] if line.startswith("cmd=") else ""
     if name in COMMANDS:
@@ -183,10 +182,10 @@ def encode_line(line: str) -> bytes:
 
 
 def encode(command: str, /, **fields: str | int) -> bytes:
-    """A request of a client, as one line with its LF; strings go last, whatever the order given.
+    """A request of a client, as one line with its LF. Strings go last.
 
-    LF in an ``error_msg`` becomes a space, as clients of flux-core send it. Raises ValueError for other text
-    that would not arrive as it is: white space in a word, LF in a string.
+    LF in an ``error_msg`` becomes a space, as flux-core's clients send it. Raises ValueError for other text that
+    would arrive changed: white space in a word, LF in a string.
     """
     words = [f"cmd={command}"]
     for key in sorted(fields, key=lambda key: key in _STRINGS):
@@ -202,8 +201,8 @@ def encode(command: str, /, **fields: str | int) -> bytes:
 def decode_response(line: bytes | str) -> Response:
     """Take a server's line apart, with or without its LF.
 
-    Meant for any server of PMI 1.1 or 1.2: words may come in any order, unknown ones are kept, words without
-    ``=`` are dropped. Raises ProtocolError if ``cmd`` is missing or ``rc`` is no integer.
+    It accepts any server of PMI 1.1 or 1.2: words may come in any order, unknown ones are kept, words without ``=``
+    are dropped. Raises ProtocolError if ``cmd`` is missing or ``rc`` is not an integer.
     """
     text = line.decode("utf-8", "surrogateescape") if isinstance(line, bytes) else line
     rest = text.removesuffix("\n").lstrip(WHITE_SPACE)

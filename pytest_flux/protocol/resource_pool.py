@@ -1,26 +1,27 @@
-"""Choosing resources for jobs: worst fit, as flux-core's sched-simple does it by default.
+"""Choose resources for jobs: worst fit, the default of flux-core's sched-simple.
 
-Ranks wait in buckets, by how much of them is free, so that a choice costs what it takes, not what there is.
+Ranks are in buckets, by how many cores and gpus are free. So the cost of a choice grows with the size of the job, not
+with the size of the instance.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_left, insort
 from collections.abc import Callable, Iterable, Iterator
-from typing import NamedTuple
 
 from pytest_flux.protocol.resource_set import Node, ResourceSet, lowest
+from pytest_flux.record import NamedTuple
 
 Wanted = Callable[[int], bool]
-"""Whether a rank fulfils a job's constraints."""
+"""A function that returns whether a rank fulfils a job's constraints."""
 
 
 class Infeasible(Exception):
-    """What is asked for can never be had; the text says why, in flux-core's words."""
+    """A request that can never be satisfied. The text gives the reason, in flux-core's words."""
 
 
 class Need(NamedTuple):
-    """What a job asks for (RFC 14). ``nnodes`` is 0 where any nodes will do; ``nslots`` counts those of all nodes."""
+    """The resources that a job needs. ``nnodes`` is 0 if any nodes will do; ``nslots`` is the sum over all nodes."""
 
     nnodes: int
     nslots: int
@@ -29,12 +30,12 @@ class Need(NamedTuple):
     exclusive: bool = False
 
     def settled(self) -> Need:
-        """With nodes where slots alone are exclusive: then each is a node."""
+        """This need in nodes, if it is exclusive but has only slots: then each slot is a node."""
         return self._replace(nnodes=self.nslots) if self.exclusive and not self.nnodes else self
 
 
 class ResourcePool:
-    """What an instance has, what of it is free, and which ranks are up. All are up at first."""
+    """The resources of an instance: all, the free ones, and which ranks are up. At first, all ranks are up."""
 
     def __init__(self, resources: ResourceSet) -> None:
         self.resources = resources
@@ -57,21 +58,21 @@ class ResourcePool:
     # -- state
 
     def mark_up(self, ranks: Iterable[int]) -> None:
-        """These may be chosen from now on. Unknown ranks are ignored."""
+        """Allow these ranks to be chosen. Unknown ranks are ignored."""
         for rank in ranks:
             if rank in self._down:
                 self._down.remove(rank)
                 self._enter(rank)
 
     def mark_down(self, ranks: Iterable[int]) -> None:
-        """These may not be chosen any more."""
+        """Stop these ranks from being chosen."""
         for rank in ranks:
             if rank in self._free and rank not in self._down:
                 self._leave(rank)
                 self._down.add(rank)
 
     def shrink(self, ranks: Iterable[int]) -> None:
-        """These are gone for good: nobody is to wait for them."""
+        """Remove these ranks for good, so that no job waits for them."""
         gone = [rank for rank in ranks if rank in self._free]
         for rank in gone:
             if rank not in self._down:
@@ -82,11 +83,11 @@ class ResourcePool:
             self.resources = self.resources.without(gone)
 
     def down(self) -> ResourceSet:
-        """All that the ranks have that are not up."""
+        """The resources of ranks that are down."""
         return self.resources.select(self._down)
 
     def allocated(self) -> ResourceSet:
-        """What is not free."""
+        """The resources that are not free."""
         nodes = {}
         for rank, (cores, gpus) in self._free.items():
             node = self.resources.nodes[rank]
@@ -95,14 +96,14 @@ class ResourcePool:
         return ResourceSet(nodes, self.resources.properties)
 
     def take(self, chosen: ResourceSet) -> None:
-        """What a job has got is not free any more."""
+        """Mark the resources of a job as not free."""
         for rank, node in chosen.nodes.items():
             if rank in self._free:
                 cores, gpus = self._free[rank]
                 self._set(rank, cores & ~node.cores, gpus & ~node.gpus)
 
     def give_back(self, chosen: ResourceSet) -> None:
-        """What a job had is free again."""
+        """Mark the resources of a job as free again."""
         for rank, node in chosen.nodes.items():
             if rank in self._free:
                 cores, gpus = self._free[rank]
@@ -136,7 +137,7 @@ class ResourcePool:
     def find(self, need: Need, wanted: Wanted | None = None) -> ResourceSet | None:
         """Resources that fulfil a need, or None while they are not free. They are not taken yet: see :meth:`take`.
 
-        Raises Infeasible where even an idle instance with all ranks up has not enough.
+        Raises Infeasible if even an idle instance with all ranks up would not have enough.
         """
         need = need.settled()
         chosen = self._find_nodes(need, wanted) if need.nnodes else self._find_slots(need, wanted)
@@ -148,7 +149,7 @@ class ResourcePool:
         )
 
     def _candidates(self, cores: int, gpus: int, wanted: Wanted | None) -> Iterator[tuple[int, int, int]]:
-        """Ranks with so much free, those with the most first, lower ranks before higher: rank, cores, gpus."""
+        """Ranks with at least this much free: rank, cores, gpus. The freest come first, then the lowest."""
         for key in sorted(self._buckets, reverse=True):
             if key[0] < cores:
                 return
@@ -190,7 +191,7 @@ class ResourcePool:
         return None
 
     def check(self, need: Need, wanted: Wanted | None = None) -> None:
-        """Raise Infeasible for what can never be had, in flux-core's words."""
+        """Raise Infeasible, in flux-core's words, for a need that can never be satisfied."""
         need = need.settled()
         nodes = [node for rank, node in self.resources.nodes.items() if wanted is None or wanted(rank)]
         slots = need.nslots // need.nnodes if need.nnodes else 1

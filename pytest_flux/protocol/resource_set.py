@@ -1,26 +1,34 @@
-"""Resource sets, R version 1: RFC 20. Which cores and gpus of which ranks.
+"""Resource sets, R version 1 (RFC 20, "R Format"): which cores and gpus of which ranks.
 
-Cores and gpus are kept as bit masks, one integer per rank, which makes sets of thousands of ranks cheap to compare
-and combine. A set is not changed after it was made: operations return new ones.
+Cores and gpus are bit masks, one integer per rank, which makes sets of thousands of ranks cheap to compare and
+combine. A set never changes: operations return new ones. R may come from anybody: a file, a configuration, an
+enclosing instance.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any, NamedTuple
 
 from pytest_flux.protocol.errors import ProtocolError
-from pytest_flux.protocol.hostlist import encode_hostlist
+from pytest_flux.protocol.hostlist import decode_hostlist, encode_hostlist
 from pytest_flux.protocol.idset import decode_idset, encode_idset
+from pytest_flux.record import NamedTuple
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 MAX_CORES = 1 << 16
-"""Ids of cores and gpus must be smaller: a short text could otherwise make a mask of any size."""
+"""Ids of cores and gpus must be smaller, or a short text could make a mask of any size."""
+
+_UNFIT = frozenset("!&'\"^`|()")
+"""Characters that a property's name may not contain (RFC 20, "R Format", properties)."""
 
 _MASK_TEXTS: dict[int, str] = {}
 
 
 class Node(NamedTuple):
-    """What a set has of one rank: two bit masks, and the host's name."""
+    """The resources of one rank: two bit masks, and the host's name."""
 
     hostname: str
     cores: int
@@ -28,7 +36,7 @@ class Node(NamedTuple):
 
 
 def mask_of(ids: str) -> int:
-    """The bit mask for an idset. Raises ProtocolError for what is none, or has ids of :data:`MAX_CORES` and more."""
+    """The bit mask for an idset. Raises ProtocolError if it is malformed, or has ids from :data:`MAX_CORES` up."""
     mask = 0
     for number in decode_idset(ids):
         if number >= MAX_CORES:
@@ -47,17 +55,6 @@ def ids_of(mask: int) -> list[int]:
     return ids
 
 
-def first_of(mask: int, count: int) -> int:
-    """The lowest ids of a bit mask, so many at most."""
-    kept = 0
-    while mask and count > 0:
-        low = mask & -mask
-        kept |= low
-        mask ^= low
-        count -= 1
-    return kept
-
-
 def text_of(mask: int) -> str:
     """The idset for a bit mask."""
     text = _MASK_TEXTS.get(mask)
@@ -69,7 +66,7 @@ def text_of(mask: int) -> str:
 
 
 def lowest(mask: int, count: int) -> int:
-    """The mask of the ``count`` lowest ids in a mask that has that many."""
+    """The mask of the ``count`` lowest ids in a mask, or of all if it has fewer."""
     chosen = 0
     for _ in range(count):
         low = mask & -mask
@@ -79,7 +76,7 @@ def lowest(mask: int, count: int) -> int:
 
 
 class ResourceSet:
-    """Resources by rank. ``starttime`` and ``expiration`` are seconds since the epoch, 0 for none."""
+    """Resources by rank. ``starttime`` and ``expiration`` are seconds since the epoch, 0 if not set."""
 
     __slots__ = ("expiration", "nodes", "nslots", "properties", "scheduling", "starttime")
 
@@ -104,7 +101,7 @@ class ResourceSet:
         self.nslots = nslots
         self.scheduling = scheduling
 
-    # -- what it holds
+    # -- contents
 
     def __len__(self) -> int:
         """The number of ranks."""
@@ -128,7 +125,7 @@ class ResourceSet:
         return f"<ResourceSet {self.summary()[:200]}>"
 
     def count(self, kind: str) -> int:
-        """How many of "core", "gpu" or "node" there are; none of anything else."""
+        """The number of resources of kind "core", "gpu" or "node"; 0 for other kinds."""
         if kind == "core":
             return sum(node.cores.bit_count() for node in self.nodes.values())
         if kind == "gpu":
@@ -155,7 +152,7 @@ class ResourceSet:
         return frozenset(name for name, ranks in self.properties.items() if rank in ranks)
 
     def summary(self) -> str:
-        """What ``resource_summary`` annotations and ``flux resource`` show: ``rank[0-1]/core[0-3],gpu0``."""
+        """The text that ``resource_summary`` annotations and ``flux resource`` show: ``rank[0-1]/core[0-3],gpu0``."""
         return " ".join(
             f"rank{_bracketed(encode_idset(ranks))}/core{_bracketed(text_of(cores))}"
             + (f",gpu{_bracketed(text_of(gpus))}" if gpus else "")
@@ -165,20 +162,20 @@ class ResourceSet:
     # -- operations
 
     def select(self, ranks: Iterable[int]) -> ResourceSet:
-        """What there is of these ranks."""
+        """The resources of these ranks."""
         return self._with({rank: self.nodes[rank] for rank in ranks if rank in self.nodes})
 
     def without(self, ranks: Iterable[int]) -> ResourceSet:
-        """What there is besides these ranks."""
+        """The resources of all other ranks."""
         gone = frozenset(ranks)
         return self._with({rank: node for rank, node in self.nodes.items() if rank not in gone})
 
     def filter(self, wanted: Callable[[int, Node], bool]) -> ResourceSet:
-        """What there is of the ranks that ``wanted`` says yes to."""
+        """The resources of the ranks for which ``wanted`` is true."""
         return self._with({rank: node for rank, node in self.nodes.items() if wanted(rank, node)})
 
     def union(self, other: ResourceSet) -> ResourceSet:
-        """Everything that is in one of the two."""
+        """Everything that is in either set."""
         nodes = dict(self.nodes)
         for rank, node in other.nodes.items():
             mine = nodes.get(rank)
@@ -189,7 +186,7 @@ class ResourceSet:
         return self._with(nodes, properties)
 
     def subtract(self, other: ResourceSet) -> ResourceSet:
-        """What is not in ``other``; a rank of which nothing is left is not in the result."""
+        """Everything that is not in ``other``. A rank with nothing left is not in the result."""
         nodes = {}
         for rank, node in self.nodes.items():
             theirs = other.nodes.get(rank)
@@ -199,7 +196,7 @@ class ResourceSet:
         return self._with(nodes)
 
     def intersect(self, other: ResourceSet) -> ResourceSet:
-        """What is in both."""
+        """Everything that is in both sets."""
         nodes = {}
         for rank, node in self.nodes.items():
             if (theirs := other.nodes.get(rank)) is not None:
@@ -253,11 +250,129 @@ class ResourceSet:
 
     @classmethod
     def decode(cls, value: object) -> ResourceSet:
-        """The set that an R (a parsed JSON object) describes. Raises ProtocolError."""
-        from pytest_flux.protocol.resource_json import decode_resources
+        """The set that an R (a parsed JSON object) describes. Raises ProtocolError that names the faulty member."""
+        top = _object(value, "R")
+        version = top.get("version")
+        if not isinstance(version, int) or isinstance(version, bool):
+            raise ProtocolError("R has no version")
+        if version != 1:
+            raise ProtocolError(f"invalid version={version}")
+        execution = _object(top.get("execution"), "execution")
+        nodes = _nodes(execution)
+        nslots = execution.get("nslots", 0)
+        if not isinstance(nslots, int) or isinstance(nslots, bool):
+            raise ProtocolError("execution.nslots is not a number")
+        return cls(
+            nodes,
+            _properties(execution.get("properties", {}), nodes),
+            starttime=_time(execution, "starttime"),
+            expiration=_time(execution, "expiration"),
+            nslots=max(nslots, 0),
+            scheduling=top.get("scheduling"),
+        )
 
-        return decode_resources(value)
+
+def resources_from_config(entries: object) -> ResourceSet:
+    """The set that ``[[resource.config]]`` describes: flux-config-resource(5). Raises ProtocolError in Flux's words.
+
+    Ranks are given to hosts in the order in which the hosts first appear.
+    """
+    if not isinstance(entries, list):
+        raise ProtocolError("resource config must be an array")
+    ranks: dict[str, int] = {}
+    nodes: dict[int, Node] = {}
+    properties: dict[str, set[int]] = {}
+    for index, entry in enumerate(entries):
+        place = f"config[{index}]"
+        if not isinstance(entry, dict) or entry.keys() - {"hosts", "cores", "gpus", "properties"}:
+            raise ProtocolError(f"{place}: unexpected key, or not a table")
+        hosts = decode_hostlist(_text(entry.get("hosts"), f"{place}: hosts"))
+        if not hosts:
+            raise ProtocolError(f"{place}: empty hostlist specified")
+        cores, gpus = (_config_ids(entry, name, place) for name in ("cores", "gpus"))
+        names = entry.get("properties", [])
+        if not isinstance(names, list):
+            raise ProtocolError(f"{place}: properties must be an array")
+        for host in hosts:
+            rank = ranks.setdefault(host, len(ranks))
+            before = nodes.get(rank, Node(host, 0, 0))
+            nodes[rank] = Node(host, before.cores | cores, before.gpus | gpus)
+            for name in names:
+                if not isinstance(name, str) or _UNFIT & set(name):
+                    raise ProtocolError(f'{place}: invalid property "{name}"')
+                properties.setdefault(name, set()).add(rank)
+    if not nodes:
+        raise ProtocolError("no hosts configured")
+    if empty := [node.hostname for node in nodes.values() if not node.cores and not node.gpus]:
+        raise ProtocolError(f"resource.config: {','.join(empty)[:200]} assigned no resources")
+    return ResourceSet(nodes, {name: frozenset(of_name) for name, of_name in properties.items()})
 
 
 def _bracketed(ids: str) -> str:
     return f"[{ids}]" if "-" in ids or "," in ids else ids
+
+
+def _object(value: object, name: str) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise ProtocolError(f"{name} is not an object")
+    return value
+
+
+def _text(value: object, name: str) -> str:
+    if not isinstance(value, str):
+        raise ProtocolError(f"{name} is not a string")
+    return value
+
+
+def _time(execution: dict[str, Any], name: str) -> float:
+    value = execution.get(name, 0.0)
+    if not isinstance(value, (int, float)) or isinstance(value, bool) or not value < float("inf"):
+        raise ProtocolError(f"execution.{name} is not a time")
+    return max(float(value), 0.0)
+
+
+def _nodes(execution: dict[str, Any]) -> dict[int, Node]:
+    lite, nodelist = execution.get("R_lite"), execution.get("nodelist", [])
+    if not isinstance(lite, list):
+        raise ProtocolError("execution.R_lite is not an array")
+    if not isinstance(nodelist, list):
+        raise ProtocolError("execution.nodelist is not an array")
+    found: dict[int, tuple[int, int]] = {}
+    for index, entry in enumerate(lite):
+        place = f"R_lite[{index}]"
+        children = _object(_object(entry, place).get("children"), f"{place}.children")
+        for kind, ids in children.items():
+            _text(ids, f"{place}.children.{kind[:40]}")
+        cores, gpus = mask_of(children.get("core", "")), mask_of(children.get("gpu", ""))
+        for rank in decode_idset(_text(entry.get("rank"), f"{place}.rank")):
+            before = found.get(rank, (0, 0))
+            if before[0] & cores or before[1] & gpus:
+                raise ProtocolError(f"{place}: resources of rank {rank} are listed twice")
+            found[rank] = (before[0] | cores, before[1] | gpus)
+    hosts = [host for entry in nodelist for host in decode_hostlist(_text(entry, "execution.nodelist"))]
+    if hosts and len(hosts) != len(found):
+        raise ProtocolError(f"number of nodes in nodelist ({len(hosts)}) is not that of ranks ({len(found)})")
+    return {
+        rank: Node(hosts[position] if hosts else f"rank{rank}", *found[rank])
+        for position, rank in enumerate(sorted(found))
+    }
+
+
+def _properties(value: object, nodes: dict[int, Node]) -> dict[str, frozenset[int]]:
+    properties = {}
+    for name, ids in _object(value, "execution.properties").items():
+        if _UNFIT & set(name) or not name:
+            raise ProtocolError(f"invalid character in property '{name[:80]}'")
+        ranks = frozenset(decode_idset(_text(ids, f"property {name[:80]}")))
+        if unknown := ranks - nodes.keys():
+            raise ProtocolError(f"{encode_idset(unknown)} not found in target list", f"property {name[:80]}")
+        properties[name] = ranks
+    return properties
+
+
+def _config_ids(entry: dict[str, Any], name: str, place: str) -> int:
+    text = _text(entry.get(name, ""), f"{place}: {name}")
+    try:
+        return mask_of(text)
+    except ProtocolError:
+        raise ProtocolError(f"{place}: invalid idset {name}='{text[:80]}'") from None

@@ -1,6 +1,6 @@
 """Severities of log messages (RFC 5424 section 6.2.1), under the names that Flux gives them.
 
-This is a module apart from ``stdlog`` because everyone who logs needs the numbers, and few need the format of a line.
+This is separate from ``stdlog`` because everyone who logs needs the numbers, and few need the format of a line.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""J, a jobspec signed by who submits it: RFC 15, with the one mechanism that needs no flux-security, ``none``.
+"""J, a jobspec that its submitter signed (RFC 15, "Input to the IMP"), by the mechanism ``none``.
 
-``J`` is base64 of a header, base64 of the jobspec and the word ``none``, with dots between. The header is pairs of
-strings, each ended by a NUL; a value begins with its type: ``version`` ``i1``, ``userid`` ``i1000``,
-``mechanism`` ``snone``.
+That mechanism is the only one that does not need flux-security. ``J`` is base64 of a header, base64 of the jobspec
+and the word ``none``, separated by dots. The header has pairs of strings, each ended by a NUL; a value begins with
+its type: ``version`` ``i1``, ``userid`` ``i1000``, ``mechanism`` ``snone``.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ _MAX_USERID = 2**32 - 1
 
 
 def sign_none(jobspec: bytes, userid: int) -> str:
-    """J for a jobspec of ``userid``, who is believed without proof."""
+    """J for a jobspec of ``userid``, without proof."""
     header = b"version\0i1\0userid\0i%d\0mechanism\0snone\0" % userid
     return f"{_encode(header)}.{_encode(jobspec)}.none"
 
 
 def unwrap_none(signed: str) -> tuple[bytes, int]:
-    """The jobspec in J, and the user id that it claims. Raises ProtocolError for whatever else."""
+    """The jobspec in J, and the user id that it claims. Raises ProtocolError for any other text."""
     parts = signed.split(".")
     if len(parts) != 3:
         raise ProtocolError("not a signed jobspec")
@@ -37,7 +37,7 @@ def _encode(data: bytes) -> str:
 
 
 def _decode(text: str) -> bytes:
-    # binascii skips what is no base64; flux-core does not.
+    # binascii skips characters that are not base64; flux-core refuses them.
     if len(text) % 4 or not re.fullmatch(r"[A-Za-z0-9+/]*={0,2}", text):
         raise ProtocolError("signed jobspec is not base64")
     try:

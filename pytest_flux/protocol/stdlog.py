@@ -1,9 +1,9 @@
-"""Log lines as brokers and clients exchange them: RFC 5424 as flux-core writes it.
+"""Log lines as brokers and clients exchange them: RFC 5424 section 6, as flux-core writes it.
 
-``<PRI>1 TIMESTAMP HOSTNAME APPNAME PROCID MSGID STRUCTURED-DATA TEXT``: what a ``log.append`` request carries
-and a ``log.dmesg`` response returns. Flux puts the rank of the sender where a syslog line names the host, never
-fills MSGID and STRUCTURED-DATA, and exchanges severity and facility inside PRI: PRI is severity * 8 + facility
-where RFC 5424 section 6.2.1 has facility * 8 + severity. An informational line thus starts with ``<48>``.
+``log.append`` requests carry ``<PRI>1 TIMESTAMP HOSTNAME APPNAME PROCID MSGID STRUCTURED-DATA TEXT``, and
+``log.dmesg`` responses return it. Flux puts the rank of the sender into HOSTNAME, leaves MSGID and STRUCTURED-DATA
+empty, and exchanges severity and facility in PRI: PRI is severity * 8 + facility, although RFC 5424 section 6.2.1 has
+facility * 8 + severity. So an informational line starts with ``<48>``.
 """
 
 from __future__ import annotations
@@ -12,40 +12,8 @@ import re
 import time
 
 from pytest_flux.protocol.errors import ProtocolError
-from pytest_flux.protocol.severity import (
-    LOG_ALERT,
-    LOG_CRIT,
-    LOG_DEBUG,
-    LOG_EMERG,
-    LOG_ERR,
-    LOG_INFO,
-    LOG_NOTICE,
-    LOG_WARNING,
-    SEVERITY_NAMES,
-    severity_name,
-)
+from pytest_flux.protocol.severity import severity_name
 from pytest_flux.record import NamedTuple
-
-# The names of severities are passed on until the broker takes them from protocol.severity.
-__all__ = [
-    "LOG_ALERT",
-    "LOG_CRIT",
-    "LOG_DEBUG",
-    "LOG_EMERG",
-    "LOG_ERR",
-    "LOG_INFO",
-    "LOG_NOTICE",
-    "LOG_WARNING",
-    "MAX_HEADER",
-    "SEVERITY_NAMES",
-    "LogEntry",
-    "decode_entry",
-    "encode_entry",
-    "format_stderr",
-    "format_timestamp",
-    "severity_name",
-    "split_text",
-]
 
 #: No header is longer than this; it is the sum of the limits of RFC 5424 section 6.
 MAX_HEADER = 508
@@ -58,7 +26,7 @@ _MAX_PROCID = 128
 _NIL = "-"
 _HEADER = re.compile(r"<([0-9]{1,5})>[0-9]{1,3} ([^ ]+) ([^ ]+) ([^ ]+) ([^ ]+) [^ ]+ ")
 _NEWLINES = re.compile(r"[\r\n]+")
-# What a header field must not hold: blanks and control characters would move the fields after it.
+# A header field must not have these: blanks and control characters would move the fields after it.
 _UNFIT = re.compile(r"[\x00-\x20\x7f]")
 _TIMESTAMP = re.compile(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(?:\.(\d{1,6})\d*)?Z", re.ASCII)
 
@@ -67,8 +35,8 @@ class LogEntry(NamedTuple):
     """One log line.
 
     ``timestamp`` is UTC as :func:`format_timestamp` writes it, or ``-``. ``rank`` is a decimal rank, or a host
-    name as long as the sender did not know its rank. Bytes of ``text`` that are no UTF-8 are surrogates, as
-    ``os.fsdecode`` leaves them, so that a line can be passed on unchanged.
+    name if the sender did not know its rank yet. Bytes of ``text`` that are not UTF-8 are surrogates, as from
+    ``os.fsdecode``, so that a line can be passed on unchanged.
     """
 
     severity: int
@@ -108,8 +76,7 @@ def encode_entry(entry: LogEntry) -> bytes:
 def decode_entry(line: bytes | str) -> LogEntry:
     """The parts of ``line``.
 
-    Raises ProtocolError if it does not begin with a whole header, which is how lines that only look like text
-    are told apart.
+    Raises ProtocolError if it does not begin with a whole header: then it is only text.
     """
     text = line.decode("utf-8", "surrogateescape") if isinstance(line, bytes) else line
     match = _HEADER.match(text)
@@ -154,7 +121,7 @@ def _local_time(timestamp: str) -> str:
     match = _TIMESTAMP.fullmatch(timestamp)
     if match is None:
         return timestamp
-    # Imported here: the launcher imports this package, and pays for what it imports at every start.
+    # Imported here, because the launcher imports this module at every start.
     from datetime import datetime, timezone
 
     try:

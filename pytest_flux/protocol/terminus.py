@@ -1,4 +1,4 @@
-"""What goes through a job's terminal, in the messages of flux-core's libterminus."""
+"""Data of a job's terminal, in the messages of flux-core's libterminus."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def encode_data(data: bytes) -> dict[str, Any]:
-    """A message with these bytes: as text where they are, without NUL (jansson takes none), else in base64."""
+    """A message with these bytes: as text if they are UTF-8 without NUL (jansson refuses NUL), else in base64."""
     try:
         if b"\0" not in data:
             return {"type": "data", "data": data.decode()}

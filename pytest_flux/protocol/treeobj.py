@@ -1,7 +1,7 @@
-"""RFC 11 tree objects: what the key-value store is made of.
+"""Tree objects (RFC 11, "Implementation"), of which the key-value store is made.
 
-What is hashed is the canonical encoding, which flux-core gets from jansson: compact, keys sorted, control characters
-escaped with capital digits, everything else as it is.
+Hashes are those of the canonical encoding, which flux-core gets from jansson: compact, with sorted keys, control
+characters escaped with capital digits, and everything else as it is.
 """
 
 from __future__ import annotations
@@ -47,11 +47,11 @@ class TreeObject:
         self._encoded = encoded
 
     def encode(self) -> bytes:
-        """The canonical encoding. Raises ProtocolError for text that is no Unicode (lone surrogates)."""
+        """The canonical encoding. Raises ProtocolError for lone surrogates."""
         if self._encoded is not None:
             return self._encoded
         if self.type == DIR:
-            # Not kept: directories are many, and large; their encoding is what the content store is for.
+            # Not kept, because directories are many and large, and the content store has their encoding.
             entries = self.data
             return b'{"data":{%b},"type":"dir","ver":1}' % b",".join(
                 [encode_name(name) + entries[name].encode() for name in sorted(entries)]
@@ -73,11 +73,11 @@ class TreeObject:
 
     @property
     def size(self) -> int:
-        """How long the base64 text of a val is."""
+        """The length of a val's base64 text."""
         return len(self.data)
 
     def value(self) -> bytes:
-        """What a val holds. Raises ProtocolError where that is no base64."""
+        """The bytes of a val. Raises ProtocolError if its data is not base64."""
         return decode_base64(self.data)
 
     def extended(self, refs: Sequence[str]) -> TreeObject:
@@ -90,7 +90,7 @@ class TreeObject:
 
 
 class _Value(TreeObject):
-    """A val of our own making. Most become blobs: these are never base64."""
+    """A val that is made here from bytes. Most become blobs, so base64 is made only when asked for."""
 
     __slots__ = ("_value",)
 

@@ -1,6 +1,5 @@
-"""The event loop that launcher and broker run on, and what hangs on it: streams, sockets, child processes.
+"""The event loop of launcher and broker, and what runs on it: pipes, sockets, child processes.
 
-It is ours because of when it is needed: importing asyncio alone takes several times as long as starting the
-interpreter, on the path of every `flux-start`, and a broker is forked from a loop that already runs, which asyncio
-does not allow for.
+We have our own because every `flux-start` needs it at once: importing asyncio takes several times as long as starting
+the interpreter. Besides, brokers are forked from a process whose loop is running, which asyncio does not support.
 """

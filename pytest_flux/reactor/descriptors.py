@@ -1,4 +1,4 @@
-"""The descriptors of a process: those that it must have, and those that are not for the programs it starts."""
+"""The descriptors of a process: those it must have, and those that programs it starts must not have."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ FIRST_OTHER = 3
 
 
 def open_descriptors() -> list[int]:
-    """All that are open, the one that comes with looking for them excepted. Raises OSError without /dev/fd."""
-    # Both on Linux and on macOS. The listing's own is closed again by the time it is returned.
+    """All open descriptors. Raises OSError without /dev/fd."""
+    # This works on Linux and on macOS. The descriptor of the listing is closed again when it returns.
     found = [int(name) for name in os.listdir("/dev/fd")]
     return [descriptor for descriptor in found if _is_open(descriptor)]
 
@@ -24,9 +24,9 @@ def keep_to_ourselves() -> None:
 
 
 def open_standard_descriptors() -> None:
-    """Open those that are closed, on /dev/null. Else the next file to be opened takes the place, and the output.
+    """Open those that are closed, on /dev/null. Otherwise the next file to be opened gets the number, and the output.
 
-    Python has no ``sys.stdout`` and the like where it has found them closed; it gets them now.
+    Python has no ``sys.stdout`` and the like if it has found them closed; it gets them now.
     """
     for descriptor, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
         if not _is_open(descriptor):

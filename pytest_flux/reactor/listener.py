@@ -1,4 +1,4 @@
-"""Listening on a UNIX socket. Apart from what serves it, so that it can be had before that is imported."""
+"""Listening on a UNIX socket. The server is a module apart, so that a socket can listen before it is imported."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ _BACKLOG = 128
 
 
 def listen(path: str) -> socket.socket:
-    """A socket that listens at ``path``, in place of one that does not any more.
+    """A socket that listens at ``path``. It replaces a socket there that nobody listens at.
 
-    Raises OSError, which names the path; EADDRINUSE if somebody listens there, EEXIST if it is no socket.
+    Raises OSError, which names the path; EADDRINUSE if somebody listens there, EEXIST if that is not a socket.
     """
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:

@@ -36,12 +36,12 @@ Callback = Callable[[], None]
 StatusCallback = Callable[[int], None]
 ErrorCallback = Callable[[Exception, object], None]
 
-# The module selectors would do the same, and have each broker take 0.1 MiB more.
+# The module selectors does the same, but costs each broker 0.1 MiB.
 _HAS_EPOLL = hasattr(select, "epoll")
-# Both have the same numbers. What else they report, errors and hangups, is for either side to find out.
+# Both have the same numbers. They also report errors and hangups, which callbacks notice when they read or write.
 _READ = select.POLLIN
 _WRITE = select.POLLOUT
-# What epoll takes is bounded. A timer that is due later, or never (infinity), has us look in vain once an hour.
+# The timeout of epoll is bounded. If a timer is due later, or never (infinity), the loop wakes once an hour.
 _MAX_TIMEOUT = 3600.0
 
 
@@ -52,7 +52,7 @@ def _broken(callback: object) -> Callback | None:
 
 
 class Timer:
-    """A callback that is due at a moment of the monotonic clock, unless cancelled before."""
+    """A callback that is due at a moment of the monotonic clock, unless it is cancelled."""
 
     __slots__ = ("callback", "when")
 
@@ -148,7 +148,7 @@ class Reactor:
     def _wait(self, timeout: float | None) -> list[tuple[int, list[Callback | None], int]]:
         """The callbacks for descriptors that are ready: found now, because a number may be reused meanwhile."""
         if timeout is not None:
-            # Rounded up: waking too early would be waking many times. The one takes seconds, the other milliseconds.
+            # Rounded up: a loop that wakes too early wakes many times. epoll takes seconds, poll milliseconds.
             timeout = math.ceil(timeout * 1000)
             if _HAS_EPOLL:
                 timeout /= 1000
@@ -160,7 +160,7 @@ class Reactor:
         self._running = False
 
     def close(self) -> None:
-        """Give back descriptors and signal handlers. Watched descriptors stay open: they are their owners'."""
+        """Give back descriptors and signal handlers. Watched descriptors belong to others and stay open."""
         if self._wakeup is not None:
             signal.set_wakeup_fd(-1)
             for signum, handler in self._previous.items():

@@ -65,7 +65,7 @@ class Stream:
 
     @property
     def is_open(self) -> bool:
-        """Whether the socket is ours still."""
+        """Whether the socket is still open."""
         return self._socket is not None
 
     @property
@@ -78,12 +78,12 @@ class Stream:
         self._drained.append((size, drained))
 
     def pause(self, paused: bool) -> None:
-        """Read nothing for now, or again: the peer, which is alive, has to wait."""
+        """Read nothing for now, or read on: meanwhile the peer has to wait."""
         if self._socket is not None and not self._closing:
             self._reactor.on_readable(self._socket.fileno(), None if paused else self._readable)
 
     def write(self, data: bytes) -> None:
-        """Send now what goes, the rest when the peer takes it. Dropped silently after the end."""
+        """Send what the peer takes now, and the rest later. Data for a closed stream are dropped."""
         if self._socket is None or self._closing or self._lost:
             return
         if not self._unsent:
@@ -130,7 +130,7 @@ class Stream:
             self._spool.close()
 
     def read_rest(self) -> None:
-        """Take at once what the peer has sent before it ended: on_data, and on_close at the end of it."""
+        """Read now what the peer has sent before it ended: call on_data, and on_close at the end."""
         for _ in range(_MAX_REST // _CHUNK):
             # Another process may hold the peer's socket, and keep on writing.
             if self._socket is None or not self._read():
@@ -149,7 +149,7 @@ class Stream:
                 drained()
 
     def _give_up(self) -> None:
-        """Lose the peer, but not within its ``write``. Nothing may follow what it has got, perhaps half a message."""
+        """Cut the peer off, but not within ``write``. It may have got half a message, so nothing may follow."""
         assert self._socket is not None
         self._lost = True
         self._forget()

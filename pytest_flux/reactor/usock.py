@@ -29,7 +29,7 @@ _MUCH = 1 << 20
 
 
 def peer_credentials(sock: socket.socket) -> tuple[int, int]:
-    """User id and process id (0 where the system does not tell) of the peer of a connected UNIX socket."""
+    """User id and process id (0 if the system does not know it) of the peer of a connected UNIX socket."""
     if hasattr(socket, "SO_PEERCRED"):
         pid, uid, _ = struct.unpack("3i", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
         return uid, pid
@@ -44,7 +44,7 @@ def owner_only(uid: int) -> int:
 
 
 class Connection:
-    """One client. ``uuid`` is its route; ``userid`` and ``rolemask`` are what the kernel vouches for."""
+    """One client. ``uuid`` is its route; ``userid`` and ``rolemask`` come from the kernel."""
 
     __slots__ = (
         "_decoder",
@@ -148,7 +148,7 @@ class Connection:
         self._work()
 
     def _stamp(self, message: Message) -> None:
-        # An owner may act for others (proxies do); a guest's own word about who it is counts for nothing.
+        # An owner may act for others, as proxies do. A guest may not say who it is.
         owner = self.rolemask & ROLE_OWNER
         if not owner or message.userid == USERID_UNKNOWN:
             message.userid = self.userid
@@ -206,7 +206,7 @@ class UsockServer:
                 pass
 
     def forget(self, connection: Connection) -> None:
-        """A client is gone: tell once."""
+        """A client is gone: call ``on_disconnect``, once."""
         if self.connections.pop(connection.uuid, None) is not None:
             self.on_disconnect(connection)
 
@@ -242,7 +242,7 @@ class UsockServer:
         except BlockingIOError:
             return
         except OSError as error:
-            # Out of descriptors (or the peer left first): those who are connected must not suffer for it.
+            # Out of descriptors, or the peer has left: accept nobody for a moment, and serve those who are connected.
             if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM):
                 self.reactor.on_readable(self._listener.fileno(), None)
                 self.reactor.call_later(0.1, self._resume)

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from pytest_flux import flux_instance
-from pytest_flux.instance import FluxInstance
+from pytest_flux.instance.flux_instance import FluxInstance
 
 DEADLINE = 60.0
 MARGIN = 120 << 20

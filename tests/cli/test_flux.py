@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import signal
 import subprocess
@@ -12,24 +13,19 @@ from pathlib import Path
 
 import pytest
 
+import pytest_flux.cli.commands
+from pytest_flux.cli.command import Command
 from pytest_flux.cli.commands import LACKING, TABLE
-from pytest_flux.cli.commands.command import Command
 from pytest_flux.cli.commands.help import edit_distance
+from pytest_flux.cli.commands.jobs.job import TABLE as JOB_TABLE
 from pytest_flux.cli.flux import main, path_with
 from pytest_flux.client import Flux
 from pytest_flux.protocol.message import Message
 from pytest_flux.reactor.usock import Connection
-from tests.client.bed import Bed, open_bed
+from tests.client.scripted_broker import ScriptedBroker, open_broker
 
 WAIT = 20.0
 FLUX = (sys.executable, "-m", "pytest_flux.cli.flux")
-
-
-@pytest.fixture
-def bed(monkeypatch: pytest.MonkeyPatch) -> Iterator[Bed]:
-    with open_bed() as bed:
-        monkeypatch.setenv("FLUX_URI", bed.uri)
-        yield bed
 
 
 def run_program(*words: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -52,6 +48,18 @@ def test_help_lists_every_command(capsys: pytest.CaptureFixture[str]) -> None:
         assert f"\n   {entry.name:<18} {entry.summary}\n" in text
     assert main(["help"]) == 0
     assert capsys.readouterr().err == text
+
+
+def test_table_lists_every_command() -> None:
+    """Each module below `commands` has commands under names that differ, and each of them is in a table."""
+    modules = {entry.module for entry in (*TABLE, *JOB_TABLE)}
+    for module in modules:
+        commands = importlib.import_module(f"pytest_flux.cli.commands.{module}").COMMANDS
+        listed = {entry.name for entry in (*TABLE, *JOB_TABLE) if entry.module == module}
+        assert sorted(command.name for command in commands) == sorted(listed)
+    folder = Path(pytest_flux.cli.commands.__file__).parent
+    with_commands = [path for path in folder.rglob("*.py") if "\nCOMMANDS = " in path.read_text(encoding="utf-8")]
+    assert {".".join(path.relative_to(folder).with_suffix("").parts) for path in with_commands} == modules
 
 
 @pytest.mark.parametrize("name", [entry.name for entry in TABLE])
@@ -138,7 +146,7 @@ def test_missing_and_unknown_subcommand(capsys: pytest.CaptureFixture[str]) -> N
     assert capsys.readouterr().err.startswith(f"flux-event: Unknown subcommand: bogus\n{usage}")
 
 
-def test_version(bed: Bed, capsys: pytest.CaptureFixture[str]) -> None:
+def test_version(bed: ScriptedBroker, capsys: pytest.CaptureFixture[str]) -> None:
     bed.attributes["version"] = "1.2.3"
     for words in (["version"], ["-V"]):
         assert main(words) == 0
@@ -158,19 +166,19 @@ def test_version_outside_of_an_instance(monkeypatch: pytest.MonkeyPatch, capsys:
     assert "broker" not in capsys.readouterr().out
 
 
-def test_env_prints_the_environment(bed: Bed, capsys: pytest.CaptureFixture[str]) -> None:
+def test_env_prints_the_environment(bed: ScriptedBroker, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["env"]) == 0
     assert f'export FLUX_URI="{bed.uri}"' in capsys.readouterr().out.splitlines()
 
 
-def test_env_runs_a_command(bed: Bed) -> None:
+def test_env_runs_a_command(bed: ScriptedBroker) -> None:
     result = run_program("env", "sh", "-c", "echo $FLUX_URI; exit 5")
     assert (result.stdout, result.returncode) == (f"{bed.uri}\n", 5)
     result = run_program("env", "nosuchprogram")
     assert (result.stderr, result.returncode) == ("flux: execvp (nosuchprogram): No such file or directory\n", 1)
 
 
-def test_verbose_shows_the_environment(bed: Bed, capsys: pytest.CaptureFixture[str]) -> None:
+def test_verbose_shows_the_environment(bed: ScriptedBroker, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["-v", "getattr", "size"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[-1] == "4"
@@ -195,9 +203,9 @@ def test_a_path_is_a_program(tmp_path: Path) -> None:
     assert (result.stderr, result.returncode) == ("flux: ./nosuch: No such file or directory\n", 1)
 
 
-def test_parent(bed: Bed, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_parent(bed: ScriptedBroker, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setenv("FLUX_KVS_NAMESPACE", "mine")
-    with open_bed() as child:
+    with open_broker() as child:
         child.attributes |= {"parent-uri": bed.uri, "instance-level": "1", "size": "1"}
         for option in ("-p", "--parent", "-r", "--root", "-pp"):
             monkeypatch.setenv("FLUX_URI", child.uri)
@@ -211,7 +219,7 @@ def test_parent(bed: Bed, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captur
         assert 'export FLUX_KVS_NAMESPACE="job-7"' in capsys.readouterr().out
 
 
-def test_parent_of_the_outermost(bed: Bed, capsys: pytest.CaptureFixture[str]) -> None:
+def test_parent_of_the_outermost(bed: ScriptedBroker, capsys: pytest.CaptureFixture[str]) -> None:
     for option in ("-p", "-r"):
         assert main([option, "getattr", "size"]) == 0
         assert capsys.readouterr().out == "4\n"
@@ -234,7 +242,7 @@ def test_instance_that_is_not_there(
     assert "cannot connect to 'bogus'" in capsys.readouterr().err
 
 
-def test_broker_that_goes_away(bed: Bed, capsys: pytest.CaptureFixture[str]) -> None:
+def test_broker_that_goes_away(bed: ScriptedBroker, capsys: pytest.CaptureFixture[str]) -> None:
     bed.on("log.dmesg", lambda bed, connection, _: connection.close())
     assert main(["dmesg"]) == 1
     assert capsys.readouterr().err == f"flux-dmesg: {bed.uri}: the broker has hung up\n"
@@ -252,7 +260,7 @@ def test_the_flux_that_runs_is_the_flux_that_is_found(tmp_path: Path) -> None:
     assert path_with(empty, ours) == f"{empty}:{ours}"
 
 
-def test_closed_descriptors_are_not_taken_for_the_connection(bed: Bed) -> None:
+def test_closed_descriptors_are_not_taken_for_the_connection(bed: ScriptedBroker) -> None:
     command = " ".join(FLUX)
     result = subprocess.run(
         ["sh", "-c", f"{command} getattr size <&-; {command} getattr size >&-; {command} getattr nosuch 2>&-"],
@@ -264,15 +272,15 @@ def test_closed_descriptors_are_not_taken_for_the_connection(bed: Bed) -> None:
     assert (result.stdout, result.stderr, result.returncode) == ("4\n", "", 1)
 
 
-def test_output_that_nobody_reads(bed: Bed) -> None:
+def test_output_that_nobody_reads(bed: ScriptedBroker) -> None:
     followers: list[tuple[Connection, Message]] = []
     followed = threading.Event()
 
-    def follow(bed: Bed, connection: Connection, request: Message) -> None:
+    def follow(bed: ScriptedBroker, connection: Connection, request: Message) -> None:
         followers.append((connection, request))
         followed.set()
 
-    def log(bed: Bed, connection: Connection, request: Message) -> None:
+    def log(bed: ScriptedBroker, connection: Connection, request: Message) -> None:
         bed.answer(*followers[0], b"<40>1 2026-01-01T00:00:00.000000Z 0 test 1 - - line\0")
         bed.answer(connection, request)
 
@@ -289,7 +297,7 @@ def test_output_that_nobody_reads(bed: Bed) -> None:
         assert process.stderr.read() == b""
 
 
-def test_interrupt_ends_it_silently(bed: Bed) -> None:
+def test_interrupt_ends_it_silently(bed: ScriptedBroker) -> None:
     followed = threading.Event()
     bed.on("log.dmesg", lambda *_: followed.set())
     with subprocess.Popen([*FLUX, "dmesg", "-f"], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
@@ -318,7 +326,7 @@ def test_starting_is_cheap() -> None:
         "pytest",
     }
     code = (
-        "import sys; from pytest_flux.cli.flux import main; import pytest_flux.cli.commands.getattr;"
+        "import sys; from pytest_flux.cli.flux import main; import pytest_flux.cli.commands.instance.attr;"
         "print(*sys.modules)"
     )
     words = (sys.executable, "-SEc", f"import sys; sys.path[:0] = {sys.path!r}; {code}")

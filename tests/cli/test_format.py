@@ -11,10 +11,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pytest_flux.cli.commands.jobs_format import FORMATS, HEADINGS, headings_for
+from pytest_flux.cli.commands.jobs.jobs import FORMATS, HEADINGS, headings_for
 from pytest_flux.cli.format import Format, sort_value
-from pytest_flux.cli.named_formats import FormatShown, find_format
+from pytest_flux.cli.named_formats import find_format
 from pytest_flux.client.job_record import JobRecord
+from pytest_flux.options import OptionExit
 from pytest_flux.protocol.duration import short_duration
 from pytest_flux.protocol.job_state import INACTIVE, RESULTS
 
@@ -134,7 +135,7 @@ def test_named_formats(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: 
     path.parent.mkdir()
     path.write_text('[formats.mine]\nformat = "{long}"\n')
     assert find_format("mine", builtin, "flux-x") == "{long}"
-    with pytest.raises(FormatShown):
+    with pytest.raises(OptionExit):
         find_format("help", builtin, "flux-x")
     assert capsys.readouterr().out == "\nConfigured flux-x output formats:\n\n  default      About\n  mine        \n"
     path.write_text('[formats.default]\nformat = "x"\n')

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from pytest_flux.cli.command import Command
 from pytest_flux.cli.commands import TABLE
-from pytest_flux.cli.commands.command import Command
-from pytest_flux.cli.commands.job import TABLE as JOB_TABLE
+from pytest_flux.cli.commands.jobs.job import TABLE as JOB_TABLE
 from pytest_flux.cli.flux import main
 
 # These start other programs, or need no instance.

@@ -7,18 +7,18 @@ from collections.abc import Iterator
 import pytest
 
 from pytest_flux.client import Flux
-from tests.client.bed import Bed, open_bed
+from tests.client.scripted_broker import ScriptedBroker, open_broker
 
 
 @pytest.fixture
-def bed() -> Iterator[Bed]:
+def broker() -> Iterator[ScriptedBroker]:
     """A small broker that answers as the test says."""
-    with open_bed() as bed:
-        yield bed
+    with open_broker() as broker:
+        yield broker
 
 
 @pytest.fixture
-def flux(bed: Bed) -> Iterator[Flux]:
+def flux(broker: ScriptedBroker) -> Iterator[Flux]:
     """A handle on it."""
-    with Flux(bed.uri) as flux:
+    with Flux(broker.uri) as flux:
         yield flux

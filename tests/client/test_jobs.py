@@ -14,10 +14,10 @@ from pytest_flux.client import Flux
 from pytest_flux.client.aio import AsyncFlux
 from pytest_flux.client.executor import JobError, JobExecutor, JobFuture
 from pytest_flux.client.job_result import JobFailed
-from pytest_flux.client.jobs import WAITABLE
 from pytest_flux.client.jobspec import from_command, nested, per_resource
 from pytest_flux.client.resources import Resources
 from pytest_flux.protocol.errors import FluxError
+from pytest_flux.protocol.job_state import FLAG_WAITABLE
 
 # Fixtures of the commands' tests: an instance of four brokers of either engine.
 from tests.cli.jobs.conftest import instance, uri
@@ -64,7 +64,7 @@ def test_control(uri: str) -> None:
 
 def test_waiting(uri: str) -> None:
     with Flux(uri) as flux:
-        job = flux.jobs.submit(from_command(["false"]), flags=WAITABLE)
+        job = flux.jobs.submit(from_command(["false"]), flags=FLAG_WAITABLE)
         answer = flux.jobs.wait(job, timeout=WAIT)
         assert (answer["id"], answer["success"]) == (job, False)
         with pytest.raises(FluxError) as error:

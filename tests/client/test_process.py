@@ -20,7 +20,7 @@ from pytest_flux.client.process import (
 )
 from pytest_flux.protocol.message import FLAG_STREAMING, Message
 from pytest_flux.reactor.usock import Connection
-from tests.client.bed import Bed
+from tests.client.scripted_broker import ScriptedBroker
 
 WAIT = 10.0
 EOF = {"type": "output", "pid": 7, "io": {"stream": "stdout", "rank": "0", "eof": True}}
@@ -31,20 +31,20 @@ def output(stream: str, data: str, **more: str) -> dict[str, Any]:
     return {"type": "output", "pid": 7, "io": {"stream": stream, "rank": "0", "data": data, **more}}
 
 
-def answer_with(bed: Bed, *responses: dict[str, Any] | int) -> None:
+def answer_with(broker: ScriptedBroker, *responses: dict[str, Any] | int) -> None:
     """Have `rexec.exec` answer with these, an error being a number."""
 
-    def execute(bed: Bed, connection: Connection, request: Message) -> None:
+    def execute(broker: ScriptedBroker, connection: Connection, request: Message) -> None:
         for response in responses:
             if isinstance(response, int):
-                bed.answer(connection, request, errnum=response)
+                broker.answer(connection, request, errnum=response)
             else:
-                bed.answer(connection, request, response)
+                broker.answer(connection, request, response)
 
-    bed.on("rexec.exec", execute)
-    bed.on("rexec.attach", execute)
-    bed.on("rexec.kill", {})
-    bed.on("rexec.write", lambda *_: None)
+    broker.on("rexec.exec", execute)
+    broker.on("rexec.attach", execute)
+    broker.on("rexec.kill", {})
+    broker.on("rexec.write", lambda *_: None)
 
 
 def follow(flux: Flux, process: RemoteProcess) -> list[tuple[str, bytes]]:
@@ -56,9 +56,9 @@ def follow(flux: Flux, process: RemoteProcess) -> list[tuple[str, bytes]]:
     return output
 
 
-def test_life_of_a_process(bed: Bed, flux: Flux) -> None:
+def test_life_of_a_process(broker: ScriptedBroker, flux: Flux) -> None:
     answer_with(
-        bed,
+        broker,
         {"type": "started", "pid": 7},
         {"type": "add-credit", "channels": {"stdin": 4096}},
         output("stdout", "héllo\n"),
@@ -74,21 +74,21 @@ def test_life_of_a_process(bed: Bed, flux: Flux) -> None:
     assert (process.state, process.pid, process.credits) == (EXITED, 7, 4096)
     assert os.waitstatus_to_exitcode(process.status) == 3
     assert process.error is None
-    request = bed.received[-1]
+    request = broker.received[-1]
     assert request.flags & FLAG_STREAMING
     assert request.nodeid == 2
     assert request.json() == {"cmd": COMMAND, "flags": 11, "local_flags": 0}
 
 
-def test_without_flow_control(bed: Bed, flux: Flux) -> None:
-    answer_with(bed, errno.EPERM)
+def test_without_flow_control(broker: ScriptedBroker, flux: Flux) -> None:
+    answer_with(broker, errno.EPERM)
     follow(flux, RemoteProcess.start(flux, 0, COMMAND, flow_control=False))
-    assert bed.received[-1].json()["flags"] == 3
+    assert broker.received[-1].json()["flags"] == 3
 
 
 @pytest.mark.parametrize("errnum", [errno.ENOENT, errno.EHOSTUNREACH])
-def test_process_that_cannot_be(bed: Bed, flux: Flux, errnum: int) -> None:
-    answer_with(bed, errnum)
+def test_process_that_cannot_be(broker: ScriptedBroker, flux: Flux, errnum: int) -> None:
+    answer_with(broker, errnum)
     process = RemoteProcess.start(flux, 0, COMMAND)
     assert follow(flux, process) == []
     assert process.state == FAILED
@@ -106,8 +106,10 @@ def test_process_that_cannot_be(bed: Bed, flux: Flux, errnum: int) -> None:
         ({"type": "started", "pid": 7}, {"type": "add-credit", "channels": {"stdin": "x"}}),
     ],
 )
-def test_service_that_breaks_the_protocol(bed: Bed, flux: Flux, responses: tuple[dict[str, Any] | int, ...]) -> None:
-    answer_with(bed, *responses)
+def test_service_that_breaks_the_protocol(
+    broker: ScriptedBroker, flux: Flux, responses: tuple[dict[str, Any] | int, ...]
+) -> None:
+    answer_with(broker, *responses)
     process = RemoteProcess.start(flux, 0, COMMAND)
     follow(flux, process)
     assert process.state == FAILED
@@ -115,13 +117,13 @@ def test_service_that_breaks_the_protocol(bed: Bed, flux: Flux, responses: tuple
     assert process.error.errnum == errno.EPROTO
     flux.rpc("echo.echo").get(WAIT)
     # What it started must not go on without us.
-    assert [message.json() for message in bed.received if message.topic == "rexec.kill"] == [
+    assert [message.json() for message in broker.received if message.topic == "rexec.kill"] == [
         {"pid": 7, "signum": signal.SIGKILL}
     ]
 
 
-def test_stdin(bed: Bed, flux: Flux) -> None:
-    answer_with(bed, {"type": "started", "pid": 7}, {"type": "add-credit", "channels": {"stdin": 10}})
+def test_stdin(broker: ScriptedBroker, flux: Flux) -> None:
+    answer_with(broker, {"type": "started", "pid": 7}, {"type": "add-credit", "channels": {"stdin": 10}})
     process = RemoteProcess.start(flux, 3, COMMAND)
     while not process.credits:
         flux.wait_for(process.rpc.is_ready, WAIT, "no response")
@@ -132,7 +134,7 @@ def test_stdin(bed: Bed, flux: Flux) -> None:
     process.close_stdin()
     process.kill(signal.SIGTERM).get(WAIT)
     assert process.credits == 6
-    writes = [message for message in bed.received if message.topic == "rexec.write"]
+    writes = [message for message in broker.received if message.topic == "rexec.write"]
     assert all(not message.wants_response and message.nodeid == 3 for message in writes)
     assert [message.json() for message in writes] == [
         {"matchtag": process.rpc.matchtag, "io": {"stream": "stdin", "rank": "0", "data": "abc"}},
@@ -142,19 +144,19 @@ def test_stdin(bed: Bed, flux: Flux) -> None:
         },
         {"matchtag": process.rpc.matchtag, "io": {"stream": "stdin", "rank": "0", "eof": True}},
     ]
-    assert bed.received[-1].json() == {"pid": 7, "signum": signal.SIGTERM}
+    assert broker.received[-1].json() == {"pid": 7, "signum": signal.SIGTERM}
 
 
 @pytest.mark.parametrize(
     ("target", "request_"),
     [(77, {"pid": 77, "flags": 3}), ("a label", {"pid": -1, "label": "a label", "flags": 3})],
 )
-def test_attach(bed: Bed, flux: Flux, target: int | str, request_: dict[str, Any]) -> None:
-    answer_with(bed, {"type": "attached", "pid": 7, "cmd": {}}, {"type": "finished", "status": 0}, errno.ENODATA)
+def test_attach(broker: ScriptedBroker, flux: Flux, target: int | str, request_: dict[str, Any]) -> None:
+    answer_with(broker, {"type": "attached", "pid": 7, "cmd": {}}, {"type": "finished", "status": 0}, errno.ENODATA)
     process = RemoteProcess.attach(flux, 1, target)
     follow(flux, process)
     assert (process.state, process.pid) == (EXITED, 7)
-    assert bed.received[-1].json() == request_
+    assert broker.received[-1].json() == request_
 
 
 def test_command_object(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 
 from pytest_flux.client import Flux
+from pytest_flux.client.connection import Rpc
 from pytest_flux.client.jobspec import from_command
 from pytest_flux.client.kvs import SYNC, Kvs
-from pytest_flux.client.rpc import Rpc
 from tests.launcher.sessions import DEADLINE
 from tests.parity.instances import Engine, Running
 

@@ -11,12 +11,12 @@ import psutil
 import pytest
 
 from pytest_flux.client import Flux
-from pytest_flux.instance import FluxInstance
+from pytest_flux.instance.flux_instance import FluxInstance
+from pytest_flux.instance.settings import Settings
 from pytest_flux.protocol.errors import ProtocolError
 from pytest_flux.protocol.framing import FrameDecoder
 from pytest_flux.protocol.message import decode_message
 from pytest_flux.protocol.pmi_server import PmiServer
-from pytest_flux.settings import Settings
 from tests.fuzz.generator import hostile_frames, hostile_pmi
 
 COUNTS = [20_000, pytest.param(1_000_000, marks=pytest.mark.slow)]

@@ -12,9 +12,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from pytest_flux.instance import FluxInstance
+from pytest_flux.instance.flux_instance import FluxInstance
+from pytest_flux.instance.settings import Settings
 from pytest_flux.protocol.errors import FluxError
-from pytest_flux.settings import Settings
 from tests.fuzz.work import Generator
 
 COUNTS = [4000, pytest.param(100_000, marks=pytest.mark.slow)]

@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 
 from pytest_flux.launcher import engine as engine_module
-from pytest_flux.launcher import flux_command
 from pytest_flux.launcher.engine import Engine, find_engine
 from pytest_flux.launcher.spec import LaunchError
 
@@ -169,7 +168,7 @@ def test_a_flux_that_cannot_be_executed(tmp_path: Path, embedded: Path) -> None:
 
 
 def test_a_flux_that_hangs(tmp_path: Path, embedded: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(flux_command, "PATIENCE", 0.1)
+    monkeypatch.setattr(engine_module, "PATIENCE", 0.1)
     executable(tmp_path / "bin" / "flux", "#!/bin/sh\nexec sleep 60\n")
     started = time.monotonic()
     assert find_engine("auto", path_with(tmp_path / "bin")).broker == str(embedded)

@@ -1,10 +1,9 @@
-"""Instances that somebody else has started, or that outlive a run; hooks; instances outside of pytest."""
+"""Instances that something else has started, or that outlive a run; hooks."""
 
 from __future__ import annotations
 
 import os
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -26,28 +25,6 @@ def test(flux_instance):
 def outside() -> Iterator[pytest_flux.FluxInstance]:
     with pytest_flux.start(broker="embedded") as flux:
         yield flux
-
-
-def test_start_outside_of_pytest(outside: pytest_flux.FluxInstance) -> None:
-    assert outside.client.size == 1
-    assert outside.is_running
-
-
-def test_start_in_a_script(tmp_path: Path) -> None:
-    script = tmp_path / "script.py"
-    script.write_text(
-        "import pytest_flux, sys\n"
-        "assert 'pytest' not in sys.modules\n"
-        "with pytest_flux.start(size=2, broker='embedded') as flux:\n"
-        "    print(flux.client.size, 'pytest' in sys.modules)\n"
-    )
-    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True)
-    assert (done.stdout, done.stderr) == ("2 False\n", "")
-
-
-def test_wrong_keywords_outside_of_pytest() -> None:
-    with pytest.raises(pytest_flux.SettingsError, match="did you mean 'size'"), pytest_flux.start(sise=1):
-        pass
 
 
 def test_uri_and_attach(

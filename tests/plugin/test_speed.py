@@ -11,7 +11,7 @@ def test_the_next_one_boots_meanwhile(run: Run) -> None:
     result = run(
         """
         import pytest
-        from pytest_flux.session.stash import pool_of
+        from pytest_flux.plugin.run import pool_of
 
         def ready(request):
             return [instance.size for instance in pool_of(request.config)._ready]

@@ -54,7 +54,7 @@ def peak(source: str, *arguments: str) -> int:
     """The most memory, in bytes, that a program takes beyond what importing takes."""
     program = f"""
 import resource, sys
-import pytest_flux.postmortem.dump, pytest_flux.broker.jobs.restart, pytest_flux.broker.content.backing
+import pytest_flux.postmortem.dump, pytest_flux.broker.jobs.restart, pytest_flux.content_sqlite
 from pytest_flux.protocol.errors import FluxError, ProtocolError
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 try:

@@ -11,8 +11,8 @@ from pathlib import Path
 from pytest_flux.client import Flux
 from pytest_flux.client.jobspec import from_command
 from pytest_flux.client.kvs import Kvs
-from pytest_flux.instance import FluxInstance
-from pytest_flux.settings import Settings
+from pytest_flux.instance.flux_instance import FluxInstance
+from pytest_flux.instance.settings import Settings
 from tests.launcher.sessions import DEADLINE
 
 

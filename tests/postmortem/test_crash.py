@@ -15,9 +15,9 @@ import pytest
 import pytest_flux
 from pytest_flux.client.jobspec import from_command
 from pytest_flux.client.kvs import Kvs
-from pytest_flux.instance import FluxInstance
+from pytest_flux.instance.flux_instance import FluxInstance
+from pytest_flux.instance.settings import Settings
 from pytest_flux.protocol.job_state import job_result, next_state, state_name
-from pytest_flux.settings import Settings
 from tests.parity.instances import Engine
 from tests.postmortem.load import live_and_die
 from tests.postmortem.test_commands import shell

@@ -22,7 +22,7 @@ import pytest
 import pytest_flux
 from pytest_flux.postmortem.archive import restore_archive
 from pytest_flux.protocol.errors import FluxError, ProtocolError
-from pytest_flux.protocol.kvs_build import TreeBuilder
+from pytest_flux.protocol.kvs_tree import TreeBuilder
 from tests.postmortem.damage import archive_of, look_at, peak
 from tests.postmortem.test_commands import shell
 
@@ -228,7 +228,7 @@ def test_more_names_than_there_is_memory_for() -> None:
 
 def test_directories_that_contain_each_other_in_many_ways(tmp_path: Path) -> None:
     """Few blobs, and more keys than can be counted: what is looked up is found, and walking takes no memory."""
-    from pytest_flux.broker.content.backing import SqliteBacking
+    from pytest_flux.content_sqlite import SqliteBacking
     from pytest_flux.protocol import treeobj
     from pytest_flux.protocol.blobref import encode_blobref, hasher
 

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 import pytest_flux
-from pytest_flux.broker.content.backing import SqliteBacking
+from pytest_flux.content_sqlite import SqliteBacking
 from pytest_flux.protocol import treeobj
 from pytest_flux.protocol.blobref import encode_blobref, hasher
 from pytest_flux.protocol.errors import FluxError, ProtocolError

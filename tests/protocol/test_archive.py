@@ -10,8 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pytest_flux.protocol.archive import FILE, OTHER, SYMLINK, Member, TarDecoder
-from pytest_flux.protocol.archive_header import END, encode_member, padding
+from pytest_flux.protocol.archive import END, FILE, OTHER, SYMLINK, Member, TarDecoder, encode_member, padding
 from pytest_flux.protocol.errors import ProtocolError
 
 RECORDED = Path(__file__).parent.parent / "conformance" / "data" / "flux-0.88.0" / "dump.tar"

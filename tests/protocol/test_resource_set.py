@@ -10,8 +10,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pytest_flux.protocol.errors import ProtocolError
-from pytest_flux.protocol.resource_json import resources_from_config
-from pytest_flux.protocol.resource_set import MAX_CORES, Node, ResourceSet, ids_of, lowest, mask_of, text_of
+from pytest_flux.protocol.resource_set import (
+    MAX_CORES,
+    Node,
+    ResourceSet,
+    ids_of,
+    lowest,
+    mask_of,
+    resources_from_config,
+    text_of,
+)
 
 RECORDED: dict[str, Any] = {
     "version": 1,

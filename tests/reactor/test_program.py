@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from pytest_flux.reactor.program import STDERR, STDIN, STDOUT, start_program
+from pytest_flux.reactor.program import STDERR, STDIN, STDOUT, Program, spawn, start_program
 
 
 def _output(
@@ -127,3 +129,77 @@ sys.exit(os.read(pipes[STDOUT], 100) != b"word")
 """
     pid = os.posix_spawn(sys.executable, [sys.executable, "-c", script], os.environ)
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+
+
+def _spawned(*argv: str, inherited: Sequence[int] = (), **how: Any) -> str:  # noqa: ANN401
+    """What a program writes that was started by ``spawn``."""
+    reading, writing = os.pipe()
+    try:
+        pid = spawn(Program(argv, dict(os.environ), **how), {STDOUT: writing}, inherited)
+    finally:
+        os.close(writing)
+    with open(reading) as stream:
+        output = stream.read()
+    assert os.waitpid(pid, 0)[1] == 0
+    return output
+
+
+def test_limits_are_the_programs_alone() -> None:
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    assert _spawned("sh", "-c", "ulimit -n", limits=[(resource.RLIMIT_NOFILE, 50)]) == "50\n"
+    assert resource.getrlimit(resource.RLIMIT_NOFILE) == before
+
+
+def test_limits_that_would_strike_us() -> None:
+    limits = [(resource.RLIMIT_CPU, 77), (resource.RLIMIT_NOFILE, 50)]
+    assert _spawned("sh", "-c", "ulimit -t; ulimit -n; pwd", limits=limits, cwd="/") == "77\n50\n/\n"
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="processes cannot be bound here")
+def test_processors_are_the_programs_alone() -> None:
+    before = os.sched_getaffinity(0)
+    cpu = max(before)
+    script = "import os; print(*os.sched_getaffinity(0))"
+    assert _spawned(sys.executable, "-c", script, cpus=frozenset((cpu,)), bind_first=True) == f"{cpu}\n"
+    assert os.sched_getaffinity(0) == before
+
+
+def test_a_descriptor_is_inherited_under_its_number_and_by_nobody_else() -> None:
+    reading, writing = os.pipe()
+    try:
+        assert _spawned("sh", "-c", f"test -e /dev/fd/{writing} && echo there", inherited=[writing]) == "there\n"
+        assert not os.get_inheritable(writing)
+        assert _spawned("sh", "-c", f"test -e /dev/fd/{writing} || echo gone") == "gone\n"
+    finally:
+        os.close(reading)
+        os.close(writing)
+
+
+def test_a_file_without_interpreter_is_for_the_shell(tmp_path: Path) -> None:
+    script = tmp_path / "script"
+    script.write_text("echo $0 $1\n")
+    script.chmod(0o755)
+    assert _spawned(str(script), "word") == f"{script} word\n"
+
+
+def test_a_terminal_becomes_the_controlling_one() -> None:
+    ours, theirs = os.openpty()
+    try:
+        path = os.ttyname(theirs)
+        facts = "os.ttyname(0), os.tcgetpgrp(0) == os.getpid() == os.getsid(0)"
+        script = f"import os; os.write(1, repr(({facts})).encode())"
+        pid = spawn(Program([sys.executable, "-c", script], dict(os.environ), terminal=path), {})
+        assert os.waitpid(pid, 0)[1] == 0
+        assert os.read(ours, 100) == f"('{path}', True)".encode()
+    finally:
+        os.close(ours)
+        os.close(theirs)
+
+
+@pytest.mark.parametrize("how", [{"cwd": "/no/such/directory"}, {"limits": [(resource.RLIMIT_NOFILE, 1 << 60)]}])
+def test_a_failure_leaves_everything_as_it_was(how: dict[str, Any]) -> None:
+    _output(["true"])
+    before = os.getcwd(), os.listdir("/dev/fd"), resource.getrlimit(resource.RLIMIT_NOFILE)
+    with pytest.raises((OSError, ValueError)):
+        spawn(Program(["true"], dict(os.environ), **how), {})
+    assert (os.getcwd(), os.listdir("/dev/fd"), resource.getrlimit(resource.RLIMIT_NOFILE)) == before

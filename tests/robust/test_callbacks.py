@@ -23,7 +23,8 @@ from pytest_flux.protocol.framing import FrameDecoder, encode_frame
 from pytest_flux.protocol.message import REQUEST, Message
 from pytest_flux.protocol.severity import LOG_INFO
 from pytest_flux.protocol.stdlog import decode_entry
-from pytest_flux.reactor.process import PipeReader, PipeWriter, Process
+from pytest_flux.reactor.pipe import PipeReader, PipeWriter
+from pytest_flux.reactor.process import Process
 from pytest_flux.reactor.reactor import Reactor
 from pytest_flux.reactor.stream import Stream
 from pytest_flux.reactor.usock import UsockServer

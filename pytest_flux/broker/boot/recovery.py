@@ -75,7 +75,7 @@ def restore(attributes: Attributes, log: BrokerLog) -> None:
     path, link = _archive(attributes)
     if path is None:
         return
-    from pytest_flux.postmortem.unpack import unpack
+    from pytest_flux.postmortem.archive import unpack
 
     log.write(LOG_INFO, f"restoring content from {path}")
     database = f"{place(attributes)[0]}/{_DATABASE}"

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from pytest_flux.broker.attributes import Attributes
-    from pytest_flux.broker.content.backing import SqliteBacking
     from pytest_flux.broker.log import BrokerLog
+    from pytest_flux.content_sqlite import SqliteBacking
     from pytest_flux.reactor.reactor import Reactor, Timer
 
 _FLUSH_DELAY = 1.0
@@ -113,7 +113,7 @@ class ContentStore:
     def backing(self) -> SqliteBacking:
         """The file, opened at the first use. Raises FluxError."""
         if self._backing is None:
-            from pytest_flux.broker.content.backing import SqliteBacking
+            from pytest_flux.content_sqlite import SqliteBacking
 
             if self._closed and not self.dirty:
                 raise FluxError(errno.ENOSYS, "the content store is closed")

@@ -1,11 +1,11 @@
-"""Which processors and gpus each task gets: the shell options ``cpu-affinity`` and ``gpu-affinity``."""
+"""The processors and gpus of each task: the shell options ``cpu-affinity`` and ``gpu-affinity``."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
-from pytest_flux.broker.exec.failure import ShellFailure
+from pytest_flux.broker.exec.options import ShellFailure
 from pytest_flux.protocol.errors import ProtocolError
 from pytest_flux.protocol.idset import decode_idset, encode_idset
 from pytest_flux.protocol.resource_set import Node, ids_of
@@ -14,7 +14,7 @@ Cpus = frozenset[int]
 
 
 class Choice(NamedTuple):
-    """The option ``cpu-affinity``: what it says, whether it is to be told, and whether nothing is to be done."""
+    """The option ``cpu-affinity``. ``tells`` logs the binding; ``is_dry`` logs it and does nothing."""
 
     option: str
     tells: bool = False
@@ -22,7 +22,7 @@ class Choice(NamedTuple):
 
     @property
     def is_per_task(self) -> bool:
-        """Whether tasks get sets of their own."""
+        """Whether tasks get different processors."""
         return self.option == "per-task" or self.option.startswith("map:")
 
 
@@ -35,18 +35,18 @@ def choice(options: dict[str, Any]) -> Choice:
     while option.startswith(("verbose", "dry-run")):
         tells = True
         is_dry |= option.startswith("dry-run")
-        # Both are as long.
+        # Both words have seven letters.
         option = option[7:].removeprefix(",")
     return Choice(option, tells and option != "off", is_dry)
 
 
 def processors(node: Node, cores: Sequence[Cpus]) -> Cpus:
-    """All those of a node's cores. LookupError where the machine has not all of these."""
+    """The processors of a node's cores. LookupError if this machine does not have all of the cores."""
     return frozenset().union(*(cores[core] for core in ids_of(node.cores)))
 
 
 def describe(choice: Choice, mine: Cpus, bound: Sequence[Cpus | None], ranks: Sequence[int]) -> Iterator[str]:
-    """What is told of it, line by line."""
+    """The lines of the log that describe a binding."""
     if choice.tells:
         yield f"cpus: {encode_idset(mine)}"
         for rank, cpus in zip(ranks, bound, strict=True):
@@ -55,9 +55,9 @@ def describe(choice: Choice, mine: Cpus, bound: Sequence[Cpus | None], ranks: Se
 
 
 def bindings(choice: Choice, node: Node, cores: Sequence[Cpus], ntasks: int) -> list[Cpus | None]:
-    """For each task the processors that it is bound to, or None for no binding.
+    """For each task the processors that it is bound to, or None if it is not bound.
 
-    ``cores`` are those of the machine. LookupError where it has not all those of ``node``: then there is no binding.
+    ``cores`` are those of this machine. LookupError if it does not have all cores of ``node``: tasks cannot be bound.
     """
     option = choice.option
     if option == "off":
@@ -71,7 +71,7 @@ def bindings(choice: Choice, node: Node, cores: Sequence[Cpus], ntasks: int) -> 
 
 
 def distribute(cores: Sequence[Cpus], ntasks: int) -> list[Cpus]:
-    """Cores dealt out to tasks in order, as evenly as can be (hwloc_distrib): a task has at least one."""
+    """Cores dealt to tasks in order, as evenly as possible, at least one to each (hwloc_distrib)."""
     total = sum(map(len, cores))
     sets: list[Cpus] = []
     given = 0
@@ -91,7 +91,7 @@ def _share(weight: int, ntasks: int, total: int) -> int:
 
 
 def cpu_map(text: str, ntasks: int) -> list[Cpus]:
-    """Sets in a list with semicolons, in each of hwloc's notations; used over again where there are more tasks."""
+    """The sets in a list with semicolons, in any of hwloc's notations; if there are more tasks, they repeat."""
     sets = [_cpu_set(part) for part in text.split(";") if part]
     if not sets or not all(sets):
         raise ShellFailure(f"cpuset {text} contains no cores or is invalid", component="cpu-affinity")
@@ -111,7 +111,7 @@ def _cpu_set(text: str) -> Cpus:
 
 
 def gpu_environ(options: dict[str, Any], node: Node, local_id: int, ntasks: int) -> dict[str, str]:
-    """What tells a task's libraries which gpus it has."""
+    """The variables from which a task's libraries learn which gpus it has."""
     option = options.get("gpu-affinity", "on")
     if option == "off":
         return {}

@@ -1,18 +1,18 @@
-"""The directories that live as long as a job, one for each shell: ``FLUX_JOB_TMPDIR``."""
+"""The temporary directories of jobs, one for each shell: ``FLUX_JOB_TMPDIR``."""
 
 from __future__ import annotations
 
 import os
 import shutil
 
-from pytest_flux.broker.exec.failure import ShellFailure
+from pytest_flux.broker.exec.options import ShellFailure
 from pytest_flux.protocol.fluid import f58
 
 _MAX_SPARE = 64
 
 
 class Directories:
-    """Makes and removes them. Those that no task has touched are used again, which costs a third."""
+    """Makes and removes them. One that no task has touched is used again, which takes a third of the time."""
 
     def __init__(self, rundir: str, rank: int) -> None:
         self._rundir = rundir
@@ -22,7 +22,7 @@ class Directories:
         self._made = 0
 
     def make(self, job_id: int, shell: int, environ: object) -> str:
-        """A new one, in the rundir or, failing that, in TMPDIR. ShellFailure."""
+        """Make a directory, in the rundir or, if that fails, in TMPDIR. ShellFailure."""
         wanted = environ.get("TMPDIR") if isinstance(environ, dict) else None
         reason: OSError | None = None
         for parent in (self._rundir, wanted or "/tmp"):
@@ -45,7 +45,7 @@ class Directories:
         self._untouched[path] = _state(path)
 
     def remove(self, path: str) -> None:
-        """The job is over: its directory goes with all that the tasks have left in it."""
+        """Remove the directory of a job that is over, with everything in it."""
         state = self._untouched.pop(path, None)
         try:
             if state is None or state != _state(path):
@@ -58,11 +58,11 @@ class Directories:
             else:
                 os.rmdir(path)
         except OSError:
-            # The task, or whoever removes the rundir, was faster.
+            # A process of the job, or whoever removes the rundir, was faster.
             shutil.rmtree(path, ignore_errors=True)
 
     def destroy(self) -> None:
-        """Remove those in reserve."""
+        """Remove the spare ones."""
         for path in self._spare:
             shutil.rmtree(path, ignore_errors=True)
         self._spare.clear()

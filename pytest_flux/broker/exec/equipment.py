@@ -1,29 +1,37 @@
-"""What a shell gives to its tasks: environment, directory, limits, processors, places for output and input."""
+"""What a shell gives to its tasks: environment, directory, files, limits, processors, output and input."""
 
 from __future__ import annotations
 
+import base64
 import errno
+import json
 import os
+import resource
 from typing import TYPE_CHECKING, Any
 
-from pytest_flux.broker.exec import affinity, environment, options
-from pytest_flux.broker.exec.failure import ShellFailure
+from pytest_flux.broker.exec import affinity, options
 from pytest_flux.broker.exec.mustache import Tags, TagsOfTask, job_name
+from pytest_flux.broker.exec.options import ShellFailure, nested
 from pytest_flux.broker.exec.output import ERROR, NOTICE, WARNING, Output, Send
 from pytest_flux.broker.exec.placement import Placement
-from pytest_flux.broker.exec.spawn import Program
 from pytest_flux.broker.resource import discovery
+from pytest_flux.protocol.fluid import f58, f58plain
 from pytest_flux.protocol.resource_set import text_of
+from pytest_flux.reactor.clock import Clock
+from pytest_flux.reactor.program import Program
 
 if TYPE_CHECKING:
     from pytest_flux.broker.attributes import Attributes
 
+_ALIASES = {"ofile": "nofile"}
+
 
 class Equipment:
-    """For the tasks of one shell. ``outfit`` finds out all that can be known before they begin."""
+    """What the tasks of one shell get. ``outfit`` finds out everything that can be known before they begin."""
 
     def __init__(
         self,
+        clock: Clock,
         attributes: Attributes,
         rank: int,
         job_id: int,
@@ -53,21 +61,19 @@ class Equipment:
         )
         system = jobspec["attributes"].get("system", {})
         self._cwd = str(system.get("cwd") or os.getcwd())
-        self.output = Output(options.output_options(self._options), self._tags, self._shell, self._cwd, send)
+        self.output = Output(clock, options.output_options(self._options), self._tags, self._shell, self._cwd, send)
         self.input_path: str | None = None
         self._environ: dict[str, str] = {}
         self._limits: list[tuple[int, int]] = []
         self._cpus: list[affinity.Cpus | None] = []
 
     def outfit(self) -> None:
-        """ShellFailure for what cannot be had; smaller things that cannot are said in the job's output."""
+        """Prepare what tasks get. ShellFailure; minor problems are reported in the job's output."""
         self._tell_adjusted()
         self._enter_directory()
-        self._environ = environment.job_environ(
-            self._attributes, self._job_id, self._jobspec, self._placement, self._tmpdir
-        )
-        environment.write_files(self._jobspec, self._tmpdir)
-        self._limits, complaints = environment.limits(self._options)
+        self._environ = job_environ(self._attributes, self._job_id, self._jobspec, self._placement, self._tmpdir)
+        write_files(self._jobspec, self._tmpdir)
+        self._limits, complaints = limits(self._options)
         for complaint in complaints:
             self.output.log(WARNING, complaint, "rlimit")
         self._bind()
@@ -104,7 +110,7 @@ class Equipment:
                 for line in affinity.describe(chosen, mine, self._cpus, [task.rank for task in self.tasks]):
                     self.output.log(NOTICE, line, "cpu-affinity")
         except LookupError:
-            # Cores that a configuration has made up cannot be bound to.
+            # A configuration can have cores that this machine does not have.
             cores = self._placement.describe(self._shell, "")["resources"]["cores"]
             text = f"unable to get cpuset for cores {cores}. Disabling affinity"
             self.output.log(WARNING, text, "cpu-affinity")
@@ -128,7 +134,7 @@ class Equipment:
         return full
 
     def program(self, task: TagsOfTask, pmi: int) -> Program:
-        """What is to run as a task. ``pmi`` is the descriptor of its connection, negative for none."""
+        """The program of a task. ``pmi`` is the descriptor of its connection, negative if it has none."""
         rank, index = task
         environ = {
             **self._environ,
@@ -148,8 +154,92 @@ class Equipment:
             [self._tags.render(word, node=self._shell, task=task) for word in command],
             environ,
             self._cwd,
+            None if options.is_set(self._options, "nosetpgrp") else 0,
             self._limits,
             self._cpus[index],
-            not options.is_set(self._options, "nosetpgrp"),
-            "cpu-affinity" in self._options,
+            bind_first="cpu-affinity" in self._options,
         )
+
+
+def job_text(job_id: int, environ: dict[str, str]) -> str:
+    """A job's id as its tasks see it."""
+    return f58plain(job_id) if "FLUX_F58_FORCE_ASCII" in environ else f58(job_id)
+
+
+def job_environ(
+    attributes: Attributes, job_id: int, jobspec: dict[str, Any], placement: Placement, tmpdir: str
+) -> dict[str, str]:
+    """The environment of all tasks of a shell: the jobspec's, and the job's own (flux-environment(7))."""
+    given = jobspec["attributes"].get("system", {}).get("environment")
+    environ = {str(name): str(value) for name, value in given.items()} if isinstance(given, dict) else {}
+    environ.pop("FLUX_PROXY_REMOTE", None)
+    text = job_text(job_id, environ)
+    path = attributes.get("jobid-path") or "/"
+    environ |= {
+        "FLUX_URI": attributes.get("local-uri") or "",
+        "FLUX_KVS_NAMESPACE": f"job-{job_id}",
+        "FLUX_JOB_ID_PATH": f"{'' if path == '/' else path}/{text}",
+        "FLUX_JOB_SIZE": str(placement.ntasks),
+        "FLUX_JOB_NNODES": str(len(placement.ranks)),
+        "FLUX_JOB_ID": text,
+        "FLUX_JOB_TMPDIR": tmpdir,
+        "FLUX_TERMINUS_SESSION": "0",
+    }
+    if "HOSTNAME" in environ:
+        environ["HOSTNAME"] = attributes.get("hostname") or ""
+    if nested(jobspec, "attributes", "system", "shell", "options", "mpi") != "none":
+        # Open MPI puts shared memory there, which jobs of one node must not share.
+        environ["OMPI_MCA_btl_vader_backing_directory"] = tmpdir
+    return environ
+
+
+def write_files(jobspec: dict[str, Any], directory: str) -> None:
+    """Write the files of a jobspec (``attributes.system.files``, RFC 37) into the job's directory. ShellFailure."""
+    files = jobspec["attributes"].get("system", {}).get("files")
+    if not isinstance(files, dict):
+        return
+    for name, file in files.items():
+        try:
+            _write_file(os.path.join(directory, str(name)), file)
+        except (OSError, ValueError, TypeError, AttributeError) as error:
+            raise ShellFailure(f"shell_init: {name}: {error}") from None
+
+
+def _write_file(path: str, file: dict[str, Any]) -> None:
+    mode = int(file.get("mode", 0o100600))
+    data, encoding = file.get("data", ""), file.get("encoding")
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    if mode & 0o170000 == 0o120000:
+        os.symlink(data, path)
+        return
+    if mode & 0o170000 == 0o040000:
+        os.makedirs(path, exist_ok=True)
+        return
+    if encoding == "base64":
+        content = base64.b64decode(data, validate=True)
+    elif encoding in (None, "utf-8"):
+        content = data.encode() if isinstance(data, str) else json.dumps(data).encode()
+    else:
+        raise ValueError(f"encoding {encoding} is not known")
+    descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, mode & 0o7777 or 0o600)
+    with os.fdopen(descriptor, "wb") as target:
+        target.write(content)
+
+
+def limits(options: dict[str, Any]) -> tuple[list[tuple[int, int]], list[str]]:
+    """The soft limits that differ from ours, and complaints about those that cannot be set. ShellFailure."""
+    changes, complaints = [], []
+    wanted = options.get("rlimit")
+    for name, value in wanted.items() if isinstance(wanted, dict) else ():
+        kind = getattr(resource, f"RLIMIT_{_ALIASES.get(str(name), str(name)).upper()}", None)
+        if kind is None or not isinstance(value, int) or isinstance(value, bool):
+            raise ShellFailure(f"invalid shell option rlimit.{name}={value}", component="rlimit")
+        soft, hard = resource.getrlimit(kind)
+        value = resource.RLIM_INFINITY if value < 0 else value
+        above = value == resource.RLIM_INFINITY or value > hard
+        if hard != resource.RLIM_INFINITY and above and value != hard:
+            complaints.append(f"{name} exceeds current max, raising value to hard limit")
+            value = hard
+        if value != soft:
+            changes.append((kind, value))
+    return changes, complaints

@@ -1,11 +1,12 @@
-"""A job's part of the KVS while it runs: a namespace of its own, which ends up below the job's directory (RFC 16)."""
+"""What a running job has in the KVS: its logs, and what its tasks write and read (RFC 16, "Guest namespace")."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from pytest_flux.broker.exec.output import event_line
+from pytest_flux.broker.exec.options import INPUT_LIMIT, OUTPUT_LIMIT, nested, size_option
+from pytest_flux.broker.exec.output import WARNING, cut, event_line
 from pytest_flux.broker.kvs import Op, put_op
 from pytest_flux.protocol import treeobj
 from pytest_flux.protocol.errors import FluxError
@@ -20,21 +21,26 @@ _HEADERS = {
     "input": {"encoding": {"stdin": "UTF-8"}},
 }
 
-
 _DELAY = 0.01
-"""Seconds that a job's logs are gathered for. flux-core's job-exec and shells do the same, for much longer."""
+"""For how many seconds a job's logs are gathered. flux-core's job-exec and shells gather them for much longer."""
+
+TOO_MUCH_INPUT = (
+    "stdin exceeds 10M limit. Try file input (flux submit --input=FILE) or redirect input to your command"
+    " to avoid the KVS for large amounts of input"
+)
 
 
 class Guest:
-    """``exec.eventlog``, ``output`` and ``input`` of one job.
+    """``exec.eventlog``, ``output`` and ``input`` of one job, in a namespace of their own.
 
-    The namespace is made when somebody asks for it, or soon. The logs of a job that is over before that, as most in
-    tests are, go to where they belong in one step.
+    When the job ends, the namespace becomes a directory below the job's. It is made when somebody asks for it, or
+    soon. If a job ends before that, as most do in tests, its logs go straight to that directory.
     """
 
     def __init__(self, kvs: Kvs, reactor: Reactor, job_id: int, userid: int) -> None:
         self._kvs = kvs
         self._reactor = reactor
+        self._clock = reactor.clock
         self._userid = userid
         self._key = kvs_key(job_id, "guest")
         self._namespace = f"job-{job_id}"
@@ -57,7 +63,11 @@ class Guest:
 
     def log(self, name: str, context: dict[str, object] | None = None) -> None:
         """Append to the exec eventlog."""
-        self.append("exec.eventlog", event_line(name, context))
+        self.append("exec.eventlog", event_line(self._clock.time(), name, context))
+
+    def log_input(self, io: dict[str, Any]) -> None:
+        """Append RFC 24 data to the log of the input."""
+        self.append("input", event_line(self._clock.time(), "data", io))
 
     def append(self, key: str, lines: str) -> None:
         """Append lines to one of the logs."""
@@ -69,10 +79,10 @@ class Guest:
     def begin(self, log: str, **counts: int) -> None:
         """Begin ``output`` or ``input`` with its header (RFC 24)."""
         header: dict[str, object] = {"version": 1, **_HEADERS[log], "count": counts, "options": {}}
-        self.append(log, event_line("header", header))
+        self.append(log, event_line(self._clock.time(), "header", header))
 
     def end(self, done: Callable[[], None]) -> None:
-        """Make it part of the primary namespace."""
+        """Make the logs a part of the primary namespace, then call back."""
 
         def grafted(_: FluxError | None) -> None:
             self._kvs.remove_namespace(self._namespace)
@@ -85,8 +95,44 @@ class Guest:
         self._kvs.expect_namespace(self._namespace, None)
         values = {key: _encode("".join(lines)) for key, lines in self._pending.items()}
         self._kvs.commit([put_op(f"{self._key}.{key}", value) for key, value in values.items()], soon=False)
-        # Whoever looks finds it there. So the job's resources need not wait, but this round has to end first.
+        # Readers find the logs there already, so the job's resources need not wait. But this round has to end first.
         self._reactor.call_soon(done)
+
+
+class Streams:
+    """What all tasks of a job write and read, up to the limits of what the KVS takes.
+
+    ``log`` gets level, message and component of a message for the job's output.
+    """
+
+    def __init__(self, guest: Guest, log: Callable[[int, str, str], None]) -> None:
+        self._guest = guest
+        self._log = log
+        self._limit = OUTPUT_LIMIT
+        self._sizes: dict[str, int] = {}
+
+    def configure(self, shell_options: dict[str, Any]) -> None:
+        """Read the limit from the options. ShellFailure."""
+        self._limit = size_option(nested(shell_options, "output", "limit"), OUTPUT_LIMIT)
+
+    def put_out(self, stream: str, size: int, text: str) -> None:
+        """Append lines to ``guest.output`` that hold ``size`` bytes of a stream."""
+        before = self._sizes.get(stream, 0)
+        self._sizes[stream] = before + size
+        if size and before + size > self._limit:
+            if before > self._limit:
+                return
+            self._log(WARNING, f"{stream} will be truncated, {self._limit} limit exceeded", "output.kvs")
+            text = cut(text, self._limit - before)
+        self._guest.append("output", text)
+
+    def take_input(self, io: dict[str, Any], size: int) -> bool:
+        """Log RFC 24 data for tasks. False if that is too much."""
+        self._sizes["stdin"] = self._sizes.get("stdin", 0) + size
+        if self._sizes["stdin"] > INPUT_LIMIT:
+            return False
+        self._guest.log_input(io)
+        return True
 
 
 def _encode(lines: str) -> bytes:

@@ -1,4 +1,4 @@
-"""Jobs under execution, on rank 0: the job manager's executor."""
+"""All jobs under execution, on rank 0: the job manager's executor (flux-core's job-exec)."""
 
 from __future__ import annotations
 
@@ -7,9 +7,8 @@ import os
 from typing import TYPE_CHECKING, Any
 
 from pytest_flux.broker.exec.execution import Execution
-from pytest_flux.broker.exec.jobspecs import full_jobspec, signed_environment
 from pytest_flux.broker.exec.mock import MockExecution, is_mock
-from pytest_flux.broker.exec.work import Work
+from pytest_flux.broker.exec.work import Work, full_jobspec, signed_environment
 from pytest_flux.protocol.errors import FluxError, ProtocolError
 from pytest_flux.protocol.fluid import kvs_key
 from pytest_flux.protocol.idset import decode_idset
@@ -26,7 +25,7 @@ if TYPE_CHECKING:
 
 
 class JobExec:
-    """See Executor of the job manager."""
+    """Implements Executor of the job manager (jobs/start.py)."""
 
     def __init__(
         self,
@@ -46,7 +45,7 @@ class JobExec:
         self._groups = groups
         self._shells = shells
         self._executions: dict[int, Execution | MockExecution] = {}
-        self._doomed: dict[int, str | None] = {}
+        self._canceled: dict[int, str | None] = {}
         self._online: set[int] = set()
         self._watches = False
 
@@ -58,9 +57,9 @@ class JobExec:
             callbacks.released("all", final=True)
             return
         self._watch()
-        # Not at once: what comes of it are events, and the one that has led here is not over yet.
+        # Not at once: it posts events, and the event that has led here is not over yet.
         # Meanwhile the job may be canceled.
-        self._doomed[job.id] = None
+        self._canceled[job.id] = None
         environment, jobspec = job.environment, job.jobspec
         self._reactor.call_soon(lambda: self._begin(job.id, job.userid, jobspec, environment, resources, callbacks))
 
@@ -73,7 +72,7 @@ class JobExec:
         resources: dict[str, Any],
         callbacks: Callbacks,
     ) -> None:
-        doom = self._doomed.pop(job_id)
+        exception = self._canceled.pop(job_id)
         try:
             if environment is None:
                 environment = signed_environment(self._kvs.lookup(kvs_key(job_id, "J")))
@@ -86,8 +85,8 @@ class JobExec:
             return
         self._executions[job_id] = execution
         execution.begin()
-        if doom is not None:
-            execution.terminate(doom)
+        if exception is not None:
+            execution.terminate(exception)
 
     def _make(self, work: Work) -> Execution | MockExecution:
         if is_mock(work.jobspec):
@@ -102,8 +101,8 @@ class JobExec:
         execution = self._executions.get(job_id)
         if execution is not None:
             execution.terminate(kind)
-        elif job_id in self._doomed:
-            self._doomed[job_id] = kind
+        elif job_id in self._canceled:
+            self._canceled[job_id] = kind
 
     def expiration(self, job_id: int, expiration: float) -> None:
         """See Executor."""
@@ -112,7 +111,10 @@ class JobExec:
             execution.expiration(expiration)
 
     def set_critical(self, job_id: int, shells: set[int], userid: int | None) -> None:
-        """The job of that user, None for the owner, survives the loss of other shells. FluxError ENOENT, EPERM."""
+        """Let a job survive the loss of all shells but these. FluxError ENOENT, EPERM.
+
+        ``userid`` is the user who asks, None for the owner of the instance.
+        """
         execution = self._executions.get(job_id)
         if execution is None:
             raise FluxError(errno.ENOENT)
@@ -120,7 +122,7 @@ class JobExec:
             raise FluxError(errno.EPERM)
         execution.set_critical(shells)
 
-    # -- brokers that are lost
+    # -- lost brokers
 
     def _watch(self) -> None:
         if not self._watches:

@@ -3,8 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from pytest_flux.broker.exec.messages import (
+    Command,
+    Exited,
+    OutputLines,
+    Report,
+    Stored,
+    decode_report,
+    encode_command,
+)
 from pytest_flux.protocol.message import Message
 
 if TYPE_CHECKING:
@@ -15,16 +24,23 @@ if TYPE_CHECKING:
     from pytest_flux.protocol.resource_set import ResourceSet
 
 _QUANTUM = 1 << 17
-
-Report = Callable[[int, str, dict[str, Any]], None]
-"""Takes the broker's rank, what the shell reports, and its particulars."""
+"""A shell at another broker hears what was stored each time this many characters of its output are."""
 
 
 class Link:
-    """Starts a shell at the broker of that rank. ``lost`` is called when there will be no more reports."""
+    """The connection to the shell at the broker of ``rank``.
+
+    ``report`` gets the rank and what the shell reports. ``lost`` is called when there will be no more reports.
+    """
 
     def __init__(
-        self, router: Router, shells: Shells, rank: int, job_id: int, report: Report, lost: Callable[[int], None]
+        self,
+        router: Router,
+        shells: Shells,
+        rank: int,
+        job_id: int,
+        report: Callable[[int, Report], None],
+        lost: Callable[[int], None],
     ) -> None:
         self.rank = rank
         self._job_id = job_id
@@ -36,46 +52,45 @@ class Link:
         self._stored = 0
 
     def start(self, work: Work, resources: ResourceSet, placement: Placement | None) -> None:
-        """Make the shell. ``resources`` and ``placement``, if there is one, need not be found out a second time."""
+        """Make the shell. A shell here gets ``resources`` and ``placement``, and need not compute them again."""
         userid, jobspec = work.userid, work.jobspec
         if self._shells is not None:
-            self._shells.start(self._job_id, userid, jobspec, resources, self._told, placement)
+            self._shells.start(self._job_id, userid, jobspec, resources, self._reported, placement)
             return
         request = {"id": self._job_id, "userid": userid, "jobspec": jobspec, "R": work.resources}
         self._router.rpc("job-shell.start", request, self._answered, nodeid=self.rank, streaming=True)
 
-    def command(self, name: str, **particulars: object) -> None:
-        """Tell the shell to do something; see Shells.command."""
+    def command(self, command: Command) -> None:
+        """Send a command to the shell."""
         if self._is_over:
             return
         if self._shells is not None:
-            self._shells.command(self._job_id, name, particulars)
+            self._shells.command(self._job_id, command)
             return
-        request = {"id": self._job_id, "command": name, "particulars": particulars}
-        self._router.rpc("job-shell.command", request, nodeid=self.rank)
+        self._router.rpc("job-shell.command", encode_command(self._job_id, command), nodeid=self.rank)
 
     def cut(self) -> None:
-        """Listen no more."""
+        """Ignore whatever still comes."""
         self._is_over = True
 
     def _answered(self, message: Message) -> None:
         if not message.errnum:
-            answer = message.json()
-            self._told(answer["report"], answer["particulars"])
-            if answer["report"] == "output":
-                self._count(len(answer["particulars"]["text"]))
+            report = decode_report(message.json())
+            self._reported(report)
+            if isinstance(report, OutputLines):
+                self._count(len(report.text))
         elif not self._is_over:
             self._is_over = True
             self._lost(self.rank)
 
     def _count(self, size: int) -> None:
-        """So much output of a shell at another broker is in the KVS. It is told so, now and then."""
+        """Output of a shell at another broker was stored: tell the shell now and then."""
         self._stored += size
         if self._stored >= _QUANTUM:
             stored, self._stored = self._stored, 0
-            self.command("stored", size=stored)
+            self.command(Stored(stored))
 
-    def _told(self, report: str, particulars: dict[str, Any]) -> None:
+    def _reported(self, report: Report) -> None:
         if not self._is_over:
-            self._is_over = report == "exit"
-            self._report(self.rank, report, particulars)
+            self._is_over = isinstance(report, Exited)
+            self._report(self.rank, report)

@@ -1,4 +1,4 @@
-"""Jobs that only take time: ``attributes.system.exec.test`` of a jobspec (flux-core's testexec)."""
+"""Jobs that only take time: ``attributes.system.exec.test`` of a jobspec (flux-core's job-exec/testexec.c)."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ if TYPE_CHECKING:
 
 
 def is_mock(jobspec: dict[str, Any]) -> bool:
-    """Whether a jobspec asks for this."""
+    """Whether a jobspec asks for such a job."""
     return isinstance(nested(jobspec, "attributes", "system", "exec", "test"), dict)
 
 
 class MockExecution:
-    """See Execution."""
+    """One such job. The methods are those of Execution."""
 
     def __init__(self, reactor: Reactor, kvs: Kvs, work: Work) -> None:
         self._work = work

@@ -11,11 +11,11 @@ from pytest_flux.protocol.errors import ProtocolError
 from pytest_flux.protocol.json_value import compact_ascii
 
 Tag = Callable[[str], str | None]
-"""The text for a tag, or None for one that means nothing here, which then stays as it is."""
+"""The text for a tag, or None for an unknown one, which then stays as it is."""
 
 
 def render(template: str, tag: Tag) -> str:
-    """The template with its tags filled in. What follows an opening pair of braces without an end stays, too."""
+    """Fill in the tags of a template. Braces that are not closed stay, with all that follows."""
     parts = template.split("{{")
     done = [parts[0]]
     for position, part in enumerate(parts[1:], start=1):
@@ -36,7 +36,7 @@ class TagsOfTask(NamedTuple):
 
 
 class Tags:
-    """What tags stand for in one job. ``nodes`` describes the node of each shell, ``tmpdir`` is this shell's."""
+    """The values of tags in one job. ``nodes`` describes the node of each shell, ``tmpdir`` is this shell's."""
 
     def __init__(
         self, job_id: int, name: str, ntasks: int, nodes: Callable[[int], dict[str, Any]], size: int, tmpdir: str
@@ -54,7 +54,7 @@ class Tags:
         }
 
     def render(self, template: str, *, node: int, task: TagsOfTask | None = None) -> str:
-        """A template, for the shell of this rank (or for none of them, where there are not so many), and a task."""
+        """Fill in a template for a shell and a task. If there is no shell of that rank, its tags stay."""
         if "{{" not in template:
             return template
         return render(template, lambda name: self._tag(name, node, task))
@@ -103,7 +103,7 @@ class Tags:
 
 
 def job_name(jobspec: dict[str, Any]) -> str:
-    """The name given to a job, or that of its program."""
+    """The name of a job: the one it was given, or that of its program."""
     system = jobspec["attributes"].get("system", {})
     name = (system.get("job") or {}).get("name")
     return name if isinstance(name, str) else os.path.basename(jobspec["tasks"][0]["command"][0])

@@ -1,15 +1,14 @@
-"""Options of the job shell: ``attributes.system.shell.options`` of a jobspec, checked (flux-shell-options(7))."""
+"""Options of the job shell, checked: ``attributes.system.shell.options`` of a jobspec (flux-shell-options(7))."""
 
 from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from pytest_flux.broker.exec.failure import ShellFailure
 from pytest_flux.protocol.duration import parse_duration
 from pytest_flux.protocol.errors import ProtocolError
 
 OUTPUT_LIMIT = 1 << 30
-"""How many bytes of one stream the KVS takes, for one job (flux-core's SINGLEUSER_OUTPUT_LIMIT)."""
+"""How many bytes of one stream of a job the KVS takes (flux-core's SINGLEUSER_OUTPUT_LIMIT)."""
 
 INPUT_LIMIT = 10 << 20
 
@@ -18,8 +17,22 @@ _FLUX_SHELL_ONLY = ("initrc", "userrc", "stop-tasks-in-exec")
 _UNITS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30}
 
 
+class ShellFailure(Exception):
+    """A shell cannot go on. The text goes into the job's output, and into the note of the exception that follows.
+
+    ``code`` is the shell's exit code. ``wait_status`` is that of the task at fault, if there is one.
+    """
+
+    def __init__(self, text: str, code: int = 1, *, component: str = "", wait_status: int | None = None) -> None:
+        super().__init__(text)
+        self.text = text
+        self.code = code
+        self.component = component
+        self.wait_status = wait_status
+
+
 class OutputOptions(NamedTuple):
-    """What becomes of a stream: ``path`` is the template of a file's, or None for the KVS."""
+    """Where a stream goes: ``path`` is the template of a file's path, or None for the KVS."""
 
     path: str | None
     label: bool
@@ -28,21 +41,21 @@ class OutputOptions(NamedTuple):
 
 
 class SignalOptions(NamedTuple):
-    """The signal that a job gets so many seconds before its time is over."""
+    """The signal that a job gets ``timeleft`` seconds before its time is over."""
 
     signum: int
     timeleft: float
 
 
 def shell_options(jobspec: dict[str, Any]) -> dict[str, Any]:
-    """The options, as they stand."""
+    """The options of a jobspec, not checked."""
     shell = jobspec["attributes"].get("system", {}).get("shell")
     options = shell.get("options") if isinstance(shell, dict) else None
     return options if isinstance(options, dict) else {}
 
 
 def check_options(options: dict[str, Any]) -> None:
-    """Refuse what only flux-core's shell can do. ShellFailure."""
+    """Refuse what only flux-core's shell can do, with ShellFailure."""
     for name in _FLUX_SHELL_ONLY:
         if is_set(options, name):
             raise ShellFailure(f"{name}: this option needs flux-core: embedded brokers have no job shell to extend")
@@ -54,7 +67,7 @@ def is_set(options: dict[str, Any], name: str) -> bool:
 
 
 def exit_timeout(options: dict[str, Any]) -> float | None:
-    """Seconds that tasks may run on once the first one has ended; None for ever."""
+    """For how many seconds tasks may run on once the first one has ended; None is for ever."""
     value = options.get("exit-timeout", _DEFAULT_EXIT_TIMEOUT)
     if isinstance(value, str) and value.lower() == "none":
         return None
@@ -76,7 +89,7 @@ def _seconds(value: object) -> float | None:
 
 
 def signal_options(options: dict[str, Any]) -> SignalOptions | None:
-    """The ``signal`` option: USR1, a minute before the end, unless it says otherwise."""
+    """The ``signal`` option: by default USR1, a minute before the end."""
     import signal
 
     value = options.get("signal", 0)
@@ -95,7 +108,7 @@ def signal_options(options: dict[str, Any]) -> SignalOptions | None:
 
 
 def output_options(options: dict[str, Any]) -> tuple[OutputOptions, OutputOptions]:
-    """Of standard output and standard error. The latter is like the former, but for its buffering."""
+    """The options of standard output and of standard error, which is like the former but unbuffered."""
     output = options.get("output")
     output = output if isinstance(output, dict) else {}
     append = output.get("mode") == "append"
@@ -133,7 +146,7 @@ def size_option(value: object, default: int) -> int:
 
 
 def nested(options: dict[str, Any], *names: str) -> object:
-    """What is at the end of a way through objects, or None."""
+    """The value at the end of a path through objects, or None."""
     value: Any = options
     for name in names:
         value = value.get(name) if isinstance(value, dict) else None

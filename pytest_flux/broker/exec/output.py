@@ -1,18 +1,17 @@
-"""Where the output of a shell's tasks goes: to the job, which has it in the KVS (RFC 24), or into files."""
+"""Where the output of a shell's tasks goes: into the KVS (RFC 24), by way of the job, or into files."""
 
 from __future__ import annotations
 
 import json
 import os
-import time
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from pytest_flux.broker.exec.failure import ShellFailure
 from pytest_flux.broker.exec.mustache import Tags, TagsOfTask
-from pytest_flux.broker.exec.options import OutputOptions
+from pytest_flux.broker.exec.options import OutputOptions, ShellFailure
 from pytest_flux.protocol.eventlog import encode_event, make_event
 from pytest_flux.protocol.ioencode import decode_io
+from pytest_flux.reactor.clock import Clock
 
 FATAL, ERROR, WARNING, NOTICE = 0, 3, 4, 5
 """Levels of a shell's log messages (RFC 24)."""
@@ -20,14 +19,14 @@ FATAL, ERROR, WARNING, NOTICE = 0, 3, 4, 5
 _LEVELS = ("FATAL", "FATAL", "FATAL", "ERROR", " WARN", None, "DEBUG", "TRACE")
 
 Send = Callable[[str, int, str], None]
-"""Takes a stream's name, how many bytes of it these are, and lines for ``guest.output``."""
+"""Takes the name of a stream, a number of its bytes, and the lines for ``guest.output`` that hold them."""
 
 _quote: Callable[[str], str] = json.encoder.encode_basestring
 
 
-def data_lines(stream: str, rank: int, pieces: Sequence[bytes]) -> str:
-    """Events of RFC 24, one for each piece, in one go: this is where output in quantity spends its time."""
-    head = f'{{"timestamp":{time.time()!r},"name":"data","context":{{"stream":"{stream}","rank":"{rank}",'
+def data_lines(now: float, stream: str, rank: int, pieces: Sequence[bytes]) -> str:
+    """Events of RFC 24, one for each piece, built at once: large output spends most of its time here."""
+    head = f'{{"timestamp":{now!r},"name":"data","context":{{"stream":"{stream}","rank":"{rank}",'
     lines = []
     for piece in pieces:
         try:
@@ -40,7 +39,7 @@ def data_lines(stream: str, rank: int, pieces: Sequence[bytes]) -> str:
 
 
 def cut(lines: str, size: int) -> str:
-    """Of several data events, those at the beginning whose data are no more than ``size`` bytes together."""
+    """The first of several data events, as many as hold no more than ``size`` bytes together."""
     kept = []
     for line in lines.split("\n")[:-1]:
         size -= len(decode_io(json.loads(line)["context"]).data)
@@ -50,27 +49,27 @@ def cut(lines: str, size: int) -> str:
     return "".join(kept)
 
 
-def end_line(stream: str, rank: int) -> str:
+def end_line(now: float, stream: str, rank: int) -> str:
     """The event that ends a stream."""
     context = f'{{"stream":"{stream}","rank":"{rank}","eof":true}}'
-    return f'{{"timestamp":{time.time()!r},"name":"data","context":{context}}}\n'
+    return f'{{"timestamp":{now!r},"name":"data","context":{context}}}\n'
 
 
-def event_line(name: str, context: dict[str, object] | None = None) -> str:
-    """An event that happens now, as a line (RFC 18)."""
-    return encode_event(make_event(name, context, timestamp=time.time()))
+def event_line(now: float, name: str, context: dict[str, object] | None = None) -> str:
+    """An event as a line (RFC 18)."""
+    return encode_event(make_event(name, context, timestamp=now))
 
 
-def log_line(shell: int, level: int, message: str, component: str = "") -> str:
+def log_line(now: float, shell: int, level: int, message: str, component: str = "") -> str:
     """The event of a shell's own message."""
     context: dict[str, object] = {"rank": shell, "level": level, "message": message}
     if component:
         context["component"] = component
-    return event_line("log", context)
+    return event_line(now, "log", context)
 
 
 class _File(NamedTuple):
-    """A file that is open, and whether lines in it are labelled with the task's rank."""
+    """An open file. ``label`` puts the task's rank before each line."""
 
     descriptor: int
     label: bool
@@ -83,16 +82,18 @@ class _File(NamedTuple):
 
 
 class Output:
-    """The output of one shell. ``directory`` is that of the job, for paths that are relative."""
+    """The output of one shell. Paths that are relative begin at ``directory``, that of the job."""
 
     def __init__(
         self,
+        clock: Clock,
         options: tuple[OutputOptions, OutputOptions],
         tags: Tags,
         shell: int,
         directory: str,
         send: Send,
     ) -> None:
+        self._clock = clock
         self._options = dict(zip(("stdout", "stderr"), options, strict=True))
         self._tags = tags
         self._shell = shell
@@ -102,14 +103,14 @@ class Output:
         self._files: dict[tuple[str, int], _File] = {}
 
     def by_line(self, stream: str) -> bool:
-        """Whether to hold back what is no line yet."""
+        """Whether unfinished lines are held back."""
         return self._options[stream].by_line
 
     def open(self, tasks: Sequence[TagsOfTask], *, running: bool) -> None:
-        """Open the files of the tasks; ShellFailure where that fails.
+        """Open the files of the tasks. ShellFailure if one cannot be opened.
 
-        A file that shells share is emptied by the first of them while all start, and opened by the others when all
-        run: they are on one host, and what each appends, stays whole.
+        If shells share a file, the first shell empties it while all start, and the others open it when all run. They
+        are on one host, so what each appends stays whole.
         """
         for stream, options in self._options.items():
             if options.path is None or not tasks:
@@ -136,18 +137,19 @@ class Output:
         return self._open[path]
 
     def redirect(self, ntasks: int, size: int) -> None:
-        """Say which streams are in files; what differs from task to task stays a tag in their paths."""
+        """Report which streams are in files. Tags that differ from task to task stay in the paths."""
         ranks = f"[0-{ntasks - 1}]" if ntasks > 1 else "0"
         for stream, options in self._options.items():
             if options.path is not None:
                 path = self._tags.render(options.path, node=size)
-                self._send(stream, 0, event_line("redirect", {"stream": stream, "rank": ranks, "path": path}))
+                context: dict[str, object] = {"stream": stream, "rank": ranks, "path": path}
+                self._send(stream, 0, event_line(self._clock.time(), "redirect", context))
 
     def write(self, stream: str, rank: int, pieces: Sequence[bytes]) -> None:
-        """What a task has put out, line by line."""
+        """Pass on what a task has written, line by line."""
         file = self._files.get((stream, rank))
         if file is None:
-            self._send(stream, sum(map(len, pieces)), data_lines(stream, rank, pieces))
+            self._send(stream, sum(map(len, pieces)), data_lines(self._clock.time(), stream, rank, pieces))
             return
         try:
             file.write(rank, pieces)
@@ -155,12 +157,12 @@ class Output:
             self.log(ERROR, f"write {stream} task {rank}: {error.strerror}", "output.task")
 
     def end(self, stream: str, rank: int) -> None:
-        """A task's stream is at its end."""
+        """Pass on that a task's stream is at its end."""
         if (stream, rank) not in self._files:
-            self._send(stream, 0, end_line(stream, rank))
+            self._send(stream, 0, end_line(self._clock.time(), stream, rank))
 
     def log(self, level: int, message: str, component: str = "") -> None:
-        """A message of the shell's own: into the file of standard error, if it has one."""
+        """Pass on a message of the shell's own: into the file of standard error, if there is one."""
         file = next((file for (stream, _), file in self._files.items() if stream == "stderr"), None)
         if file is not None:
             name = _LEVELS[level] if 0 <= level < len(_LEVELS) else None
@@ -168,7 +170,7 @@ class Output:
             text = ": ".join(part for part in parts if part)
             file._replace(label=False).write(0, [text.encode() + b"\n"])
             return
-        self._send("log", 0, log_line(self._shell, level, message, component))
+        self._send("log", 0, log_line(self._clock.time(), self._shell, level, message, component))
 
     def close(self) -> None:
         """Close the files."""

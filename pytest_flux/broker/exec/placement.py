@@ -1,21 +1,21 @@
-"""Which tasks run where: flux-core's distribution over R (shell/rcalc.c), and the task map (RFC 34) of it."""
+"""Which tasks run where: flux-core's distribution over R (shell/rcalc.c), as a task map (RFC 34)."""
 
 from __future__ import annotations
 
 from collections import deque
 from typing import Any, NamedTuple
 
-from pytest_flux.broker.exec.failure import ShellFailure
+from pytest_flux.broker.exec.options import ShellFailure
 from pytest_flux.protocol.errors import ProtocolError
 from pytest_flux.protocol.jobspec import jobspec_counts
-from pytest_flux.protocol.resource_set import ResourceSet, first_of, text_of
+from pytest_flux.protocol.resource_set import ResourceSet, lowest, text_of
 from pytest_flux.protocol.taskmap import Taskmap, decode_taskmap
 
 
 class Placement(NamedTuple):
-    """Broker ranks in the order of shells, and the tasks of each shell.
+    """The broker ranks in the order of shells, and the tasks of each shell.
 
-    ``resources`` are those that tasks are bound to, and ``allocated`` what R has.
+    ``resources`` are what tasks are bound to, and ``allocated`` is what R has.
     """
 
     resources: ResourceSet
@@ -36,7 +36,7 @@ class Placement(NamedTuple):
             return []
 
     def describe(self, shell: int, hostname: str) -> dict[str, Any]:
-        """What is known of a shell's node, as flux-core's flux_shell_get_rank_info(3) has it."""
+        """A shell's node, described as by flux-core's flux_shell_get_rank_info(3)."""
         from pytest_flux.protocol.idset import encode_idset
 
         node = self.resources.nodes[self.ranks[shell]]
@@ -48,7 +48,7 @@ class Placement(NamedTuple):
             "ntasks": len(tasks),
             "taskids": encode_idset(tasks),
             "resources": {
-                # flux-core leaves this as it was, although the cores are fewer.
+                # flux-core does not change this, although the cores are fewer.
                 "ncores": self.allocated.nodes[self.ranks[shell]].cores.bit_count(),
                 "cores": text_of(node.cores),
                 "gpus": text_of(node.gpus),
@@ -57,7 +57,7 @@ class Placement(NamedTuple):
 
 
 def place(jobspec: dict[str, Any], resources: ResourceSet, options: dict[str, Any]) -> Placement:
-    """Distribute a job's tasks. ShellFailure for what cannot be."""
+    """Distribute a job's tasks. ShellFailure if that is impossible."""
     ranks = list(resources)
     if not ranks:
         raise ShellFailure("R has no ranks")
@@ -75,7 +75,7 @@ def place(jobspec: dict[str, Any], resources: ResourceSet, options: dict[str, An
 def _adjusted(
     jobspec: dict[str, Any], resources: ResourceSet, options: dict[str, Any], counts: list[int]
 ) -> ResourceSet:
-    """Without what belongs to slots that have no task: nodes all get the same, although some have fewer tasks."""
+    """Leave out the resources of slots without a task: all nodes get the same, although some have fewer tasks."""
     try:
         asked = jobspec_counts(jobspec)
     except (ProtocolError, KeyError, TypeError, ValueError):
@@ -89,8 +89,8 @@ def _adjusted(
         return resources
     nodes = {
         rank: node._replace(
-            cores=first_of(node.cores, count * asked.cores_per_slot),
-            gpus=first_of(node.gpus, count * asked.gpus_per_slot),
+            cores=lowest(node.cores, count * asked.cores_per_slot),
+            gpus=lowest(node.gpus, count * asked.gpus_per_slot),
         )
         for (rank, node), count in zip(resources.nodes.items(), counts, strict=True)
     }
@@ -98,7 +98,7 @@ def _adjusted(
 
 
 def slot_count(jobspec: dict[str, Any], resources: ResourceSet) -> int:
-    """The number of slots; R tells unless it was made by a scheduler that does not say."""
+    """The number of slots. R has it, unless its scheduler leaves it out."""
     if resources.nslots > 0:
         return resources.nslots
 
@@ -133,7 +133,7 @@ def _spread(jobspec: dict[str, Any], resources: ResourceSet) -> list[int]:
 
 
 def _deal(cores: list[int], size: int, tasks: int) -> list[int]:
-    """One task after another to the nodes in turn, the largest first; over again when all are full."""
+    """Deal tasks to the nodes in turn, the largest first, and again when all are full."""
     counts = [0] * len(cores)
     if size <= 0:
         raise ShellFailure(f"error distributing {tasks} tasks over R")

@@ -1,23 +1,56 @@
-"""PMI for the tasks of one shell (RFC 13). What they put is exchanged with other shells at each barrier."""
+"""PMI for the tasks of one shell (RFC 13). Shells exchange what tasks have put at each barrier."""
 
 from __future__ import annotations
 
 import socket
 from collections.abc import Callable, Mapping
 from functools import partial
+from typing import TYPE_CHECKING, Any
 
-from pytest_flux.broker.exec.failure import ShellFailure
-from pytest_flux.protocol.pmi import encode_line
+from pytest_flux.broker.exec.options import ShellFailure, nested
+from pytest_flux.protocol.fluid import f58
+from pytest_flux.protocol.pmi import VALLEN_MAX, encode_line
 from pytest_flux.protocol.pmi_server import Abort, ClientError, Event, Finalized, PmiServer, Reply
 from pytest_flux.reactor.reactor import Reactor
 from pytest_flux.reactor.stream import Stream
 
+if TYPE_CHECKING:
+    from pytest_flux.broker.attributes import Attributes
+    from pytest_flux.protocol.taskmap import Taskmap
+
 _LOCAL = "local::"
-"""What keys begin with that are for one node only (flux-core's shell has this for Cray's library)."""
+"""The prefix of keys that are for one node only (flux-core's shell has this for Cray's library)."""
+
+
+def pmi_name(job_id: int, starttime: float, program: str) -> str:
+    """The name of a job's key-value space: for ``flux``, whose brokers read their job id from it, the job id.
+
+    MPICH names its shared memory on the host after it. The first jobs of all our instances have the same id, so other
+    programs get a name that is unique: they must not find the shared memory of a job that was killed.
+    """
+    name = f58(job_id)
+    return name if program.rpartition("/")[2].startswith("flux") else f"{name}.{starttime:.6f}"
+
+
+def pmi_values(attributes: Attributes, taskmap: Taskmap, options: dict[str, Any]) -> dict[str, str]:
+    """What tasks find in the key-value space from the start (flux-core's shell/pmi/pmi.c).
+
+    That is where tasks run, and what an instance needs to know that is a job of this one. PMI limits the length of a
+    value; longer ones are left out.
+    """
+    level = attributes.get("instance-level") or "0"
+    values = {"flux.instance-level": str(int(level) + 1) if level.isdigit() else "1"}
+    hint = attributes.get("tbon.interface-hint")
+    if hint is not None:
+        values["flux.tbon-interface-hint"] = hint
+    if not nested(options, "pmi-simple", "nomap"):
+        values["PMI_process_mapping"] = taskmap.encode_pmi()
+        values["flux.taskmap"] = taskmap.encode_wrapped()
+    return {key: value for key, value in values.items() if len(value) < VALLEN_MAX}
 
 
 class ShellPmi:
-    """Serves the tasks here. ``exchange`` gets what they have put, None where there are no other shells."""
+    """The server of the tasks here. ``exchange`` gets what they have put; it is None if there are no other shells."""
 
     def __init__(
         self,
@@ -48,7 +81,7 @@ class ShellPmi:
         return theirs
 
     def disconnect(self, rank: int) -> None:
-        """A task has ended: what it has sent is read first."""
+        """A task has ended: read what it has sent, then close its connection."""
         stream = self._streams.get(rank)
         if stream is None:
             return
@@ -65,7 +98,7 @@ class ShellPmi:
         self._streams.clear()
 
     def exchanged(self, values: Mapping[str, str]) -> None:
-        """All shells are in the barrier, and these are the values of them all: let the tasks go on."""
+        """All shells are in the barrier, and ``values`` are those of all of them: let the tasks go on."""
         self._server.kvs.update(values)
         self._shared.update(values)
         held, self._held = self._held, []
@@ -84,7 +117,7 @@ class ShellPmi:
         else:
             self._carry_out(events)
         if error is not None and not self._is_over:
-            # What tasks send while they are killed does not matter any more.
+            # What tasks send while they are killed does not matter.
             self._is_over = True
             self._failed(ShellFailure("PMI-1 wire protocol error"))
 
@@ -111,4 +144,4 @@ class ShellPmi:
 
 
 def _ignore() -> None:
-    """That a task has closed its end says nothing: that it has ended shows elsewhere."""
+    """A task may close its end without having ended."""

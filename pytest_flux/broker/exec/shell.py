@@ -1,12 +1,7 @@
 """The job shell: all tasks of a job that run at one broker.
 
-It is made ready, then told to run, so that no task of a job begins before all shells can. ``report`` tells the job:
-
-* ``ready``: its tasks could begin; ``running``: they have;
-* ``output``: ``{stream, size, text}``, lines for ``guest.output``;
-* ``task-exit``: what is known of the first task that has ended; ``pmi``: ``{values}`` at a barrier;
-* ``stdin``: ``{io, size}``, what a client sends to tasks; ``raise``: ``{note}``, an exception;
-* ``die``: ``{note, wait_status}``: it had to give up; ``exit``: ``{status}``, its wait status, the last word.
+It prepares first and runs when it is told to, so that no task of a job begins before all shells can start theirs.
+``report`` gets what the job has to know: see messages.py.
 """
 
 from __future__ import annotations
@@ -19,14 +14,25 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_flux.broker.exec import options
 from pytest_flux.broker.exec.equipment import Equipment
-from pytest_flux.broker.exec.failure import ShellFailure
+from pytest_flux.broker.exec.messages import (
+    ExceptionNote,
+    Exited,
+    GaveUp,
+    OutputLines,
+    PmiBarrier,
+    Ready,
+    Report,
+    Running,
+    TaskExit,
+)
+from pytest_flux.broker.exec.options import ShellFailure
 from pytest_flux.broker.exec.output import FATAL, Output, log_line
 from pytest_flux.broker.exec.placement import Placement, place
-from pytest_flux.broker.exec.pmi import ShellPmi
-from pytest_flux.broker.exec.pmi_values import pmi_name, pmi_values
-from pytest_flux.broker.exec.task import Task, exit_code
+from pytest_flux.broker.exec.pmi import ShellPmi, pmi_name, pmi_values
+from pytest_flux.broker.exec.task import Task
 from pytest_flux.broker.exec.terminal import Terminal, TerminalOptions, terminal_options
 from pytest_flux.protocol.resource_set import ResourceSet
+from pytest_flux.protocol.wait_status import exit_code
 
 if TYPE_CHECKING:
     from pytest_flux.broker.attributes import Attributes
@@ -34,9 +40,7 @@ if TYPE_CHECKING:
     from pytest_flux.reactor.reactor import Reactor
 
 _FINAL = (signal.SIGTERM, signal.SIGALRM, signal.SIGKILL)
-"""Who sends one of these, waits for nobody to look at the terminal of what has ended."""
-
-Report = Callable[[str, dict[str, Any]], None]
+"""After one of these signals, a task that has ended does not wait for a client to look at its terminal."""
 
 
 class Shell:
@@ -56,7 +60,7 @@ class Shell:
         job_id: int,
         jobspec: dict[str, Any],
         resources: ResourceSet,
-        report: Report,
+        report: Callable[[Report], None],
         placement: Placement | None = None,
     ) -> None:
         self.reactor = reactor
@@ -85,13 +89,14 @@ class Shell:
     # -- beginning
 
     def prepare(self) -> None:
-        """Do all that can fail before a task begins, and report ``ready``, or ``exit``."""
+        """Do everything that can fail before a task begins, then report Ready, or Exited."""
         shell = self._number
         environ = self.jobspec["attributes"].get("system", {}).get("environment")
         try:
             self._tmpdir = self._directories.make(self.job_id, shell, environ)
             self.placement = self._placed or place(self.jobspec, self._resources, self.options)
             self._equipment = Equipment(
+                self.reactor.clock,
                 self.attributes,
                 self._rank,
                 self.job_id,
@@ -111,10 +116,10 @@ class Shell:
         except ShellFailure as failure:
             self.die(failure)
             return
-        self.report("ready", {})
+        self.report(Ready())
 
     def _send_output(self, stream: str, size: int, text: str) -> None:
-        self.report("output", {"stream": stream, "size": size, "text": text})
+        self.report(OutputLines(stream, size, text))
 
     def _start_pmi(self, ntasks: int) -> None:
         wanted = str(self.options.get("pmi", "simple")).split(",")
@@ -127,15 +132,15 @@ class Shell:
             local_size=ntasks,
             name=pmi_name(self.job_id, self._resources.starttime, self.jobspec["tasks"][0]["command"][0]),
             values=pmi_values(self.attributes, self.placement.taskmap, self.options),
-            exchange=None if alone else lambda values: self.report("pmi", {"values": values}),
-            abort=lambda note: self.report("raise", {"note": note}),
+            exchange=None if alone else lambda values: self.report(PmiBarrier(values)),
+            abort=lambda note: self.report(ExceptionNote(note)),
             failed=self.die,
         )
 
     # -- running
 
     def run(self) -> None:
-        """Start the tasks and report ``running``."""
+        """Start the tasks and report Running."""
         if self.is_over:
             return
         try:
@@ -145,13 +150,13 @@ class Shell:
         except ShellFailure as failure:
             self.die(failure)
             return
-        self.report("running", {})
+        self.report(Running())
         self._check_end()
 
     def _start(self, task: Task) -> None:
         connection = self._pmi.connect(task.tags.rank) if self._pmi is not None else None
-        inherited = connection.fileno() if connection is not None else -1
-        program = self._equipment.program(task.tags, inherited)
+        inherited = [connection.fileno()] if connection is not None else []
+        program = self._equipment.program(task.tags, inherited[0] if inherited else -1)
         try:
             task.start(program, self._equipment.input_path, inherited)
         except (OSError, ValueError) as error:
@@ -168,7 +173,7 @@ class Shell:
         chosen, rank = self._terminal_options, task.tags.rank
         if chosen is None or not chosen.covers(rank):
             return None
-        # There is no other way to see what those write that no client can attach to.
+        # No client can attach to the others, so what they write must go into the output.
         captured = task.captured if chosen.capture or rank or not chosen.interactive else None
 
         def changed() -> None:
@@ -178,25 +183,25 @@ class Shell:
         return Terminal(self.reactor, changed, captured, awaits_client=chosen.interactive and not rank)
 
     def terminal(self, rank: int) -> Terminal | None:
-        """That of a task, if it has one."""
+        """The terminal of a task, if it has one."""
         return next((task.terminal for task in self.tasks if task.tags.rank == rank), None)
 
     def task_ended(self, task: Task) -> None:
-        """See TaskOwner."""
+        """See TaskOwner in task.py."""
         assert task.status is not None
         self._code = max(self._code, exit_code(task.status))
         if self._pmi is not None:
             self._pmi.disconnect(task.tags.rank)
         if not self._told_exit:
             self._told_exit = True
-            self.report("task-exit", task.info())
+            self.report(TaskExit(task.info()))
         self._check_end()
 
     def _check_end(self) -> None:
         if not self.is_over and all(task.is_settled for task in self.tasks):
             self._finish(self._code << 8)
 
-    # -- what others have to say
+    # -- commands
 
     def kill(self, signum: int) -> None:
         """Signal all tasks."""
@@ -212,13 +217,13 @@ class Shell:
                 task.write(data, eof=eof)
 
     def pause(self, paused: bool) -> None:
-        """Leave what tasks put out where it is, or read on."""
+        """Leave the output of tasks unread, or read on."""
         self.is_paused = paused
         for task in self.tasks:
             task.pause(paused)
 
     def exchanged(self, values: dict[str, str]) -> None:
-        """All shells are in a PMI barrier."""
+        """All shells are in a PMI barrier: let the tasks go on."""
         if self._pmi is not None:
             self._pmi.exchanged(values)
 
@@ -232,12 +237,13 @@ class Shell:
         if hasattr(self, "output"):
             self.output.log(FATAL, failure.text, failure.component)
         else:
-            self._send_output("log", 0, log_line(self._number, FATAL, failure.text, failure.component))
-        self.report("die", {"note": failure.text, "wait_status": failure.wait_status})
+            now = self.reactor.clock.time()
+            self._send_output("log", 0, log_line(now, self._number, FATAL, failure.text, failure.component))
+        self.report(GaveUp(failure.text, failure.wait_status))
         self._finish(self._fatal_status)
 
     def destroy(self) -> None:
-        """Kill everything, now: as if the shell were a process that gets SIGKILL."""
+        """Kill everything now, as if the shell were a process that gets SIGKILL."""
         self._finish(self._fatal_status or signal.SIGKILL)
 
     def _finish(self, status: int) -> None:
@@ -252,4 +258,4 @@ class Shell:
             self.output.close()
         if self._tmpdir:
             self._directories.remove(self._tmpdir)
-        self.report("exit", {"status": status})
+        self.report(Exited(status))

@@ -1,17 +1,35 @@
-"""All job shells at one broker."""
+"""All job shells at one broker, and the services of those that lead a job."""
 
 from __future__ import annotations
 
+import errno
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from pytest_flux.broker.exec.directories import Directories
-from pytest_flux.broker.exec.failure import ShellFailure
-from pytest_flux.broker.exec.shell import Report, Shell
-from pytest_flux.broker.exec.stdin import StdinService
-from pytest_flux.protocol.errors import ProtocolError
+from pytest_flux.broker.exec.messages import (
+    Command,
+    Destroy,
+    Die,
+    Exchange,
+    Exited,
+    Kill,
+    Log,
+    Report,
+    Run,
+    StdinData,
+    Stored,
+    Write,
+)
+from pytest_flux.broker.exec.options import ShellFailure, reads_file
+from pytest_flux.broker.exec.shell import Shell
+from pytest_flux.broker.exec.terminal import SESSION
+from pytest_flux.broker.service import Request
+from pytest_flux.protocol.errors import FluxError, ProtocolError
+from pytest_flux.protocol.fluid import f58plain
 from pytest_flux.protocol.idset import decode_idset
 from pytest_flux.protocol.ioencode import decode_io
-from pytest_flux.protocol.message import Message
+from pytest_flux.protocol.message import ROLE_OWNER, Message
 
 if TYPE_CHECKING:
     from pytest_flux.broker.attributes import Attributes
@@ -20,15 +38,20 @@ if TYPE_CHECKING:
     from pytest_flux.protocol.resource_set import ResourceSet
     from pytest_flux.reactor.reactor import Reactor
 
-
 _WINDOW = 1 << 20
+"""Above this many characters of output that rank 0 has not stored yet, no shell reads on."""
+
+
+def service_name(userid: int, job_id: int) -> str:
+    """The name of a leading shell's service, as in the event ``shell.init``."""
+    return f"{userid}-shell-{f58plain(job_id)}"
 
 
 class Shells:
-    """Shells by the ids of their jobs. Signals of users come to them as events ``shell-<id>.kill``.
+    """Shells by the ids of their jobs. Signals of users reach them as events ``shell-<id>.kill``.
 
-    What all of them together have put out, and rank 0 has not put into the KVS yet, fills links and memory: with too
-    much of it, none reads on. (A job shell of flux-core stops at a number of its own commits that are not done.)
+    Output that rank 0 has not stored yet fills links and memory. If all shells together have sent too much of it,
+    none of them reads on. (A job shell of flux-core stops at a number of its own commits that are not done.)
     """
 
     def __init__(self, reactor: Reactor, router: Router, attributes: Attributes) -> None:
@@ -48,15 +71,15 @@ class Shells:
         userid: int,
         jobspec: dict[str, Any],
         resources: ResourceSet,
-        report: Report,
+        report: Callable[[Report], None],
         placement: Placement | None = None,
     ) -> None:
-        """Make a shell; it reports what becomes of it. ``placement`` is what it would find out itself."""
+        """Make a shell, which calls ``report``. If there is no ``placement``, it computes that itself."""
 
-        def told(name: str, particulars: dict[str, Any]) -> None:
-            if name == "exit":
+        def reported(told: Report) -> None:
+            if isinstance(told, Exited):
                 self._forget(job_id)
-            report(name, particulars)
+            report(told)
 
         shell = self._shells[job_id] = Shell(
             self._reactor,
@@ -66,7 +89,7 @@ class Shells:
             job_id,
             jobspec,
             resources,
-            told,
+            reported,
             placement,
         )
         shell.pause(self._is_paused)
@@ -75,7 +98,7 @@ class Shells:
         shell.prepare()
 
     def count(self, job_id: int, size: int) -> None:
-        """A shell sends so much output, or, if it is negative, so much of it has been stored."""
+        """A shell has sent ``size`` characters of output, or, if negative, so many were stored."""
         if job_id in self._shells:
             self._unstored[job_id] = self._unstored.get(job_id, 0) + size
             self._check_pause()
@@ -95,28 +118,31 @@ class Shells:
         if stdin is not None:
             stdin.close()
 
-    def command(self, job_id: int, name: str, particulars: dict[str, Any]) -> None:
-        """What a job tells its shell: run, kill, write, exchange, log, stored, die or destroy."""
+    def command(self, job_id: int, command: Command) -> None:
+        """Carry out what a job commands its shell."""
         shell = self._shells.get(job_id)
         if shell is None:
             return
-        if name == "run":
+        if isinstance(command, Run):
             shell.run()
-        elif name == "kill":
-            shell.kill(particulars["signum"])
-        elif name == "write":
-            piece = decode_io(particulars["io"])
+        elif isinstance(command, Kill):
+            shell.kill(command.signum)
+        elif isinstance(command, Write):
+            piece = decode_io(command.io)
             ranks = None if piece.rank == "all" else frozenset(decode_idset(piece.rank))
             shell.write(ranks, piece.data, eof=piece.eof)
-        elif name == "exchange":
-            shell.exchanged(particulars["values"])
-        elif name == "log":
-            shell.output.log(particulars["level"], particulars["message"], particulars["component"])
-        elif name == "stored":
-            self.count(job_id, -particulars["size"])
-        elif name == "die":
-            shell.die(ShellFailure(**particulars))
-        elif name == "destroy":
+        elif isinstance(command, Exchange):
+            shell.exchanged(command.values)
+        elif isinstance(command, Log):
+            shell.output.log(*command)
+        elif isinstance(command, Stored):
+            self.count(job_id, -command.size)
+        elif isinstance(command, Die):
+            failure = ShellFailure(
+                command.text, command.code, component=command.component, wait_status=command.wait_status
+            )
+            shell.die(failure)
+        elif isinstance(command, Destroy):
             shell.destroy()
 
     def _event(self, message: Message) -> None:
@@ -132,7 +158,77 @@ class Shells:
             shell.kill(signum)
 
     def destroy(self) -> None:
-        """The broker ends: so does everything that its shells have running."""
+        """The broker ends: end all shells, and everything that they run."""
         for shell in list(self._shells.values()):
             shell.destroy()
         self._directories.destroy()
+
+
+class StdinService:
+    """``<uid>-shell-<job id>``: the service of the shell that leads a job.
+
+    It takes ``stdin`` requests, RFC 24 data for one task, several, or all; and requests to the job's terminal.
+    """
+
+    def __init__(self, router: Router, job_id: int, userid: int, shell: Shell) -> None:
+        self._router = router
+        self._name = service_name(userid, job_id)
+        self._userid = userid
+        self._shell = shell
+        self._closed: set[int] = set()
+        router.services[self._name] = self._receive
+
+    def close(self) -> None:
+        """The shell has ended."""
+        self._router.services.pop(self._name, None)
+
+    def _receive(self, message: Message) -> None:
+        method = (message.topic or "").partition(".")[2]
+        try:
+            if method == "disconnect":
+                self._disconnect(message)
+            elif method == SESSION:
+                self._reach_terminal(message)
+                return
+            else:
+                self._take(message)
+        except FluxError as error:
+            self._router.refuse(message, error.errnum, error.text)
+        except ProtocolError as error:
+            self._router.refuse(message, errno.EPROTO, str(error))
+        else:
+            self._router.refuse(message, 0)
+
+    def _unknown(self, message: Message) -> FluxError:
+        return FluxError(errno.ENOSYS, f"No service matching {message.topic} is registered")
+
+    def _check_user(self, message: Message) -> None:
+        if not message.rolemask & ROLE_OWNER and message.userid != self._userid:
+            raise FluxError(errno.EPERM)
+
+    def _reach_terminal(self, message: Message) -> None:
+        self._check_user(message)
+        terminal = self._shell.terminal(0)
+        if terminal is None:
+            raise self._unknown(message)
+        terminal.receive(Request(message, self._router.respond))
+
+    def _disconnect(self, message: Message) -> None:
+        terminal = self._shell.terminal(0)
+        if terminal is not None and message.routes:
+            terminal.detach(message.routes[0])
+
+    def _take(self, message: Message) -> None:
+        if (message.topic or "").partition(".")[2] != "stdin" or reads_file(self._shell.options):
+            raise self._unknown(message)
+        self._check_user(message)
+        request = message.json()
+        piece = decode_io(request)
+        size = self._shell.placement.ntasks
+        everybody = piece.rank == "all"
+        ranks = set(range(size)) if everybody else set(decode_idset(piece.rank))
+        if not ranks - self._closed if everybody else ranks & self._closed or not ranks <= set(range(size)):
+            raise FluxError(errno.EPIPE)
+        if piece.eof:
+            self._closed |= ranks
+        self._shell.report(StdinData(request, len(piece.data)))

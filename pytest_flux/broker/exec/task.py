@@ -1,26 +1,27 @@
-"""One task: a process, its three standard streams, its end."""
+"""One task: its process, its three standard streams, its end."""
 
 from __future__ import annotations
 
 import contextlib
 import os
 import signal
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 from pytest_flux.broker.exec.mustache import TagsOfTask
 from pytest_flux.broker.exec.output import Output
-from pytest_flux.broker.exec.spawn import Program, spawn
 from pytest_flux.broker.exec.terminal import Terminal
-from pytest_flux.reactor.process import PipeWriter
+from pytest_flux.protocol.wait_status import exit_code
+from pytest_flux.reactor.pipe import LineBuffer, PipeReader, PipeWriter
+from pytest_flux.reactor.program import STDERR, STDIN, STDOUT, Program, close_all, spawn
 from pytest_flux.reactor.reactor import Reactor
 
-_CHUNK = 1 << 14
 _LONGEST_LINE = 4 << 20
-"""What a stream may put out without a newline before it is passed on as it is (libsubprocess's buffer)."""
+"""A line longer than this is passed on in pieces (the size of libsubprocess's buffer)."""
 
 
 class TaskOwner(Protocol):
-    """What a task needs of its shell."""
+    """What a task uses of its shell."""
 
     reactor: Reactor
     output: Output
@@ -28,72 +29,6 @@ class TaskOwner(Protocol):
 
     def task_ended(self, task: Task) -> None:
         """The process has ended, and its streams are at their end."""
-
-
-class _Reader:
-    """Passes on what one stream puts out."""
-
-    __slots__ = ("_by_line", "_descriptor", "_partial", "_size", "_task", "name")
-
-    def __init__(self, task: Task, name: str, descriptor: int) -> None:
-        self._task = task
-        self.name = name
-        self._descriptor = descriptor
-        self._by_line = task.owner.output.by_line(name)
-        self._partial: list[bytes] = []
-        self._size = 0
-        os.set_blocking(descriptor, False)
-        self.pause(task.owner.is_paused)
-
-    def _readable(self) -> None:
-        try:
-            data = os.read(self._descriptor, _CHUNK)
-        except BlockingIOError:
-            return
-        except OSError:
-            data = b""
-        if data:
-            self._take(data)
-            return
-        task = self._task
-        if self._partial:
-            task.owner.output.write(self.name, task.tags.rank, [b"".join(self._partial)])
-        self.close()
-        task.owner.output.end(self.name, task.tags.rank)
-        task.settle()
-
-    def _take(self, data: bytes) -> None:
-        end = data.rfind(b"\n") + 1 if self._by_line else len(data)
-        if not end and self._size + len(data) < _LONGEST_LINE:
-            self._partial.append(data)
-            self._size += len(data)
-            return
-        end = end or len(data)
-        self._partial.append(data[:end])
-        lines = b"".join(self._partial).split(b"\n")
-        self._partial = [data[end:]] if end < len(data) else []
-        self._size = len(data) - end
-        pieces = [line + b"\n" for line in lines[:-1]]
-        if lines[-1]:
-            pieces.append(lines[-1])
-        self._task.owner.output.write(self.name, self._task.tags.rank, pieces)
-
-    def pause(self, paused: bool) -> None:
-        """Read nothing for now, or again: who writes has to wait."""
-        if self._descriptor >= 0:
-            self._task.owner.reactor.on_readable(self._descriptor, None if paused else self._readable)
-
-    def close(self) -> None:
-        """Read no more."""
-        if self._descriptor >= 0:
-            self._task.owner.reactor.on_readable(self._descriptor, None)
-            os.close(self._descriptor)
-            self._descriptor = -1
-
-    @property
-    def is_open(self) -> bool:
-        """Whether there may be more."""
-        return self._descriptor >= 0
 
 
 class Task:
@@ -104,8 +39,8 @@ class Task:
         self.tags = tags
         self.pid = 0
         self.status: int | None = None
-        self._group = True
-        self._readers: list[_Reader] = []
+        self._leads_group = True
+        self._readers: list[PipeReader] = []
         self._stdin: PipeWriter | None = None
         self._is_over = False
         self.terminal: Terminal | None = None
@@ -117,54 +52,70 @@ class Task:
 
     @property
     def is_settled(self) -> bool:
-        """Whether nothing more will come of it."""
+        """Whether nothing more can happen to it."""
         return self.status is not None and not self.is_open and (self.terminal is None or not self.terminal.is_open)
 
     @property
     def is_open(self) -> bool:
-        """Whether there may be more output."""
+        """Whether more output may come."""
         return any(reader.is_open for reader in self._readers) or (
             self.terminal is not None and self.terminal.is_capturing
         )
 
-    def start(self, program: Program, input_path: str | None = None, inherited: int = -1) -> None:
-        """Start it. Raises OSError where that fails. ``input_path`` is read instead of what comes by ``write``."""
+    def start(self, program: Program, input_path: str | None = None, inherited: Sequence[int] = ()) -> None:
+        """Start the process. OSError if that fails.
+
+        Its input is ``input_path``, if there is one, or what ``write`` sends.
+        """
         if self.terminal is not None:
             self._start_in_terminal(program, self.terminal, inherited)
             return
-        self._group = program.group
-        ours: list[int] = []
-        theirs: list[int] = []
+        self._leads_group = program.group is not None
+        ours: dict[int, int] = {}
+        theirs: dict[int, int] = {}
         try:
-            for _ in ("stdout", "stderr"):
-                source, target = os.pipe()
-                ours.append(source)
-                theirs.append(target)
+            for stream in (STDOUT, STDERR):
+                ours[stream], theirs[stream] = os.pipe()
             if input_path is None:
-                source, target = os.pipe()
-                ours.append(target)
+                theirs[STDIN], ours[STDIN] = os.pipe()
             else:
-                source = os.open(input_path, os.O_RDONLY)
-            theirs.append(source)
-            self.pid = spawn(program, source, theirs[0], theirs[1], inherited)
+                theirs[STDIN] = os.open(input_path, os.O_RDONLY)
+            self.pid = spawn(program, theirs, inherited)
         except BaseException:
-            _close(ours)
+            close_all(ours.values())
             raise
         finally:
-            _close(theirs)
+            close_all(theirs.values())
         reactor = self.owner.reactor
         reactor.on_child(self.pid, self._exited)
-        self._readers = [_Reader(self, "stdout", ours[0]), _Reader(self, "stderr", ours[1])]
-        self._stdin = PipeWriter(reactor, ours[2]) if input_path is None else None
+        self._readers = [self._read("stdout", ours[STDOUT]), self._read("stderr", ours[STDERR])]
+        self._stdin = PipeWriter(reactor, ours[STDIN]) if input_path is None else None
 
-    def _start_in_terminal(self, program: Program, terminal: Terminal, inherited: int) -> None:
-        self.pid = spawn(program._replace(terminal=terminal.path), -1, -1, -1, inherited)
+    def _start_in_terminal(self, program: Program, terminal: Terminal, inherited: Sequence[int]) -> None:
+        self.pid = spawn(program._replace(terminal=terminal.path), {}, inherited)
         self.owner.reactor.on_child(self.pid, self._exited)
         terminal.pause(self.owner.is_paused)
         terminal.started()
 
+    def _read(self, stream: str, descriptor: int) -> PipeReader:
+        output, rank = self.owner.output, self.tags.rank
+        lines = LineBuffer(_LONGEST_LINE if output.by_line(stream) else 1)
+
+        def read(data: bytes) -> None:
+            pieces = lines.feed(data)
+            if pieces:
+                output.write(stream, rank, pieces)
+            if not data:
+                output.end(stream, rank)
+                self.settle()
+
+        reader = PipeReader(self.owner.reactor, descriptor, read)
+        if self.owner.is_paused:
+            reader.pause(True)
+        return reader
+
     def captured(self, data: bytes) -> None:
-        """What it writes to its terminal."""
+        """The task has written this to its terminal."""
         self.owner.output.write("stdout", self.tags.rank, [data])
 
     def write(self, data: bytes, *, eof: bool) -> None:
@@ -182,13 +133,13 @@ class Task:
 
     def _kill(self, signum: int) -> None:
         with contextlib.suppress(ProcessLookupError, PermissionError):
-            if self._group:
+            if self._leads_group:
                 os.killpg(self.pid, signum)
             else:
                 os.kill(self.pid, signum)
 
     def destroy(self) -> None:
-        """Kill what is left of it and close the streams. Nothing is called back for what follows."""
+        """Kill what is left of it and close the streams. The shell is not called for this."""
         self._is_over = True
         if self.pid and (self.status is None or self.is_open):
             self._kill(signal.SIGKILL)
@@ -201,14 +152,14 @@ class Task:
             self.terminal.close()
 
     def pause(self, paused: bool) -> None:
-        """Leave what the task puts out where it is, or read on."""
+        """Leave the output unread, or read on."""
         for reader in self._readers:
             reader.pause(paused)
         if self.terminal is not None:
             self.terminal.pause(paused)
 
     def info(self) -> dict[str, Any]:
-        """What ``shell.task-exit`` says of a task that has ended."""
+        """The context of ``shell.task-exit``, for a task that has ended."""
         status = self.status or 0
         signum = os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0
         return {
@@ -231,23 +182,13 @@ class Task:
         self.settle()
 
     def settle(self) -> None:
-        """Tell the shell, if all is over."""
+        """Call the shell if everything has ended."""
         if not self._is_over and self.status is not None and not self.is_open:
             self._is_over = True
             if self.terminal is not None:
                 for stream in ("stdout", "stderr"):
                     self.owner.output.end(stream, self.tags.rank)
-            if self._group:
-                # What the task has left behind does not outlive it. Now is the time: later, others may have its id.
+            if self._leads_group:
+                # Nothing that the task has left behind outlives it. Later, another process group may have its id.
                 self._kill(signal.SIGKILL)
             self.owner.task_ended(self)
-
-
-def exit_code(status: int) -> int:
-    """A wait status as shells report it."""
-    return 128 + os.WTERMSIG(status) if os.WIFSIGNALED(status) else os.WEXITSTATUS(status)
-
-
-def _close(descriptors: list[int]) -> None:
-    for descriptor in descriptors:
-        os.close(descriptor)

@@ -1,8 +1,9 @@
 """The pseudo-terminal of a task, and the clients that are attached to it (flux-core's libterminus).
 
 A client attaches by a streaming request ``{type: "attach", mode: "rw"|"ro"|"wo", winsize: {rows, cols}}``, which is
-answered by ``{type: "attach"}``, by ``{type: "data", data, encoding?}`` for all that the task writes, and at the end
-by ``{type: "exit", message, status}``. It goes on with requests of the types ``data``, ``resize`` and ``detach``.
+answered by ``{type: "attach"}``, by ``{type: "data", data, encoding?}`` for everything that the task writes, and at
+the end by ``{type: "exit", message, status}``. It goes on with requests of the types ``data``, ``resize`` and
+``detach``.
 """
 
 from __future__ import annotations
@@ -16,18 +17,18 @@ import termios
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from pytest_flux.broker.exec.failure import ShellFailure
+from pytest_flux.broker.exec.options import ShellFailure
 from pytest_flux.protocol.errors import FluxError, ProtocolError
 from pytest_flux.protocol.idset import decode_idset
 from pytest_flux.protocol.terminus import decode_data, encode_data
-from pytest_flux.reactor.process import PipeWriter
+from pytest_flux.reactor.pipe import PipeWriter
 
 if TYPE_CHECKING:
     from pytest_flux.broker.service import Request
     from pytest_flux.reactor.reactor import Reactor
 
 SESSION = "terminus.0"
-"""The only one that clients can attach to: that of the first task."""
+"""The only terminal that clients can attach to: that of the first task."""
 
 _CHUNK = 4096
 _SIZE = (25, 80)
@@ -37,8 +38,8 @@ _MODES = {"rw": (True, True), "ro": (True, False), "wo": (False, True)}
 class TerminalOptions(NamedTuple):
     """The ``pty`` option.
 
-    Which tasks have a terminal, None for all; whether what they write goes into the job's output; whether the first
-    one waits for a client.
+    ``ranks`` are the tasks that have a terminal, None for all. ``capture`` puts what they write into the job's
+    output. ``interactive`` lets the first task wait for a client.
     """
 
     ranks: frozenset[int] | None
@@ -51,7 +52,7 @@ class TerminalOptions(NamedTuple):
 
 
 def terminal_options(options: dict[str, Any]) -> TerminalOptions | None:
-    """Read the option. ShellFailure where it makes no sense."""
+    """Read the option. ShellFailure if it is wrong."""
     value = options.get("pty")
     if value is None:
         return None
@@ -86,8 +87,8 @@ class _Client:
 class Terminal:
     """One terminal. ``captured`` gets what the task writes.
 
-    ``changed`` is called once all of that was read, and again when the task has ended besides and, if the terminal
-    ``awaits_client``, there was one to see it: then it is not open any more.
+    ``changed`` is called when everything was read, and again when the terminal is closed: when the task has ended too
+    and, if the terminal ``awaits_client``, a client has seen it.
     """
 
     def __init__(
@@ -114,7 +115,7 @@ class Terminal:
 
     @property
     def is_open(self) -> bool:
-        """Whether anything is still to come, or to be told to a client."""
+        """Whether more may come, or a client has something to hear."""
         return self._leader >= 0
 
     @property
@@ -123,7 +124,7 @@ class Terminal:
         return self.is_open and self._captured is not None and not self._at_end
 
     def forsake(self) -> None:
-        """Wait for no client any more."""
+        """Stop waiting for a client."""
         self._awaits_client = False
         if self._status is not None:
             self._at_end = self._at_end or self._captured is None
@@ -141,12 +142,12 @@ class Terminal:
         self._check_end()
 
     def pause(self, paused: bool) -> None:
-        """Leave what the task writes where it is, or read on."""
+        """Leave what the task writes unread, or read on."""
         self._is_paused = paused
         self._watch()
 
     def close(self) -> None:
-        """Nobody needs it any more: clients are told."""
+        """Close the terminal and tell its clients."""
         if self._leader < 0:
             return
         for client in self._clients.values():
@@ -199,7 +200,7 @@ class Terminal:
     # -- clients
 
     def receive(self, request: Request) -> None:
-        """A request of a client. FluxError, ProtocolError where it is refused."""
+        """Carry out a request of a client. FluxError or ProtocolError if it is refused."""
         if not self.is_open:
             raise FluxError(errno.ENOSYS)
         kind = request.field("type", str)
@@ -252,5 +253,5 @@ class Terminal:
 
     def _set_size(self, rows: int, columns: int) -> None:
         with contextlib.suppress(OSError):
-            # The kernel tells the processes that are in the foreground there.
+            # The kernel signals the processes in the foreground (SIGWINCH).
             fcntl.ioctl(self._leader, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))

@@ -1,1 +1,1 @@
-"""Jobs: what job-ingest, job-manager, job-list and job-info of flux-core are together, on rank 0."""
+"""Jobs, on rank 0: the data and rules behind flux-core's job-ingest, job-manager, job-list and job-info."""

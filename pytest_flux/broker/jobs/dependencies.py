@@ -1,23 +1,28 @@
-"""Dependencies: after*, begin-time, singleton. Texts and events are those of flux-core's plugins of these names."""
+"""Dependencies: after*, begin-time, singleton (RFC 26).
+
+Texts and events are those of flux-core's plugins (src/modules/job-manager/plugins): dependency-after.c, begin-time.c,
+dependency-singleton.c.
+"""
 
 from __future__ import annotations
 
 import errno
 import math
-import re
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from pytest_flux.broker.jobs.waits import ANY
+from pytest_flux.broker.jobs.job import JOBID_ANY
+from pytest_flux.protocol.duration import parse_timestamp
 from pytest_flux.protocol.errors import FluxError, ProtocolError
 from pytest_flux.protocol.fluid import parse_fluid
 from pytest_flux.protocol.job_state import COMPLETED, DEPEND, INACTIVE, NEW
 from pytest_flux.protocol.jobspec import system_attributes
-from pytest_flux.reactor.reactor import Timer
 
 if TYPE_CHECKING:
+    from pytest_flux.broker.jobs.events import Events
     from pytest_flux.broker.jobs.job import Job
-    from pytest_flux.broker.jobs.manager import JobManager
+    from pytest_flux.broker.jobs.table import JobTable
     from pytest_flux.protocol.eventlog import Event
+    from pytest_flux.reactor.reactor import Reactor, Timer
 
 _START, _FINISH, _SUCCESS, _FAILURE, _EXCEPT = (
     "after-start",
@@ -34,11 +39,10 @@ _AFTER = {
     "afternotok": _FAILURE,
     "afterexcept": _EXCEPT,
 }
-_NUMBER = re.compile(r"\s*[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
 
 
 class _After(NamedTuple):
-    """A job that waits for another one."""
+    """``job`` waits for another job."""
 
     job: Job
     kind: str
@@ -50,19 +54,21 @@ def _reject(text: str) -> FluxError:
 
 
 class Dependencies:
-    """Adds what a jobspec asks for when a job is submitted, and removes it when its time has come."""
+    """Adds the dependencies of a jobspec on submission, and removes each when it is fulfilled."""
 
-    def __init__(self, manager: JobManager) -> None:
-        self._manager = manager
+    def __init__(self, reactor: Reactor, table: JobTable, events: Events) -> None:
+        self._reactor = reactor
+        self._table = table
+        self._events = events
         self._waiting: dict[int, list[_After]] = {}
         self._timers: dict[int, list[Timer]] = {}
         self._singletons: dict[tuple[int, str], list[Job]] = {}
         self._active_names: dict[tuple[int, str], int] = {}
-        manager.events.listen(self._event)
-        manager.events.listen_states(self._state)
+        events.listen(self._event)
+        events.listen_states(self._state)
 
     def check(self, job: Job) -> None:
-        """Take up the dependencies of a job. FluxError EINVAL for one that is refused."""
+        """Add the dependencies of a job. Raises FluxError EINVAL for one that is refused."""
         dependencies = system_attributes(job.jobspec).get("dependencies") or []
         if not isinstance(dependencies, list):
             raise _reject("dependencies object must be an array")
@@ -82,34 +88,34 @@ class Dependencies:
 
     def _add(self, job: Job, description: str) -> None:
         if description not in job.dependencies:
-            self._manager.events.post(job, "dependency-add", {"description": description})
+            self._events.post(job, "dependency-add", {"description": description})
 
     def _remove(self, job: Job, description: str) -> None:
         if job.state in (NEW, DEPEND):
-            self._manager.events.post(job, "dependency-remove", {"description": description})
+            self._events.post(job, "dependency-remove", {"description": description})
 
     # -- after*
 
     def _check_after(self, job: Job, scheme: str, value: object) -> None:
         kind = _AFTER[scheme]
         try:
-            target_id = parse_fluid(value) if isinstance(value, str) else ANY
+            target_id = parse_fluid(value) if isinstance(value, str) else JOBID_ANY
         except ProtocolError:
-            target_id = ANY
-        if target_id == ANY:
+            target_id = JOBID_ANY
+        if target_id == JOBID_ANY:
             raise _reject(f'dependency: {scheme}: "{value}" is not a valid jobid')
-        target = self._manager.find(target_id)
+        target = self._table.find(target_id)
         if target is None:
             raise _reject(f"dependency: {scheme}: id {value}: job not found")
         if target.userid != job.userid:
             raise _reject(f"{scheme}: Permission denied for job {value}")
         if scheme == "after":
             note = "dependency scheme 'after' is deprecated, use 'afterstart'"
-            self._manager.raise_exception(job, "dependency", 3, note)
+            self._events.raise_exception(job, "dependency", 3, note)
         description = f"{kind}={value}"
         if target.state == INACTIVE:
             self._check_inactive(target, kind, str(value))
-        # Posted even if fulfilled, as in flux-core: the log then tells of it.
+        # Posted even if it is fulfilled already, as in flux-core, so that the log shows it.
         self._add(job, description)
         if target.state == INACTIVE or (kind == _START and target.was_started):
             self._remove(job, description)
@@ -150,18 +156,21 @@ class Dependencies:
         for after in self._waiting.pop(target.id, []):
             if not after.job.is_readonly:
                 text = f"dependency {after.description} {note}"
-                self._manager.raise_exception(after.job, "dependency", 0, text)
+                self._events.raise_exception(after.job, "dependency", 0, text)
 
     # -- begin-time
 
     def _check_begin_time(self, job: Job, value: object) -> None:
-        begin = float(value) if isinstance(value, str) and _NUMBER.fullmatch(value) else -1.0
+        try:
+            begin = parse_timestamp(value) if isinstance(value, str) else -1.0
+        except ProtocolError:
+            begin = -1.0
         if begin < 0 or math.isinf(begin):
             raise _reject(f"Invalid begin-time={value}")
         description = f"begin-time={begin:.3f}"
         self._add(job, description)
-        delay = max(0.0, begin - self._manager.clock.time())
-        timer = self._manager.reactor.call_later(delay, lambda: self._remove(job, description))
+        delay = max(0.0, begin - self._reactor.clock.time())
+        timer = self._reactor.call_later(delay, lambda: self._remove(job, description))
         self._timers.setdefault(job.id, []).append(timer)
 
     # -- singleton
@@ -176,7 +185,7 @@ class Dependencies:
             self._singletons.setdefault(key, []).append(job)
 
     def admitted(self, job: Job) -> None:
-        """A job is active from now on."""
+        """Count an active job for those that wait as singletons."""
         name = job.name
         if name is not None:
             key = (job.userid, name)
@@ -200,7 +209,7 @@ class Dependencies:
         else:
             self._active_names.pop(key, None)
 
-    # -- what happens
+    # -- events of jobs
 
     def _event(self, job: Job, event: Event, _: bool) -> None:
         if event["name"] == "start" and job.id in self._waiting:
@@ -215,7 +224,7 @@ class Dependencies:
             self._count_down(job)
 
     def forget(self, job: Job) -> None:
-        """A job is refused after all."""
+        """Drop all dependencies of a job that is refused."""
         for timer in self._timers.pop(job.id, []):
             timer.cancel()
         for target, waiting in list(self._waiting.items()):
@@ -225,7 +234,7 @@ class Dependencies:
                 singletons.remove(job)
 
     def query(self) -> list[dict[str, Any]]:
-        """What ``jobtap query .dependency-after`` shows."""
+        """Return what ``jobtap query .dependency-after`` shows."""
         return [
             {"id": target, "depid": after.job.id, "type": after.kind, "description": after.description}
             for target, waiting in self._waiting.items()

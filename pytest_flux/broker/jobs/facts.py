@@ -1,4 +1,4 @@
-"""What job-list tells of a job besides its events: read from jobspec and R, as flux-core's job_data.c does."""
+"""What job-list shows of a job's jobspec and R, read as in flux-core's job-list/job_data.c."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pytest_flux.protocol.jobspec import Counts, jobspec_counts, system_attribut
 
 
 class Facts(NamedTuple):
-    """None stands for what is not known, or not yet."""
+    """What is not known, or not yet, is None."""
 
     name: str | None = None
     cwd: str | None = None
@@ -30,7 +30,7 @@ class Facts(NamedTuple):
 
 
 def job_facts(jobspec: dict[str, Any], resources: dict[str, Any] | None) -> Facts:
-    """The facts of a job. Parts that make no sense are left out."""
+    """Read the facts of a job. Senseless parts are left out."""
     facts = _from_jobspec(jobspec)
     if resources is None:
         return facts
@@ -41,7 +41,7 @@ def job_facts(jobspec: dict[str, Any], resources: dict[str, Any] | None) -> Fact
 
 
 def bracketed(idset: str) -> str:
-    """An idset as flux-core shows it: in brackets unless it is a single number."""
+    """Return an idset as flux-core shows it: in brackets unless it is a single number."""
     return idset if idset.isdigit() or not idset else f"[{idset}]"
 
 
@@ -50,7 +50,7 @@ def _from_jobspec(jobspec: dict[str, Any]) -> Facts:
 
     def text(key: str) -> str | None:
         value = system.get(key)
-        # Hundreds of jobs share these.
+        # Hundreds of jobs share these texts.
         return sys.intern(value) if isinstance(value, str) else None
 
     facts = Facts(
@@ -126,7 +126,7 @@ class _Where(NamedTuple):
 
 @lru_cache(maxsize=256)
 def _where(groups: tuple[tuple[str, str], ...], nodelist: tuple[str, ...]) -> _Where:
-    """What is where, in the words of job-list. Of thousands of jobs, many run in the same place."""
+    """Return ranks and nodes in job-list's format. Cached, as many jobs run in the same place."""
     ranks: list[int] = []
     ncores = 0
     for rank, cores in groups:

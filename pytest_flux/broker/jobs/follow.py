@@ -1,4 +1,4 @@
-"""Following an event log in the KVS, for ``job-info.eventlog-watch`` (flux-core's watch.c and guest_watch.c)."""
+"""Follows event logs in the KVS, for ``job-info.eventlog-watch`` (flux-core's job-info/watch.c, guest_watch.c)."""
 
 from __future__ import annotations
 
@@ -28,9 +28,10 @@ WAIT_FOR_CREATION, INITIAL_SENTINEL = 1, 2
 
 
 class Follower:
-    """One request, and the log of one job that it follows. ``over`` is called when there is no more to come.
+    """One request, and the log of one job that it follows. ``over`` is called after the last event.
 
-    Who reads slowly is told no faster: the log, which may be as long as output of jobs gets, stays where it is.
+    A client that reads slowly does not make a queue grow here: the log, which may be as long as a job's output, stays
+    in the KVS until the client has taken what was sent.
     """
 
     def __init__(self, kvs: Kvs, request: Request, job: Job, path: str, over: Callable[[Follower], None]) -> None:
@@ -49,7 +50,7 @@ class Follower:
         self._marked = False
 
     def begin(self) -> None:
-        """Tell what there is, and go on with what comes."""
+        """Send past events, then each new event."""
         self._follow(PRIMARY, kvs_key(self.job.id, self.path))
 
     def _follow(self, namespace: str, key: str) -> None:
@@ -76,26 +77,26 @@ class Follower:
             self._kvs.resume_watch(self._namespace, self._watch)
 
     def stop(self) -> None:
-        """No longer follow, and say nothing."""
+        """Stop following, without an answer."""
         self._lines.clear()
         self._leave()
 
     def _leave(self) -> None:
         watch, self._watch = self._watch, None
         if watch is not None:
-            # What is in the lines was told of one part after the other.
+            # All parts up to this one were sent or dropped.
             self._parts = watch.count
             if not watch.finished:
                 self._kvs.unwatch(self._namespace, watch)
 
     def changed(self, event: str) -> None:
-        """The job has had an event. To be overridden."""
+        """The job has had an event. Subclasses override this."""
 
     def _tell(self, value: TreeObject | None) -> None:
         if value is None:
             self._mark()
         else:
-            # Of what Python calls a line, only these are events: others may be within one.
+            # Not splitlines(): an event may contain other characters that Python takes for line ends.
             *lines, rest = value.value().split(b"\n")
             self._lines.extend(line + b"\n" for line in lines)
             if rest:
@@ -108,7 +109,7 @@ class Follower:
             self.request.respond()
 
     def _send(self) -> None:
-        """Tell what the client takes now."""
+        """Send as many lines as the client takes now."""
         while self._lines and self.flow.is_open:
             line = self._lines.popleft().decode("utf-8", "surrogatepass")
             self.flow.send(encode_json({"event": line}))
@@ -144,14 +145,14 @@ class Follower:
 class GuestFollower(Follower):
     """Follows a log below ``guest.``.
 
-    While the job runs, that may be in a namespace of its own or already where it will stay; once the job's resources
-    are released it is complete, and there.
+    While the job runs, the log may be in the job's own namespace (RFC 16, "Guest KVS Namespace") or already in its
+    final place; after the final release event it is complete, and in its final place.
     """
 
     _is_complete = False
 
     def begin(self) -> None:
-        """See Follower: not before the job has started, as there is no namespace before."""
+        """See Follower. Begins when the job has started, because there is no namespace before."""
         if self.job.was_released:
             self._complete()
         elif self.job.state == INACTIVE:
@@ -177,13 +178,13 @@ class GuestFollower(Follower):
 
     def _ended(self, error: FluxError | None) -> None:
         if error is not None and error.errnum == errno.ENOTSUP and not self.job.was_released:
-            # The namespace is gone: what was in it is below the job's own directory now.
+            # The namespace was removed: its contents are now in the job's directory.
             self._leave()
             return
         super()._ended(error)
 
     def _complete(self) -> None:
-        """Tell the rest of a log to which nothing will be added: the parts of it are the same in both places."""
+        """Send the rest of a complete log: its parts are the same in both places."""
         self._is_complete = True
         self._leave()
         self._look(PRIMARY, kvs_key(self.job.id, self.path), STREAM)

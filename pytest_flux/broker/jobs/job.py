@@ -1,7 +1,8 @@
-"""One job as the job manager holds it: what its events have made of it."""
+"""One job as the job manager holds it: the result of its events."""
 
 from __future__ import annotations
 
+import errno
 import json
 from collections import deque
 from typing import TYPE_CHECKING, Any
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from pytest_flux.broker.jobs.facts import Facts, job_facts
 from pytest_flux.broker.jobs.store import encode_value
 from pytest_flux.protocol import job_state
+from pytest_flux.protocol.errors import FluxError
 from pytest_flux.protocol.eventlog import Event, decode_eventlog
 from pytest_flux.protocol.job_state import NEW, job_result
 from pytest_flux.protocol.jobspec import set_path, system_attributes
@@ -16,8 +18,10 @@ from pytest_flux.protocol.jobspec import set_path, system_attributes
 if TYPE_CHECKING:
     from pytest_flux.broker.service import Request
 
+JOBID_ANY = 2**64 - 1
+"""flux-core's FLUX_JOBID_ANY: no job has this id."""
 
-# Of all jobs that will have none: an empty deque has more than 600 bytes.
+# Shared by all inactive jobs: an empty deque takes more than 600 bytes.
 _NO_EVENTS: deque[tuple[Event, bool]] = deque(maxlen=0)
 
 
@@ -120,7 +124,7 @@ class Job:
         return _thaw(self._R) if isinstance(self._R, bytes) else self._R
 
     def set_resources(self, value: dict[str, Any], text: bytes | None = None) -> None:
-        """The job has other resources now; ``text`` is their JSON, if somebody has it."""
+        """Replace the resources; ``text`` is their JSON, if the caller has it."""
         self._R, self._R_text = value, text
         self._facts = None
 
@@ -138,14 +142,14 @@ class Job:
 
     @property
     def name(self) -> str | None:
-        """The name that the jobspec gives it, not the one made of its command."""
+        """The name in the jobspec; not the one made from the command."""
         job = system_attributes(self.jobspec).get("job")
         name = job.get("name") if isinstance(job, dict) else None
         return name if isinstance(name, str) else None
 
     @property
     def facts(self) -> Facts:
-        """What job-list tells of jobspec and R."""
+        """What job-list shows of jobspec and R."""
         if self._facts is None:
             self._facts = job_facts(self.jobspec, self.R)
         return self._facts
@@ -157,11 +161,11 @@ class Job:
 
     @property
     def result(self) -> int:
-        """How the job came out, once it is inactive."""
+        """The result, once the job is inactive."""
         return job_result(self.succeeded, self.exception_type)
 
     def freeze(self) -> None:
-        """The job is inactive: keep what rarely is asked for in less memory."""
+        """Keep rarely used data of an inactive job in less memory."""
         _ = self.facts
         if isinstance(self._lines, list):
             self._lines = "".join(self._lines).encode("utf-8", "surrogatepass")
@@ -195,3 +199,9 @@ def _thaw(data: bytes) -> dict[str, Any]:
 
 def _decode(data: bytes) -> str:
     return data.decode("utf-8", "surrogatepass")
+
+
+def authorize(request: Request, job: Job, text: str | None = None) -> None:
+    """Raise FluxError EPERM unless the request is from the instance owner or from the job's user."""
+    if not request.is_owner and request.message.userid != job.userid:
+        raise FluxError(errno.EPERM, text)

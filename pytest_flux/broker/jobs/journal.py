@@ -1,4 +1,4 @@
-"""The journal: every event of every job, to whoever listens (flux-core's journal.c)."""
+"""The journal: every event of every job, sent to clients that listen (flux-core's journal.c)."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 from pytest_flux.protocol.errors import FluxError
 
 if TYPE_CHECKING:
+    from pytest_flux.broker.jobs.events import Events
     from pytest_flux.broker.jobs.job import Job
-    from pytest_flux.broker.jobs.manager import JobManager
+    from pytest_flux.broker.jobs.table import JobTable
     from pytest_flux.broker.service import Request
     from pytest_flux.protocol.eventlog import Event
 
@@ -35,24 +36,24 @@ class _Listener:
 
 
 class Journal:
-    """Listeners get what has been, then a sentinel, then what comes."""
+    """Listeners get past events, then a sentinel, then each new event."""
 
-    def __init__(self, manager: JobManager) -> None:
-        self._manager = manager
+    def __init__(self, table: JobTable, events: Events) -> None:
+        self._table = table
         self._listeners: list[_Listener] = []
         self.count = 0
-        manager.events.listen(self._event)
+        events.listen(self._event)
 
     def __len__(self) -> int:
         return len(self._listeners)
 
     def add(self, request: Request) -> None:
-        """A new listener. FluxError EPROTO for a request that is none."""
+        """Add a listener. Raises FluxError EPROTO if the request does not stream."""
         if not request.message.is_streaming:
             raise FluxError(errno.EPROTO, "job-manager.events requires streaming RPC flag")
         listener = _Listener(request)
         full = request.field("full", bool, False)
-        for job in [*(self._manager.inactive.values() if full else ()), *self._manager.active.values()]:
+        for job in [*(self._table.inactive.values() if full else ()), *self._table.active.values()]:
             self._send_past(listener, job)
         request.respond({"id": -1, "events": []})
         self._listeners.append(listener)
@@ -69,7 +70,7 @@ class Journal:
         listener.request.respond(answer)
 
     def remove(self, request: Request) -> None:
-        """A listener is gone, or has had enough."""
+        """Remove a listener that is gone or has cancelled."""
         self._listeners = [listener for listener in self._listeners if listener.request is not request]
 
     def _event(self, job: Job, event: Event, _: bool) -> None:

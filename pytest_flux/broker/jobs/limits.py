@@ -1,4 +1,4 @@
-"""Limits and defaults of the configuration: ``[policy]`` and ``[queues]`` (flux-config-policy(5), -queues(5))."""
+"""Limits and defaults from ``[policy]`` and ``[queues]`` (RFC 33, "Policy Configuration"; flux-config-policy(5))."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pytest_flux.protocol.jobspec import jobspec_counts
 _SIZES = ("nnodes", "ncores", "ngpus")
 
 
-def _dig(table: object, *path: str) -> Any:  # noqa: ANN401 - configuration is what it is
+def _dig(table: object, *path: str) -> Any:  # noqa: ANN401 - configuration has any type
     for name in path:
         table = table.get(name) if isinstance(table, dict) else None
     return table
@@ -24,9 +24,9 @@ def _queue_table(config: dict[str, Any], queue: str | None) -> dict[str, Any]:
 
 
 def apply_defaults(config: dict[str, Any], jobspec: dict[str, Any]) -> None:
-    """Fill in what a jobspec leaves open, and what its queue requires (flux-core's job frobnicator).
+    """Add defaults and the constraints of its queue to a jobspec (flux-core's job frobnicator).
 
-    FluxError for a queue that there is not: EPERM, as flux-core's frobnicator answers 1 to whatever it refuses.
+    Raises FluxError EPERM for an unknown queue: flux-core's frobnicator answers 1 for every refusal.
     """
     queues = config.get("queues") or {}
     defaults = _dig(config, "policy", "jobspec", "defaults", "system") or {}
@@ -61,7 +61,7 @@ def _constrain(system: dict[str, Any], properties: list[str]) -> None:
 
 
 def check_limits(config: dict[str, Any], jobspec: dict[str, Any]) -> None:
-    """FluxError EINVAL, in flux-core's words, for a job that asks for more, or less, than policy allows."""
+    """Raise FluxError EINVAL, in flux-core's words, if a job asks for more or less than policy allows."""
     if not _dig(config, "policy", "limits") and not config.get("queues"):
         return
     queue = _dig(jobspec, "attributes", "system", "queue")
@@ -103,7 +103,7 @@ def _check_duration(text: object, duration: float, where: str) -> None:
 
 
 def check_lifetime(expiration: float, now: float, jobspec: dict[str, Any]) -> None:
-    """FluxError EINVAL for a job that would outlive the instance, which ends at ``expiration`` unless that is 0."""
+    """Raise FluxError EINVAL if a job can outlive the instance, which ends at ``expiration`` unless that is 0."""
     duration = _dig(jobspec, "attributes", "system", "duration") or 0.0
     if expiration and duration > expiration - now:
         left = _short(max(0.0, expiration - now))
@@ -112,7 +112,7 @@ def check_lifetime(expiration: float, now: float, jobspec: dict[str, Any]) -> No
 
 
 def _short(seconds: float) -> str:
-    """A duration with two significant digits, as flux-core has it in these texts."""
+    """Format a duration with two significant digits, as flux-core does in these texts."""
     full = format_duration(seconds)
     number = full.rstrip("mshd")
     return f"{float(number):.2g}{full[len(number) :]}" if number.replace(".", "").isdigit() else full

@@ -1,4 +1,4 @@
-"""A job as job-list shows it: the attributes that were asked for, where there are any (flux-core's job_util.c)."""
+"""What job-list shows: chosen attributes of a job (flux-core's job_util.c), and statistics of all (stats.c)."""
 
 from __future__ import annotations
 
@@ -7,12 +7,28 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from pytest_flux.protocol.errors import FluxError
-from pytest_flux.protocol.job_state import CLEANUP, DEPEND, INACTIVE, RUN, SCHED
+from pytest_flux.protocol.job_state import (
+    CANCELED,
+    CLEANUP,
+    COMPLETED,
+    DEPEND,
+    FAILED,
+    INACTIVE,
+    NEW,
+    RUN,
+    SCHED,
+    STATES,
+    TIMEOUT,
+)
 
 if TYPE_CHECKING:
     from pytest_flux.broker.jobs.job import Job
+    from pytest_flux.broker.jobs.queues import Queues
+    from pytest_flux.broker.jobs.table import JobTable
 
 Reader = Callable[["Job"], Any]
+
+_RESULTS = {COMPLETED: "successful", FAILED: "failed", CANCELED: "canceled", TIMEOUT: "timeout"}
 
 
 def _once(state: int, name: str) -> Reader:
@@ -74,11 +90,11 @@ _READERS: dict[str, Reader] = {
 }
 
 ATTRIBUTES = tuple(_READERS)
-"""In the order in which flux-core names them."""
+"""In flux-core's order."""
 
 
 def readers(attributes: object) -> list[tuple[str, Reader]]:
-    """What to read for a list of attributes. FluxError EINVAL for what is none, EPROTO for no list."""
+    """Return a reader for each attribute. Raises FluxError EINVAL for an unknown one, EPROTO if there is no list."""
     if not isinstance(attributes, list):
         raise FluxError(errno.EPROTO, "invalid payload: attrs must be an array")
     chosen: dict[str, Reader] = {}
@@ -95,10 +111,60 @@ def readers(attributes: object) -> list[tuple[str, Reader]]:
 
 
 def describe(job: Job, chosen: list[tuple[str, Reader]]) -> dict[str, Any]:
-    """A job's id, and those of the chosen attributes that it has."""
+    """Return a job's id, and its values of the chosen attributes if it has them."""
     described: dict[str, Any] = {"id": job.id}
     for name, read in chosen:
         value = read(job)
         if value is not None:
             described[name] = value
     return described
+
+
+class Stats:
+    """How many jobs there are in each state and with each result, in each queue and in all (flux-core's stats.c).
+
+    Inactive jobs are counted as they come and go; active jobs, which are few, on each request.
+    """
+
+    def __init__(self, table: JobTable, queues: Queues) -> None:
+        self._table = table
+        self._queues = queues
+        self._results: dict[str | None, dict[int, int]] = {}
+        self._purged: dict[str | None, int] = {}
+        table.on_retire.append(lambda job: self._count(job, 1))
+        table.on_forget.append(self._forget)
+
+    def _count(self, job: Job, by: int) -> None:
+        for queue in {None, job.facts.queue}:
+            results = self._results.setdefault(queue, dict.fromkeys(_RESULTS, 0))
+            results[job.result] += by
+
+    def _forget(self, job: Job) -> None:
+        self._count(job, -1)
+        for queue in {None, job.facts.queue}:
+            self._purged[queue] = self._purged.get(queue, 0) + 1
+
+    def answer(self) -> dict[str, Any]:
+        """Return the answer to ``job-list.job-stats``."""
+        jobs = list(self._table.active.values())
+        named = dict.fromkeys(self._queues.names)
+        named.update(dict.fromkeys(queue for queue in self._results if queue is not None))
+        named.update(dict.fromkeys(queue for job in jobs if (queue := job.facts.queue) is not None))
+        queues = []
+        for name in named:
+            within = [job for job in jobs if job.facts.queue == name]
+            queues.append({**self._encode(name, within), "name": name})
+        return {**self._encode(None, jobs), "queues": queues}
+
+    def _encode(self, queue: str | None, jobs: list[Job]) -> dict[str, Any]:
+        states = dict.fromkeys(STATES.values(), 0)
+        for job in jobs:
+            states[job.state] += 1
+        results = self._results.get(queue, dict.fromkeys(_RESULTS, 0))
+        states[INACTIVE] = sum(results.values())
+        named = {name.lower(): states[state] for name, state in STATES.items() if state != NEW}
+        return {
+            "job_states": {**named, "total": sum(named.values())},
+            **{name: results[result] for result, name in _RESULTS.items()},
+            "inactive_purged": self._purged.get(queue, 0),
+        }

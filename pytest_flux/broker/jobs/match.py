@@ -1,13 +1,13 @@
-"""Constraints on which jobs are listed (flux-core's match.c): RFC 31's form, with operators of job-list's own."""
+"""Constraints on listed jobs: the form of RFC 31 with operators of job-list (flux-core's job-list/match.c)."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING
 
 from pytest_flux.protocol import job_state
+from pytest_flux.protocol.duration import parse_timestamp
 from pytest_flux.protocol.errors import ProtocolError
 from pytest_flux.protocol.hostlist import decode_hostlist
 from pytest_flux.protocol.idset import decode_idset
@@ -24,7 +24,6 @@ _MAX_HOSTS = 1024
 _TIMES = ("t_submit", "t_depend", "t_priority", "t_sched", "t_run", "t_cleanup", "t_inactive")
 _ALL_STATES = job_state.NEW | job_state.ACTIVE | INACTIVE
 _ALL_RESULTS = job_state.COMPLETED | job_state.FAILED | job_state.CANCELED | job_state.TIMEOUT
-_NUMBER = re.compile(r"\s*[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
 _COMPARE: dict[str, Callable[[float, float], bool]] = {
     ">=": lambda time, bound: time >= bound,
     "<=": lambda time, bound: time <= bound,
@@ -34,9 +33,9 @@ _COMPARE: dict[str, Callable[[float, float], bool]] = {
 
 
 def compile_match(constraint: object, everybody: int = USERID_UNKNOWN, depth: int = 0) -> Matcher:
-    """A function that tells whether a job fulfils ``constraint``; None is fulfilled by all.
+    """Return a function that says whether a job fulfils ``constraint``; every job fulfils None.
 
-    ``everybody`` is a user who stands for every user. Raises ProtocolError, in flux-core's words.
+    ``everybody`` is a user id that stands for all users. Raises ProtocolError, in flux-core's words.
     """
     if constraint is None or constraint == {}:
         return lambda job: True
@@ -176,10 +175,10 @@ def _time(name: str, values: list[object]) -> Matcher:
     operator = text[:2] if text[:2] in _COMPARE else text[:1]
     if operator not in _COMPARE:
         raise ProtocolError("timestamp comparison operator not specified")
-    number = text[len(operator) :]
-    if not _NUMBER.fullmatch(number):
-        raise ProtocolError("Invalid timestamp value specified")
-    bound = float(number)
+    try:
+        bound = parse_timestamp(text[len(operator) :])
+    except ProtocolError:
+        raise ProtocolError("Invalid timestamp value specified") from None
     if bound < 0:
         raise ProtocolError("timestamp value must be >= 0.0")
     compare = _COMPARE[operator]

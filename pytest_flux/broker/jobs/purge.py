@@ -1,19 +1,23 @@
-"""Removing inactive jobs, by request or by the limits of the configuration (flux-core's purge.c)."""
+"""Removes inactive jobs, on request or by the limits of the configuration (flux-core's purge.c)."""
 
 from __future__ import annotations
 
 import errno
-import json
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from pytest_flux.protocol.duration import parse_duration
 from pytest_flux.protocol.errors import FluxError, ProtocolError
 from pytest_flux.protocol.fluid import kvs_key
+from pytest_flux.protocol.message import encode_json
 
 if TYPE_CHECKING:
     from pytest_flux.broker.jobs.job import Job
-    from pytest_flux.broker.jobs.manager import JobManager
+    from pytest_flux.broker.jobs.store import Batch
+    from pytest_flux.broker.jobs.table import JobTable
+    from pytest_flux.broker.router import Router
     from pytest_flux.broker.service import Request
+    from pytest_flux.reactor.reactor import Reactor
 
 UNLIMITED = -1
 _BATCH_MAX = 100
@@ -22,16 +26,22 @@ _PERIOD = 2.0
 
 
 class Purge:
-    """Inactive jobs, oldest first."""
+    """Removes the jobs that ended first, first. ``save`` is called when the newest job id is among them."""
 
-    def __init__(self, manager: JobManager) -> None:
-        self._manager = manager
+    def __init__(
+        self, reactor: Reactor, router: Router, table: JobTable, batch: Batch, save: Callable[[], None]
+    ) -> None:
+        self._reactor = reactor
+        self._router = router
+        self._table = table
+        self._batch = batch
+        self._save = save
         self._age_limit: float = UNLIMITED
         self._num_limit = UNLIMITED
         self._is_armed = False
 
     def configure(self, config: dict[str, Any]) -> None:
-        """Take over ``[job-manager]``. FluxError EINVAL for what is no limit."""
+        """Take over ``[job-manager]``. Raises FluxError EINVAL for an invalid limit."""
         table = config.get("job-manager") or {}
         age, number = table.get("inactive-age-limit"), table.get("inactive-num-limit", UNLIMITED)
         try:
@@ -46,7 +56,7 @@ class Purge:
     def _arm(self) -> None:
         if not self._is_armed and (self._age_limit != UNLIMITED or self._num_limit != UNLIMITED):
             self._is_armed = True
-            self._manager.reactor.call_later(_PERIOD, self._look)
+            self._reactor.call_later(_PERIOD, self._look)
 
     def _look(self) -> None:
         self._is_armed = False
@@ -54,10 +64,10 @@ class Purge:
         self._arm()
 
     def _eligible(self, age_limit: float, num_limit: int, batch: int) -> list[Job]:
-        now = self._manager.clock.time()
+        now = self._reactor.clock.time()
         jobs: list[Job] = []
-        left = len(self._manager.inactive)
-        for job in self._manager.inactive.values():
+        left = len(self._table.inactive)
+        for job in self._table.inactive.values():
             too_old = age_limit != UNLIMITED and now - job.t_inactive > age_limit
             too_many = num_limit != UNLIMITED and left > num_limit
             if len(jobs) == batch or not (too_old or too_many):
@@ -67,19 +77,16 @@ class Purge:
         return jobs
 
     def _remove(self, jobs: list[Job]) -> None:
-        manager = self._manager
         for job in jobs:
-            del manager.inactive[job.id]
-            manager.forget(job)
-            manager.batch.unlink(kvs_key(job.id))
-            if job.id == manager.max_jobid:
-                manager.save()
+            self._table.forget(job)
+            self._batch.unlink(kvs_key(job.id))
+            if job.id == self._table.max_jobid:
+                self._save()
         if jobs:
-            payload = json.dumps({"jobs": [job.id for job in jobs]}).encode() + b"\0"
-            manager.router.publish("job-purge-inactive", payload)
+            self._router.publish("job-purge-inactive", encode_json({"jobs": [job.id for job in jobs]}))
 
     def request(self, request: Request) -> None:
-        """``{age_limit, num_limit, batch, force}`` → ``{count}``: of jobs removed, or that would be."""
+        """Answer ``{age_limit, num_limit, batch, force}`` with ``{count}`` of jobs removed, or removable."""
         age_limit, num_limit = request.field("age_limit", float), request.field("num_limit", int)
         batch, force = request.field("batch", int), bool(request.json().get("force"))
         if age_limit != UNLIMITED and age_limit < 0:
@@ -92,11 +99,11 @@ class Purge:
         self._answer(request, jobs, force=force)
 
     def request_id(self, request: Request) -> None:
-        """``{id, force}`` → ``{count: 1}``."""
+        """Answer ``{id, force}`` with ``{count: 1}``."""
         job_id = request.field("id", int)
-        job = self._manager.inactive.get(job_id)
+        job = self._table.inactive.get(job_id)
         if job is None:
-            if job_id in self._manager.active:
+            if job_id in self._table.active:
                 raise FluxError(errno.EINVAL, "cannot purge active job")
             raise FluxError(errno.ENOENT, "id not found")
         self._answer(request, [job], force=bool(request.json().get("force")))
@@ -114,4 +121,4 @@ class Purge:
             else:
                 request.respond(answer)
 
-        self._manager.batch.afterwards(committed)
+        self._batch.afterwards(committed)

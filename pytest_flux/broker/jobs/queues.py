@@ -1,4 +1,4 @@
-"""Queues: the anonymous one, or those that ``[queues]`` of the configuration names (flux-core's queues.c)."""
+"""Queues (RFC 33): the anonymous one, or those that ``[queues]`` names (flux-core's job-manager/queues.c)."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Queue:
         self.requires = requires
         self.is_enabled = True
         self.disable_reason: str | None = None
-        # A named queue waits for its first `flux queue start`, as in flux-core.
+        # A named queue is stopped until the first `flux queue start`, as in flux-core.
         self.is_started = self.is_started_sticky = name is None
         self.stop_reason: str | None = None
 
@@ -34,7 +34,7 @@ class Queue:
         return status
 
     def save(self) -> dict[str, Any]:
-        """What the checkpoint keeps of it."""
+        """Return what the checkpoint keeps."""
         saved: dict[str, Any] = {"enable": self.is_enabled, "start": self.is_started_sticky}
         if self.name is not None:
             saved["name"] = self.name
@@ -46,7 +46,7 @@ class Queue:
 
 
 class Queues:
-    """All queues. ``changed`` is called with a queue that was started or stopped."""
+    """All queues. ``changed`` is called with each queue that was started or stopped."""
 
     def __init__(self, config: dict[str, Any], changed: Callable[[Queue], None]) -> None:
         self._anonymous = Queue(None)
@@ -55,7 +55,7 @@ class Queues:
         self.configure(config)
 
     def configure(self, config: dict[str, Any]) -> None:
-        """Take over ``[queues]``. Queues that stay keep what they are. FluxError EINVAL for no table."""
+        """Take over ``[queues]``. Queues that remain keep their state. Raises FluxError EINVAL if it is no table."""
         tables = config.get("queues") or {}
         if not isinstance(tables, dict):
             raise FluxError(errno.EINVAL, "queues must be a table")
@@ -71,11 +71,11 @@ class Queues:
 
     @property
     def names(self) -> list[str]:
-        """The names of the queues; none where there is only the anonymous one."""
+        """The names of the queues; empty if there is only the anonymous one."""
         return list(self._named)
 
     def find(self, name: str | None) -> Queue:
-        """The queue of that name. FluxError EINVAL, with Flux's words, if there is none."""
+        """Return the queue with that name. Raises FluxError EINVAL, in flux-core's words, if there is none."""
         if name is None:
             if self._named:
                 raise FluxError(errno.EINVAL, "a named queue is required")
@@ -85,14 +85,14 @@ class Queues:
         return self._named[name]
 
     def is_started(self, name: str | None) -> bool:
-        """Whether jobs of that queue are scheduled; not if there is no such queue any more."""
+        """Return whether jobs of that queue are scheduled; False if the queue was removed."""
         if name is None:
             return not self._named and self._anonymous.is_started
         queue = self._named.get(name)
         return queue is not None and queue.is_started
 
     def check_submit(self, name: str | None) -> None:
-        """FluxError EINVAL unless a job may be submitted to that queue."""
+        """Raise FluxError EINVAL unless the queue accepts jobs."""
         queue = self.find(name)
         if not queue.is_enabled:
             where = f" to {name}" if name else ""
@@ -106,7 +106,7 @@ class Queues:
         return [self.find(name)]
 
     def enable(self, name: str | None, *, enable: bool, reason: str | None, everything: bool) -> None:
-        """Let jobs be submitted, or not, for a reason. FluxError EINVAL."""
+        """Accept jobs, or refuse them for a reason. Raises FluxError EINVAL."""
         if not enable and reason is None:
             raise FluxError(errno.EINVAL, "reason is required for disable")
         for queue in self._selected(name, everything=everything):
@@ -116,7 +116,7 @@ class Queues:
     def start(
         self, name: str | None, *, start: bool, reason: str | None, everything: bool, nocheckpoint: bool
     ) -> None:
-        """Start or stop scheduling; with ``nocheckpoint`` only until the instance ends. FluxError EINVAL."""
+        """Start or stop scheduling; with ``nocheckpoint``, a restart forgets it. Raises FluxError EINVAL."""
         for queue in self._selected(name, everything=everything):
             queue.is_started = start
             queue.stop_reason = None if start else reason
@@ -125,11 +125,11 @@ class Queues:
             self._changed(queue)
 
     def save(self) -> list[dict[str, Any]]:
-        """What the checkpoint keeps."""
+        """Return what the checkpoint keeps."""
         return [queue.save() for queue in self._named.values() or [self._anonymous]]
 
     def restore(self, saved: list[dict[str, Any]]) -> None:
-        """Take over what :meth:`save` gave, of queues that there still are."""
+        """Take over the result of :meth:`save` for the queues that still exist."""
         for entry in saved:
             name = entry.get("name")
             queue = self._anonymous if name is None else self._named.get(name)

@@ -1,29 +1,67 @@
-"""Jobs that were there before: read from the KVS when the job manager begins (flux-core's restart.c)."""
+"""Jobs of an earlier run of the instance, as the KVS has them (RFC 16; flux-core's restart.c)."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from pytest_flux.broker.jobs.changes import apply_event
+from pytest_flux.broker.jobs.events import apply_event
 from pytest_flux.broker.jobs.job import Job
-from pytest_flux.broker.jobs.keys import JobWalk
-from pytest_flux.protocol.errors import FluxError, ProtocolError
+from pytest_flux.protocol.errors import ProtocolError
 from pytest_flux.protocol.eventlog import decode_eventlog, encode_event
 from pytest_flux.protocol.fluid import parse_fluid
-from pytest_flux.protocol.job_state import DEPEND, INACTIVE, NEW, RUNNING, SCHED
+from pytest_flux.protocol.job_state import NEW
 from pytest_flux.protocol.jobspec import system_attributes
+from pytest_flux.protocol.severity import LOG_ERR
 
 if TYPE_CHECKING:
-    from pytest_flux.broker.jobs.manager import JobManager
+    from collections.abc import Callable, Iterator
 
-_ERR, _INFO = 3, 6
-_CHECKPOINT = "checkpoint.job-manager"
+    from pytest_flux.broker.jobs.store import Store
+    from pytest_flux.broker.log import BrokerLog
+
+_LEVELS = 4
+_VISITS_MIN = 10_000
+_VISITS_PER_BLOB = 8
+_BYTES_MIN = 64 << 20
+_BYTES_PER_BYTE = 16
+
+
+class JobWalk:
+    """Walks ``job.*.*.*.*`` (RFC 16, "Primary KVS Namespace") within bounds that follow from the size of the store.
+
+    A KVS may be damaged or hostile: directories that contain the same directory many times over hold more jobs than
+    anybody could count. ``list_names`` lists a directory; ``blobs`` and ``size``, in bytes, describe the whole store.
+    """
+
+    def __init__(self, list_names: Callable[[str], list[str]], blobs: int, size: int) -> None:
+        self._list_names = list_names
+        self._visits = _VISITS_MIN + _VISITS_PER_BLOB * blobs
+        self._bytes = _BYTES_MIN + _BYTES_PER_BYTE * size
+
+    def keys(self) -> Iterator[str]:
+        """Yield the keys of jobs. Raises ProtocolError if there are more than the store can hold."""
+        return self._keys("job", _LEVELS)
+
+    def _keys(self, key: str, levels: int) -> Iterator[str]:
+        for name in self._list_names(key):
+            self._visits -= 1
+            if self._visits < 0:
+                raise ProtocolError("more jobs than can be: the others are left out", key)
+            if levels > 1:
+                yield from self._keys(f"{key}.{name}", levels - 1)
+            else:
+                yield f"{key}.{name}"
+
+    def spend(self, *read: bytes | None) -> None:
+        """Count data that was read. Raises ProtocolError if that is more than the store can hold."""
+        self._bytes -= sum(len(data) for data in read if data is not None)
+        if self._bytes < 0:
+            raise ProtocolError("more data of jobs than can be: the others are left out")
 
 
 def replay_job(job_id: int, eventlog: bytes, jobspec: bytes, resources: bytes | None) -> Job:
-    """A job as its KVS data tell. ProtocolError for data that make no sense."""
+    """Make a job from its data in the KVS. Raises ProtocolError if they make no sense."""
     try:
         specification: dict[str, Any] = json.loads(jobspec)
         system_attributes(specification).pop("environment", None)
@@ -48,81 +86,19 @@ def replay_job(job_id: int, eventlog: bytes, jobspec: bytes, resources: bytes | 
     return job
 
 
-class Restart:
-    """Walks ``job.*`` of the KVS, then the checkpoint, then has the jobs that were active go on."""
-
-    def __init__(self, manager: JobManager) -> None:
-        self._manager = manager
-
-    def run(self) -> None:
-        """Read everything."""
-        manager = self._manager
-        jobs = list(self._jobs())
-        for job in sorted(jobs, key=lambda job: (job.t_inactive, job.id)):
-            manager.max_jobid = max(manager.max_jobid, job.id)
-            if job.state == INACTIVE:
-                job.is_readonly = True
-                manager.inactive[job.id] = job
-                job.freeze()
-                for callback in manager.on_retire:
-                    callback(job)
-        manager.history = [job.id for job in sorted(jobs, key=lambda job: job.t_submit)]
-        self._restore()
-        active = sorted((job for job in jobs if job.state != INACTIVE), key=lambda job: job.id)
-        for job in active:
-            manager.active[job.id] = job
-            manager.waits.activated(job)
-            manager.running += bool(job.state & RUNNING)
-        if jobs:
-            text = f"restart: {len(jobs)} jobs, {manager.running} running"
-            manager.log.write(_INFO, text, "job-manager")
-        for job in active:
-            manager.dependencies.admitted(job)
-            if not manager.is_recovery:
-                self._resume(job)
-
-    def _jobs(self) -> Iterator[Job]:
-        store, log = self._manager.store, self._manager.log
-        walk = JobWalk(store.list, *store.extent())
-        try:
-            for key in walk.keys():  # noqa: SIM118 - not a dictionary
-                eventlog, jobspec = store.lookup(f"{key}.eventlog"), store.lookup(f"{key}.jobspec")
-                resources = store.lookup(f"{key}.R")
-                walk.spend(eventlog, jobspec, resources)
-                try:
-                    if eventlog is None or jobspec is None:
-                        raise ProtocolError("no eventlog or no jobspec")
-                    yield replay_job(parse_fluid(key), eventlog, jobspec, resources)
-                except ProtocolError as error:
-                    log.write(_ERR, f"job {key} not replayed: {error}", "job-manager")
-        except ProtocolError as error:
-            log.write(_ERR, f"restart: {error}", "job-manager")
-
-    def _resume(self, job: Job) -> None:
-        manager = self._manager
-        if job.state == DEPEND:
+def stored_jobs(store: Store, log: BrokerLog) -> Iterator[Job]:
+    """Yield all jobs in a store. Log those that cannot be replayed."""
+    walk = JobWalk(store.list, *store.extent())
+    try:
+        for key in walk.keys():  # noqa: SIM118 - not a dictionary
+            eventlog, jobspec = store.lookup(f"{key}.eventlog"), store.lookup(f"{key}.jobspec")
+            resources = store.lookup(f"{key}.R")
+            walk.spend(eventlog, jobspec, resources)
             try:
-                manager.dependencies.check(job)
-            except FluxError as error:
-                note = f"{error.text} (job may be stuck in DEPEND state)"
-                manager.raise_exception(job, "dependency", 4, note)
-        if job.state == SCHED:
-            job.priority = -1
-            manager.events.post(job, "flux-restart")
-        elif job.state & RUNNING and job.was_started and job.has_resources and job.wait_status < 0:
-            # Its shells ended with the broker that ran them: it must not be run twice.
-            manager.raise_exception(job, "exec", 0, "instance restarted while the job was running")
-        if job.id in manager.active:
-            manager.events.act(job)
-
-    def _restore(self) -> None:
-        manager = self._manager
-        checkpoint = manager.store.lookup(_CHECKPOINT)
-        if checkpoint is None:
-            return
-        try:
-            state: dict[str, Any] = json.loads(checkpoint)
-            manager.max_jobid = max(manager.max_jobid, int(state["max_jobid"]))
-            manager.queues.restore(state.get("queue") or [])
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-            manager.log.write(_ERR, f"restart: {_CHECKPOINT}: {error!r}", "job-manager")
+                if eventlog is None or jobspec is None:
+                    raise ProtocolError("no eventlog or no jobspec")
+                yield replay_job(parse_fluid(key), eventlog, jobspec, resources)
+            except ProtocolError as error:
+                log.write(LOG_ERR, f"job {key} not replayed: {error}", "job-manager")
+    except ProtocolError as error:
+        log.write(LOG_ERR, f"restart: {error}", "job-manager")

@@ -1,4 +1,26 @@
-"""First come, first served within a priority, with backfill (EASY, as flux-core's sched-backfill)."""
+"""The scheduler: who gets resources next.
+
+The problem: jobs wait in the order of priority, then of submission. Strict order leaves nodes idle while a wide job
+waits at the head; taking whatever fits lets small jobs starve the wide one for ever.
+
+Three ways were open. flux-core's sched-simple is strictly first come, first served. Conservative backfill reserves a
+time for every waiting job; its plan must be rebuilt at each change. EASY backfill reserves a time for the head only:
+a job behind it may start early if it ends before the head can begin. We use EASY, which Fluxion
+offers as ``queue-policy=easy``: it needs no plan that outlives one pass, and a test suite sees short waits.
+
+How a pass goes: start jobs from the head while they fit; refuse those that can never run here. When the head does
+not fit, estimate when it will, by giving back the resources of running jobs in the order of their ends to a copy of
+the pool. Then try the next ``_BACKFILL_DEPTH`` jobs that have a time limit and end before that.
+
+What must stay true:
+
+* A backfilled job never delays the head. So a job without time limit is not backfilled, and nothing is, if the head
+  waits for a job without time limit: then nobody knows the head's start.
+* The cost of a pass is bounded: a request equal to one that did not fit (``Request.key``) is not tried again in it.
+* The scheduler knows jobs, resources and the clock, no more. Its three callbacks tell the job manager what it has
+  decided; each may add or remove jobs at once, so the order is read again after each.
+* A pass is pure planning, without I/O. ``Alloc`` runs at most one for each round of the reactor.
+"""
 
 from __future__ import annotations
 
@@ -19,14 +41,14 @@ if TYPE_CHECKING:
     from pytest_flux.reactor.clock import Clock
 
 _BACKFILL_DEPTH = 128
-"""How many jobs behind a blocked one are tried in one pass: what bounds the cost of a pass."""
+"""How many jobs behind the head are tried in one pass; this bounds the cost of a pass."""
 
 Allocated = Callable[["Job", dict[str, Any], dict[str, Any]], None]
 Denied = Callable[["Job", str], None]
 
 
 class Request(NamedTuple):
-    """What a job wants. ``key`` is equal for requests that are; ``duration`` is 0 for no limit."""
+    """What a job asks for. Equal requests have equal keys; ``duration`` is 0 for no limit."""
 
     need: Need
     constraint: Matcher | None
@@ -34,7 +56,7 @@ class Request(NamedTuple):
     key: str
 
     def wanted(self, resources: ResourceSet) -> Wanted | None:
-        """Which of the ranks fulfil the constraint."""
+        """Return a function that says whether a rank fulfils the constraint; None if every rank does."""
         constraint = self.constraint
         if constraint is None:
             return None
@@ -43,7 +65,7 @@ class Request(NamedTuple):
 
 
 def make_request(jobspec: dict[str, Any]) -> Request:
-    """What a jobspec wants of the scheduler. ProtocolError, in flux-core's words, where that cannot be said."""
+    """Read the request out of a jobspec. Raises ProtocolError, in flux-core's words, if it has none."""
     counts = jobspec_counts(jobspec)
     need = Need(*counts[:5])
     constraint = system_attributes(jobspec).get("constraints")
@@ -52,7 +74,7 @@ def make_request(jobspec: dict[str, Any]) -> Request:
 
 
 class Scheduler:
-    """Jobs that wait, in the order of their turn, and when those that run will end."""
+    """Waiting jobs in the order of their turn, and the resources and ends of running jobs."""
 
     def __init__(
         self,
@@ -74,11 +96,16 @@ class Scheduler:
     def __len__(self) -> int:
         return len(self._order)
 
+    @property
+    def expiration(self) -> float:
+        """When the instance loses its resources; 0 if it never does, or has none yet."""
+        return self.pool.resources.expiration if self.pool is not None else 0.0
+
     def __iter__(self) -> Iterator[Job]:
         return (self._jobs[key[1]][1] for key in list(self._order))
 
     def add(self, job: Job) -> None:
-        """A job waits for resources."""
+        """Add a job that waits for resources."""
         try:
             request = make_request(job.jobspec)
         except ProtocolError as error:
@@ -89,7 +116,7 @@ class Scheduler:
         insort(self._order, key)
 
     def remove(self, job: Job) -> None:
-        """A job waits no longer."""
+        """Remove a job that no longer waits."""
         entry = self._jobs.pop(job.id, None)
         if entry is not None:
             del self._order[bisect_left(self._order, entry[0])]
@@ -97,7 +124,7 @@ class Scheduler:
             self._estimated = None
 
     def restore(self, job: Job) -> None:
-        """A job has had its resources since before a restart. ProtocolError if they are not there."""
+        """Take the resources that a job has held since before a restart. Raises ProtocolError if they are gone."""
         if self.pool is None or job.R is None:
             return
         resources = ResourceSet.decode(job.R)
@@ -108,24 +135,24 @@ class Scheduler:
         self._running[job.id] = resources, float(job.R["execution"].get("expiration", 0.0))
 
     def free(self, job: Job) -> None:
-        """A job gives its resources back."""
+        """Give back the resources of a job."""
         resources, _ = self._running.pop(job.id, (None, 0.0))
         if resources is not None and self.pool is not None:
             self.pool.give_back(resources)
 
     def update_expiration(self, job: Job, expiration: float) -> None:
-        """A job's time limit has changed."""
+        """Note that a running job now ends at another time."""
         if job.id in self._running:
             self._running[job.id] = self._running[job.id][0], expiration
 
     def check(self, jobspec: dict[str, Any]) -> None:
-        """Raise Infeasible or ProtocolError for what can never run here."""
+        """Raise Infeasible or ProtocolError for a jobspec that can never run here."""
         request = make_request(jobspec)
         if self.pool is not None:
             self.pool.check(request.need, request.wanted(self.pool.resources))
 
     def schedule(self) -> None:
-        """Start what can be started."""
+        """Start the jobs that can start now."""
         if self.pool is None:
             return
         while self._order and self._try(self._order[0][1], self.pool):
@@ -134,7 +161,7 @@ class Scheduler:
             self._backfill(self.pool)
 
     def _try(self, job_id: int, pool: ResourcePool, head: Job | None = None) -> bool:
-        """Start one job or refuse it; False if it has to wait."""
+        """Start one job, or refuse it; return False if it must wait."""
         _, job, request = self._jobs[job_id]
         try:
             found = pool.find(request.need, request.wanted(pool.resources))
@@ -157,7 +184,7 @@ class Scheduler:
         return True
 
     def _backfill(self, pool: ResourcePool) -> None:
-        """Start jobs that will have ended before the first one of the queue can begin."""
+        """Start jobs that end before the head of the queue can begin."""
         _, head, request = self._jobs[self._order[0][1]]
         shorter = [
             entry for key in self._order[1 : _BACKFILL_DEPTH + 1] if (entry := self._jobs[key[1]])[2].duration > 0
@@ -178,7 +205,7 @@ class Scheduler:
                 blocked.add(wanted.key)
 
     def _estimate(self, pool: ResourcePool, request: Request) -> float | None:
-        """When a request can be fulfilled at the latest; None if a job without limit may stand in its way."""
+        """Return the latest time at which a request fits; None if it may wait for a job without time limit."""
         trial = pool.copy()
         wanted = request.wanted(pool.resources)
         ends = sorted((end, job_id) for job_id, (_, end) in self._running.items() if end)

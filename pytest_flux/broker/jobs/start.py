@@ -1,4 +1,4 @@
-"""Between job manager and execution: jobs in RUN are started, and what becomes of them turns into events."""
+"""Between job manager and executor: starts jobs in RUN, and posts their events (flux-core's start.c, job-exec)."""
 
 from __future__ import annotations
 
@@ -7,52 +7,56 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Protocol
 
 from pytest_flux.protocol.job_state import FLAG_DEBUG
-from pytest_flux.reactor.reactor import Timer
+from pytest_flux.protocol.severity import LOG_ERR
 
 if TYPE_CHECKING:
+    from pytest_flux.broker.jobs.events import Events
     from pytest_flux.broker.jobs.job import Job
-    from pytest_flux.broker.jobs.manager import JobManager
+    from pytest_flux.broker.jobs.scheduler import Scheduler
+    from pytest_flux.broker.jobs.store import Batch
+    from pytest_flux.broker.jobs.table import JobTable
+    from pytest_flux.broker.log import BrokerLog
     from pytest_flux.protocol.eventlog import Event
-
-_ERR = 3
+    from pytest_flux.reactor.reactor import Reactor, Timer
 
 TIMEOUT_NOTE = "resource allocation expired"
 
 
 class Callbacks(Protocol):
-    """What an executor tells of one job, in this order."""
+    """What an executor calls for one job, in this order."""
 
     def started(self, then: Callable[[], None]) -> None:
-        """Shells are about to run; ``then`` is called once a broker that comes after this one will know."""
+        """Shells are about to run; call ``then`` when no restart of the broker can lose that."""
 
     def exception(self, kind: str, severity: int, note: str) -> None:
-        """Something went wrong. Severity 0 is fatal: the executor ends the tasks by itself."""
+        """Something went wrong. After severity 0 the executor itself ends the tasks."""
 
     def finished(self, status: int) -> None:
-        """All tasks are over. ``status`` is the gravest wait status of the shells. Left out if none began."""
+        """All tasks have ended. ``status`` is the worst wait status of the shells. Not called if none began."""
 
     def released(self, ranks: str = "all", *, final: bool = True) -> None:
-        """Resources are free again; with ``final``, all of them, and the guest part of the KVS is complete."""
+        """Resources are free; with ``final``, all of them, and the job's guest directory in the KVS is complete."""
 
 
 class Executor(Protocol):
-    """Runs jobs. Everything that a job's shells get by other ways, signals for one, is its own business.
+    """Runs jobs.
 
-    Signals of users come as events ``shell-<id>.kill`` with ``{"signum": n}`` (flux-core's kill.c).
+    Signals of users do not go through here: job shells get them as events ``shell-<id>.kill`` with ``{"signum": n}``
+    (flux-core's kill.c).
     """
 
     def start(self, job: Job, resources: dict[str, Any], callbacks: Callbacks) -> None:
-        """Run a job. ``job.environment`` is what its jobspec lacks; None after a restart, when J has it."""
+        """Run a job. Its jobspec has no environment: that is ``job.environment``, or in J after a restart (None)."""
 
     def terminate(self, job_id: int, kind: str) -> None:
-        """A fatal exception of this type: end the tasks (SIGALRM for "timeout", else SIGTERM; then SIGKILL)."""
+        """End the tasks after a fatal exception: SIGALRM for "timeout", else SIGTERM; then SIGKILL."""
 
     def expiration(self, job_id: int, expiration: float) -> None:
-        """The time limit has changed; 0 is none."""
+        """Note a new time limit; 0 is none."""
 
 
 class _Running:
-    """One job that the executor has."""
+    """One job that the executor runs."""
 
     def __init__(self, start: Start, job: Job) -> None:
         self._start = start
@@ -62,7 +66,7 @@ class _Running:
     def started(self, then: Callable[[], None]) -> None:
         if not self.job.was_started:
             self._start.post(self.job, "start")
-        self._start.recorded(then)
+        self._start.preserved(then)
 
     def exception(self, kind: str, severity: int, note: str) -> None:
         self._start.exception(self.job, kind, severity, note)
@@ -81,25 +85,41 @@ class _Running:
 
 
 class Start:
-    """Jobs under execution. ``executor`` may come late: jobs wait in RUN for it."""
+    """The jobs that run. Without an executor, jobs wait in RUN."""
 
-    def __init__(self, manager: JobManager) -> None:
-        self._manager = manager
+    def __init__(
+        self,
+        reactor: Reactor,
+        log: BrokerLog,
+        table: JobTable,
+        events: Events,
+        batch: Batch,
+        scheduler: Scheduler,
+        *,
+        is_recovery: bool,
+    ) -> None:
+        self._reactor = reactor
+        self._log = log
+        self._table = table
+        self._events = events
+        self._scheduler = scheduler
+        self._is_recovery = is_recovery
+        self.preserved = batch.preserved
         self._executor: Executor | None = None
         self._running: dict[int, _Running] = {}
-        manager.events.listen(self._event)
+        events.listen(self._event)
 
     def use(self, executor: Executor) -> None:
-        """From now on jobs are executed, those that have waited first."""
+        """Run jobs with ``executor`` from now on, first those that wait in RUN."""
         self._executor = executor
-        # In recovery, jobs are as they were left, and stay so.
-        if self._manager.is_recovery:
+        # Recovery mode shows jobs as they were left.
+        if self._is_recovery:
             return
-        for job in list(self._manager.active.values()):
-            self._manager.events.act(job)
+        for job in list(self._table.active.values()):
+            self._events.act(job)
 
     def start(self, job: Job) -> None:
-        """A job is in RUN."""
+        """Start a job in RUN, unless that was done."""
         resources = job.R
         if job.start_pending or job.was_released or self._executor is None or resources is None:
             return
@@ -111,8 +131,8 @@ class Start:
         try:
             self._executor.start(job, resources, running)
         except Exception as error:  # noqa: BLE001
-            # One job's fault must not take the instance down.
-            self._manager.log.write(_ERR, f"start: {traceback.format_exc()}", "job-exec")
+            # A fault in one job must not end the instance.
+            self._log.write(LOG_ERR, f"start: {traceback.format_exc()}", "job-exec")
             running.exception("exec", 0, f"internal error: {error!r}")
             running.released()
         job.environment = None
@@ -120,31 +140,21 @@ class Start:
     def _arm(self, running: _Running, expiration: float) -> None:
         running.cancel_timer()
         if expiration:
-            delay = max(0.0, expiration - self._manager.clock.time())
-            running.timer = self._manager.reactor.call_later(delay, lambda: self._expired(running.job))
+            delay = max(0.0, expiration - self._reactor.clock.time())
+            running.timer = self._reactor.call_later(delay, lambda: self._expired(running.job))
 
     def _expired(self, job: Job) -> None:
-        # The order of the members is the one that flux-core's job-exec gives them.
-        userid = self._manager.owner
-        context = {"type": "timeout", "severity": 0, "userid": userid, "note": TIMEOUT_NOTE}
-        self.post(job, "exception", context)
+        self.exception(job, "timeout", 0, TIMEOUT_NOTE)
 
     def exception(self, job: Job, kind: str, severity: int, note: str) -> None:
-        """The executor reports an exception."""
-        context = {"type": kind, "severity": severity, "userid": self._manager.owner, "note": note}
+        """Post an exception, with its members in the order of flux-core's job-exec."""
+        context = {"type": kind, "severity": severity, "userid": self._events.owner, "note": note}
         self.post(job, "exception", context)
 
-    def recorded(self, then: Callable[[], None]) -> None:
-        """Call back once nothing of what was posted can be forgotten; at once, if nothing is kept anyway."""
-        if self._manager.store.is_volatile:
-            then()
-        else:
-            self._manager.batch.afterwards(lambda _: then(), preserve=True)
-
     def post(self, job: Job, name: str, context: dict[str, Any] | None = None) -> None:
-        """Post an event, unless the job is over already."""
+        """Post an event, unless the job's log is closed."""
         if not job.is_readonly:
-            self._manager.events.post(job, name, context)
+            self._events.post(job, name, context)
 
     def _event(self, job: Job, event: Event, _: bool) -> None:
         running = self._running.get(job.id)
@@ -160,6 +170,6 @@ class Start:
             job.start_pending = False
         elif event["name"] == "resource-update":
             expiration = float(context["expiration"])
-            self._manager.alloc.scheduler.update_expiration(job, expiration)
+            self._scheduler.update_expiration(job, expiration)
             self._arm(running, expiration)
             self._executor.expiration(job.id, expiration)

@@ -1,57 +1,60 @@
-"""What jobs need of the KVS. One round's worth of changes is one commit."""
+"""The part of the KVS that holds the jobs, and how their changes get there."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
 
 from pytest_flux.protocol.errors import FluxError
+from pytest_flux.protocol.fluid import kvs_key
+from pytest_flux.protocol.json_value import compact
 
 if TYPE_CHECKING:
     from pytest_flux.broker.kvs import Kvs
+    from pytest_flux.reactor.reactor import Reactor
 
 PUT, APPEND, UNLINK = "put", "append", "unlink"
 Operation = tuple[str, str, bytes]
 """What to do (PUT, APPEND or UNLINK), key, value."""
 
-Done = Callable[[int], None]
+Committed = Callable[[int], None]
 """Called with 0, or with an errno."""
 
-_encode = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False).encode
+_DELAY = 0.01
 
 
 class Store(Protocol):
     """The primary namespace of a KVS."""
 
-    def commit(self, operations: list[Operation], done: Done, *, preserve: bool = False) -> None:
-        """Do all operations at once, in order; ``done`` is called once they can be seen by everybody.
+    def commit(self, operations: list[Operation], done: Committed, *, preserve: bool = False) -> None:
+        """Do all operations at once, in order; call ``done`` when every reader can see them.
 
-        With ``preserve``, a broker that is killed from then on finds them again when it is started anew.
+        With ``preserve``, a broker that is killed after that finds them again when it restarts.
         """
 
     def lookup(self, key: str) -> bytes | None:
-        """The value of a key, or None if there is none."""
+        """Return the value of a key, or None if there is none."""
 
     def list(self, key: str) -> list[str]:
-        """The names in a directory, sorted; none if there is no such directory."""
+        """Return the names in a directory, sorted; an empty list if there is no such directory."""
 
     @property
     def is_volatile(self) -> bool:
-        """Whether nothing is found again by a broker that is started anew."""
+        """Whether a broker that restarts finds nothing again."""
 
     def extent(self) -> tuple[int, int]:
-        """The number of blobs that there are, and the size of all, in bytes."""
+        """Return the number of blobs in the store, and their total size in bytes."""
 
 
 class KvsClient:
-    """The instance's own KVS, on rank 0."""
+    """The instance's own KVS, on rank 0, as a Store."""
 
     def __init__(self, kvs: Kvs) -> None:
         self._kvs = kvs
 
-    def commit(self, operations: list[Operation], done: Done, *, preserve: bool = False) -> None:
+    def commit(self, operations: list[Operation], done: Committed, *, preserve: bool = False) -> None:
         """See Store."""
+        # Imported here: postmortem reads jobs with this module and needs no KVS.
         from pytest_flux.broker.kvs.transaction import APPEND as APPEND_FLAG
         from pytest_flux.broker.kvs.transaction import Op
         from pytest_flux.protocol import treeobj
@@ -97,6 +100,105 @@ class KvsClient:
         return self._kvs.content.extent()
 
 
+class Batch:
+    """Collects all changes of one round of the reactor and makes one commit of them.
+
+    While ``is_busy`` returns true, it collects for 10 ms, as flux-core does (event.c, ``batch_timeout``). One commit
+    is under way at a time: changes that arrive meanwhile make the next commit larger. ``failed`` is called with the
+    errno of a commit that failed.
+    """
+
+    def __init__(
+        self, reactor: Reactor, store: Store, failed: Callable[[int], None], is_busy: Callable[[], bool]
+    ) -> None:
+        self._reactor = reactor
+        self._store = store
+        self._failed = failed
+        self._is_busy = is_busy
+        self._operations: list[Operation] = []
+        self._lines: dict[int, list[str]] = {}
+        self._afterwards: list[Committed] = []
+        self._is_planned = False
+        self._is_committing = False
+        self._preserves = False
+
+    @property
+    def is_clean(self) -> bool:
+        """Whether every reader of the KVS can see all changes."""
+        return not (self._is_planned or self._is_committing)
+
+    def put(self, key: str, value: bytes) -> None:
+        """Set a key. A commit sets keys before it appends events."""
+        self._operations.append((PUT, key, value))
+        self._plan()
+
+    def unlink(self, key: str) -> None:
+        """Remove a key and everything below it."""
+        self._operations.append((UNLINK, key, b""))
+        self._plan()
+
+    def append(self, job_id: int, line: str) -> None:
+        """Append an event to a job's log."""
+        lines = self._lines.get(job_id)
+        if lines is None:
+            lines = self._lines[job_id] = []
+            self._plan()
+        lines.append(line)
+
+    def afterwards(self, callback: Committed, *, preserve: bool = False) -> None:
+        """Call back, with 0 or an errno, when every reader can see all changes made up to now.
+
+        With ``preserve``, a broker that is killed after that still finds them when it restarts.
+        """
+        self._afterwards.append(callback)
+        self._preserves |= preserve
+        self._plan()
+
+    def preserved(self, then: Callable[[], None]) -> None:
+        """Call back when no restart can lose the changes made up to now; at once if the store is volatile."""
+        if self._store.is_volatile:
+            then()
+        else:
+            self.afterwards(lambda _: then(), preserve=True)
+
+    def _plan(self) -> None:
+        if not self._is_planned and not self._is_committing:
+            self._is_planned = True
+            if self._is_busy():
+                self._reactor.call_later(_DELAY, self._flush)
+            else:
+                self._reactor.call_soon(self._flush)
+
+    def _flush(self) -> None:
+        self._is_planned = False
+        operations, self._operations = self._operations, []
+        lines, self._lines = self._lines, {}
+        afterwards, self._afterwards = self._afterwards, []
+        for job_id, written in lines.items():
+            data = "".join(written).encode("utf-8", "surrogatepass")
+            operations.append((APPEND, kvs_key(job_id, "eventlog"), data))
+        preserves, self._preserves = self._preserves, False
+        if not operations and not preserves:
+            _call(afterwards, 0)
+            return
+        self._is_committing = True
+
+        def done(errnum: int) -> None:
+            self._is_committing = False
+            if errnum:
+                self._failed(errnum)
+            _call(afterwards, errnum)
+            if self._operations or self._lines or self._afterwards:
+                self._plan()
+
+        self._store.commit(operations, done, preserve=preserves)
+
+
+def _call(callbacks: list[Committed], errnum: int) -> None:
+    for callback in callbacks:
+        callback(errnum)
+
+
 def encode_value(value: object) -> bytes:
-    """A JSON value as Flux stores it: compact, without NUL or newline."""
-    return _encode(value).encode("utf-8", "surrogatepass")
+    """Encode a JSON value as Flux stores it: compact, without NUL or newline."""
+    return compact(value).encode("utf-8", "surrogatepass")

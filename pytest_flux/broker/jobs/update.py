@@ -1,4 +1,4 @@
-"""Changing a job's jobspec after it was submitted (flux-core's update.c and its plugins for duration and queue)."""
+"""Changes the jobspec of a submitted job (flux-core's update.c and plugins/update-*.c)."""
 
 from __future__ import annotations
 
@@ -13,9 +13,12 @@ from pytest_flux.protocol.jobspec import set_path, system_attributes
 from pytest_flux.protocol.resource_pool import Infeasible
 
 if TYPE_CHECKING:
+    from pytest_flux.broker.jobs.events import Events
     from pytest_flux.broker.jobs.job import Job
-    from pytest_flux.broker.jobs.manager import JobManager
+    from pytest_flux.broker.jobs.queues import Queues
+    from pytest_flux.broker.jobs.scheduler import Scheduler
     from pytest_flux.broker.service import Request
+    from pytest_flux.reactor.clock import Clock
 
 _DURATION = "attributes.system.duration"
 _QUEUE = "attributes.system.queue"
@@ -27,13 +30,19 @@ def _refuse(text: str) -> FluxError:
 
 
 class Update:
-    """What may be changed is the duration and the queue."""
+    """Changes durations and queues; nothing else of a jobspec can be changed."""
 
-    def __init__(self, manager: JobManager) -> None:
-        self._manager = manager
+    def __init__(
+        self, config: dict[str, Any], clock: Clock, events: Events, queues: Queues, scheduler: Scheduler
+    ) -> None:
+        self._config = config
+        self._clock = clock
+        self._events = events
+        self._queues = queues
+        self._scheduler = scheduler
 
     def request(self, request: Request, job: Job) -> None:
-        """Check and post the updates of a request. FluxError, in flux-core's words, for what may not be."""
+        """Check and post the updates of a request. Raises FluxError, in flux-core's words, to refuse one."""
         updates = request.field("updates", dict)
         for path in updates:
             if path.split(".")[0] not in ("attributes", "resources", "tasks"):
@@ -54,10 +63,10 @@ class Update:
         self._validate(job, updates, limits=not is_validated or bool(additional), feasibility=feasibility)
         expiration = self._expiration(job, updates)
         if is_validated and not additional and request.message.userid != job.userid:
-            self._manager.events.post(job, "set-flags", {"flags": ["immutable"]})
-        self._manager.events.post(job, "jobspec-update", updates)
+            self._events.post(job, "set-flags", {"flags": ["immutable"]})
+        self._events.post(job, "jobspec-update", updates)
         if expiration is not None:
-            self._manager.events.post(job, "resource-update", {"expiration": expiration})
+            self._events.post(job, "resource-update", {"expiration": expiration})
 
     @staticmethod
     def _check_duration(request: Request, job: Job, value: object) -> bool:
@@ -70,17 +79,17 @@ class Update:
         return request.is_owner
 
     def _check_queue(self, job: Job, name: object) -> dict[str, Any]:
-        """The constraints that come with the new queue."""
+        """Return the constraints that come with the new queue."""
         if not isinstance(name, str):
             raise _refuse("plugin args unpack failed")
         if job.state in (RUN, CLEANUP):
             raise _refuse("update of queue for running job not supported")
         if job.queue == name:
             raise _refuse(f"job queue is already set to {name}")
-        queue = self._manager.queues.find(name)
+        queue = self._queues.find(name)
         if not queue.is_enabled:
             raise _refuse(f"queue {name} is currently disabled")
-        current = self._manager.queues.find(job.queue)
+        current = self._queues.find(job.queue)
         expected = {"properties": current.requires} if current.requires else {}
         if (system_attributes(job.jobspec).get("constraints") or {}) != expected:
             raise _refuse(f"job appears to have non-queue constraints, unable to update queue to {job.queue}")
@@ -91,19 +100,16 @@ class Update:
         for path, value in updates.items():
             set_path(jobspec, path, value)
         if limits:
-            check_limits(self._manager.config, jobspec)
-            pool = self._manager.alloc.scheduler.pool
-            check_lifetime(
-                pool.resources.expiration if pool is not None else 0.0, self._manager.clock.time(), jobspec
-            )
+            check_limits(self._config, jobspec)
+            check_lifetime(self._scheduler.expiration, self._clock.time(), jobspec)
         if feasibility:
             try:
-                self._manager.alloc.scheduler.check(jobspec)
+                self._scheduler.check(jobspec)
             except (Infeasible, ProtocolError) as error:
                 raise FluxError(errno.EOVERFLOW, str(error)) from None
 
     def _expiration(self, job: Job, updates: dict[str, Any]) -> float | None:
-        """When a running job now is to end; None if that does not change."""
+        """Return the new end of a running job; None if it does not change."""
         if _DURATION not in updates or not job.state & RUNNING:
             return None
         duration = float(updates[_DURATION])
@@ -113,6 +119,6 @@ class Update:
         start = resources["execution"].get("starttime", 0.0) if resources is not None else 0.0
         if start <= 0:
             raise _refuse("unable to get job starttime")
-        if start + duration <= self._manager.clock.time():
+        if start + duration <= self._clock.time():
             raise _refuse("requested duration places job expiration in the past")
         return float(start + duration)

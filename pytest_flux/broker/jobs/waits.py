@@ -6,23 +6,26 @@ import errno
 from collections import deque
 from typing import TYPE_CHECKING
 
+from pytest_flux.broker.jobs.job import JOBID_ANY
 from pytest_flux.protocol.errors import FluxError
 from pytest_flux.protocol.job_state import FLAG_WAITABLE, RUNNING
 from pytest_flux.protocol.wait_status import describe_failure, exit_code
 
 if TYPE_CHECKING:
+    from pytest_flux.broker.jobs.alloc import Alloc
     from pytest_flux.broker.jobs.job import Job
-    from pytest_flux.broker.jobs.manager import JobManager
+    from pytest_flux.broker.jobs.store import Batch
+    from pytest_flux.broker.jobs.table import JobTable
     from pytest_flux.broker.service import Request
-
-ANY = 2**64 - 1
 
 
 class Waits:
-    """Waitable jobs are handed out once each, in the order in which they end."""
+    """Each waitable job is handed out once, in the order in which the jobs end. ``zombies`` have not been yet."""
 
-    def __init__(self, manager: JobManager) -> None:
-        self._manager = manager
+    def __init__(self, table: JobTable, batch: Batch, alloc: Alloc) -> None:
+        self._table = table
+        self._batch = batch
+        self._alloc = alloc
         self.zombies: dict[int, Job] = {}
         self._anybody: deque[Request] = deque()
         self._waiters = 0
@@ -31,12 +34,12 @@ class Waits:
         self._idles: list[Request] = []
 
     def activated(self, job: Job) -> None:
-        """A job has become active."""
+        """Note that a job has become active."""
         if job.flags & FLAG_WAITABLE:
             self._waitables += 1
 
     def retired(self, job: Job) -> None:
-        """A job has become inactive."""
+        """Note that a job has become inactive."""
         if job.flags & FLAG_WAITABLE:
             self._waitables -= 1
             if job.waiter is not None:
@@ -50,8 +53,8 @@ class Waits:
         self.check()
 
     def wait(self, request: Request, job_id: int) -> None:
-        """Answer when the job, or any for ANY, has ended. FluxError ECHILD where nothing can come."""
-        if job_id in (ANY, -1):
+        """Answer when the job, or any job for JOBID_ANY, has ended. Raises FluxError ECHILD if no job can."""
+        if job_id in (JOBID_ANY, -1):
             if self.zombies:
                 self._respond(request, self.zombies.pop(next(iter(self.zombies))))
                 return
@@ -66,7 +69,7 @@ class Waits:
             self._anybody.pop().error(errno.ECHILD, "there are no more waitable jobs")
 
     def _wait_for(self, request: Request, job_id: int) -> None:
-        job = self._manager.active.get(job_id)
+        job = self._table.active.get(job_id)
         if job is None:
             raise FluxError(errno.ECHILD, "invalid job id, or job may be inactive and not waitable")
         if job.waiter is not None:
@@ -86,13 +89,13 @@ class Waits:
         request.respond({"id": job.id, "success": exit_code(status) == 0, "errstr": describe_failure(status)})
 
     def forget(self, sender: str) -> None:
-        """A client is gone."""
+        """Drop the requests of a client that is gone."""
         self._anybody = deque(request for request in self._anybody if request.sender != sender)
         self._drains = [request for request in self._drains if request.sender != sender]
         self._idles = [request for request in self._idles if request.sender != sender]
         if not self._waiters:
             return
-        for job in self._manager.active.values():
+        for job in self._table.active.values():
             if job.waiter is not None and job.waiter.sender == sender:
                 job.waiter = None
                 self._waiters -= 1
@@ -108,19 +111,18 @@ class Waits:
         self.check()
 
     def check(self) -> None:
-        """Answer those who wait for quiet, if it is quiet."""
-        manager = self._manager
+        """Answer the requests that wait for no active or no running jobs, if that is so now."""
         if not self._drains and not self._idles:
             return
-        if not manager.active:
+        if not self._table.active:
             answered, self._drains = self._drains, []
             for request in answered:
-                manager.batch.afterwards(lambda _, request=request: request.respond())  # type: ignore[misc]
-        if not manager.running and not manager.alloc.counts()["alloc_pending"]:
-            pending = sum(not job.state & RUNNING for job in manager.active.values())
+                self._batch.afterwards(lambda _, request=request: request.respond())  # type: ignore[misc]
+        if not self._table.running and not self._alloc.counts()["alloc_pending"]:
+            pending = sum(not job.state & RUNNING for job in self._table.active.values())
             answered, self._idles = self._idles, []
             for request in answered:
                 answer = {"pending": pending}
-                manager.batch.afterwards(
+                self._batch.afterwards(
                     lambda _, request=request, answer=answer: request.respond(answer)  # type: ignore[misc]
                 )

@@ -1,4 +1,4 @@
-"""What a broker runs and with which environment: shells, initial programs (flux-core's broker.c and runat.c)."""
+"""How a broker runs programs: shells, initial programs, environment (flux-core's broker.c and runat.c)."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ _BLOCKED = (
 
 
 def shell() -> str:
-    """The shell that command strings are given to."""
+    """The shell that runs command strings."""
     return os.environ.get("SHELL", "/bin/bash")
 
 
 def program_environ(environ: Mapping[str, str], local_uri: str, jobid: str | None) -> dict[str, str]:
-    """What the programs of an instance inherit: nothing that belongs to the job or instance around it."""
+    """The environment of an instance's programs, without what belongs to the job or instance around it."""
     result = {
         name: value
         for name, value in environ.items()
@@ -71,7 +71,7 @@ def _is_program_file(word: str) -> bool:
 
 
 def initial_program(command: Sequence[str]) -> list[str]:
-    """The argv of the initial program: shells and programs as they are, one word that is neither through a shell."""
+    """The argv of the initial program. A word that is neither shell nor program is a command line for a shell."""
     if not command:
         return [shell()]
     if len(command) > 1 or is_interactive(command) or _is_program_file(command[0]):

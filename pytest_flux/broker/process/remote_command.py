@@ -1,4 +1,4 @@
-"""What a client wants to have run (RFC 42)."""
+"""The command that a client asks to run (RFC 42)."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _UNITS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30}
 
 
 class Command:
-    """What is to be run, checked. FluxError EPROTO, with Flux's text, where RFC 42 is broken."""
+    """A checked command. FluxError EPROTO, with Flux's text, if it breaks RFC 42."""
 
     __slots__ = ("cmdline", "cwd", "env", "label", "opts")
 
@@ -39,18 +39,18 @@ class Command:
 
     @property
     def name(self) -> str:
-        """How a list of processes calls it: of a Flux command, the second word says more."""
+        """Its name in a list of processes: the program, and for ``flux`` the subcommand."""
         return " ".join(self.cmdline[: 2 if self.cmdline[0] == "flux" else 1])
 
     def is_line_buffered(self, stream: str) -> bool:
-        """Whether output goes out line by line, which is the rule. FluxError EINVAL for a bad option."""
+        """Whether output is sent line by line, which is the default. FluxError EINVAL for a bad option."""
         option = self.opts.get(f"{stream}_LINE_BUFFER", "true").lower()
         if option not in ("true", "false"):
             raise FluxError(errno.EINVAL, f"error launching process: {os.strerror(errno.EINVAL)}")
         return option == "true"
 
     def buffer_size(self, stream: str) -> int:
-        """How many bytes may wait to be taken. FluxError EINVAL for a bad option."""
+        """How many bytes may be buffered. FluxError EINVAL for a bad option."""
         option = self.opts.get(f"{stream}_BUFSIZE")
         if option is None:
             return _BUFFER_SIZE

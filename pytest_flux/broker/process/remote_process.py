@@ -1,4 +1,4 @@
-"""A process that a client has asked for (RFC 42), and who hears of it."""
+"""A process that a client has asked for, and the clients that listen to it (RFC 42)."""
 
 from __future__ import annotations
 
@@ -13,29 +13,41 @@ from pytest_flux.broker.service import Request
 from pytest_flux.protocol.errors import FluxError
 from pytest_flux.protocol.ioencode import decode_io, encode_io
 from pytest_flux.protocol.message import encode_json
+from pytest_flux.protocol.severity import LOG_ERR, LOG_INFO
+from pytest_flux.reactor.pipe import LineBuffer
 from pytest_flux.reactor.process import Process
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any
+    from typing import Any, Protocol
 
-    from pytest_flux.broker.ports import ProcessOwner
+    from pytest_flux.broker.router import Router
     from pytest_flux.reactor.reactor import Reactor
+
+    class ProcessOwner(Protocol):
+        """What a process asks of the service that has started it."""
+
+        router: Router
+
+        def log(self, severity: int, text: str) -> None:
+            """Log in the name of the service."""
+
+        def settle(self, process: RemoteProcess) -> None:
+            """The process has ended: forget it if nobody waits for it."""
+
 
 STDOUT, STDERR, CHANNEL, WRITE_CREDIT, WAITABLE = 1, 2, 4, 8, 16
 PASS_THROUGH, SAME_GROUP = 1, 2
 """Local flags: standard streams are the broker's, and so is the process group."""
 
 _RETAINED_OUTPUT = 8192
-_ERR, _INFO = 3, 6
 
 
 class RemoteProcess:
-    """A process run for a client. ``listener`` is the request that gets its output; none in the background.
+    """A process run for a client. ``listener`` is the request that gets its output; None in the background.
 
-    ``flow`` is its stream: while that is full, what has been read waits here, and the rest in the pipes.
-
-    Raises OSError or ValueError where the process cannot be started.
+    ``flow`` is the stream of answers to it. While that is full, output that was read waits here, and the rest in the
+    pipes. Raises OSError or ValueError if the process cannot be started.
     """
 
     def __init__(
@@ -64,9 +76,11 @@ class RemoteProcess:
         self.retained: list[dict[str, Any]] = []
         self._retained_size = 0
         self._closed: list[str] = []
-        self._partial = {"stdout": b"", "stderr": b""}
-        self._lines = {stream: command.is_line_buffered(stream) for stream in self._partial}
-        self._limits = {stream: command.buffer_size(stream) for stream in ("stdin", *self._partial)}
+        self._window = command.buffer_size("stdin")
+        self._lines = {
+            stream: LineBuffer(command.buffer_size(stream)) if command.is_line_buffered(stream) else None
+            for stream in ("stdout", "stderr")
+        }
         cwd = command.cwd
         lost = cwd is not None and _cannot_enter(cwd)
         own = not local_flags & PASS_THROUGH
@@ -92,7 +106,7 @@ class RemoteProcess:
         if self.background:
             self.write(b"", eof=True)
         else:
-            self._credit(self._limits["stdin"])
+            self._credit(self._window)
 
     def _reader(self, stream: str, flag: int) -> Callable[[bytes], None] | None:
         if not self.background and not self.flags & flag:
@@ -102,7 +116,7 @@ class RemoteProcess:
     # -- requests
 
     def kill(self, signum: int) -> None:
-        """Signal the process and its group. FluxError where the kernel refuses."""
+        """Signal the process and its group. FluxError if the kernel refuses."""
         try:
             self._process.kill(signum)
         except OSError as error:
@@ -134,16 +148,16 @@ class RemoteProcess:
             self._finish()
 
     def destroy(self) -> None:
-        """Kill it, without further word."""
+        """Kill it. Nobody hears about it."""
         self._process.destroy()
 
-    # -- what becomes of it
+    # -- progress
 
     def _listen(self, request: Request) -> None:
         self.listener, self.flow = request, Flow(request, self._resume)
 
     def leave(self) -> None:
-        """The listener is gone: nobody will hear what is put out."""
+        """The listener is gone: drop the output."""
         self.listener = self.flow = None
         self._resume()
 
@@ -156,7 +170,9 @@ class RemoteProcess:
             self._tell({"type": "add-credit", "channels": {"stdin": count}})
 
     def _output(self, stream: str, data: bytes) -> None:
-        self._waiting.extend((stream, piece) for piece in self._pieces(stream, data))
+        lines = self._lines[stream]
+        pieces = lines.feed(data) if lines is not None else [data] if data else []
+        self._waiting.extend((stream, piece) for piece in pieces)
         if not data:
             self._waiting.append((stream, b""))
         self._put_out()
@@ -175,18 +191,6 @@ class RemoteProcess:
         self._put_out()
         self._end()
 
-    def _pieces(self, stream: str, data: bytes) -> list[bytes]:
-        """Whole lines, or what has come; the rest of an unfinished line with the next data, or the end."""
-        if not self._lines[stream]:
-            return [data] if data else []
-        *lines, rest = (self._partial[stream] + data).split(b"\n")
-        pieces = [line + b"\n" for line in lines]
-        if rest and (not data or len(rest) >= self._limits[stream]):
-            pieces.append(rest)
-            rest = b""
-        self._partial[stream] = rest
-        return pieces
-
     def _forward(self, stream: str, io: dict[str, Any]) -> None:
         if self.flags & (STDOUT if stream == "stdout" else STDERR):
             self._tell({"type": "output", "pid": self.pid, "io": io})
@@ -196,7 +200,7 @@ class RemoteProcess:
         self._forward(stream, io)
         if self.background:
             name = self.command.label or os.path.basename(self.command.cmdline[0])
-            severity = _ERR if stream == "stderr" else _INFO
+            severity = LOG_ERR if stream == "stderr" else LOG_INFO
             self._owner.log(severity, f"{name}[{self.pid}]: {piece.decode(errors='replace')}")
             if self.waitable:
                 self._retain(io, len(piece))
@@ -216,7 +220,7 @@ class RemoteProcess:
         self._end()
 
     def _end(self) -> None:
-        """The end, when all that was put out is on its way."""
+        """Finish once the process has ended and all its output was sent."""
         status = self.status
         if status is None or not self._has_ended or self._waiting or self.is_complete:
             return
@@ -228,7 +232,7 @@ class RemoteProcess:
                 how = f"{name}[{self.pid}]: Killed by signal {os.WTERMSIG(status)}"
             else:
                 how = f"{os.path.basename(name)}[{self.pid}]: Exit {os.WEXITSTATUS(status)}"
-            self._owner.log(_INFO, label + how)
+            self._owner.log(LOG_INFO, label + how)
         self._finish()
 
     def _finish(self) -> None:

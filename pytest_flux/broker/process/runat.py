@@ -1,4 +1,4 @@
-"""What a broker runs in its life: rc1, the initial program (rc2), cleanup and rc3 (flux-core's runat.c)."""
+"""The programs of a broker's own life: rc1, the initial program (rc2), cleanup and rc3 (flux-core's runat.c)."""
 
 from __future__ import annotations
 
@@ -8,6 +8,9 @@ import signal
 from collections.abc import Callable
 
 from pytest_flux.broker.process.programs import shell
+from pytest_flux.protocol.severity import LOG_ERR, LOG_INFO
+from pytest_flux.protocol.wait_status import exit_code, signal_text
+from pytest_flux.reactor.pipe import LineBuffer
 from pytest_flux.reactor.process import Process
 
 TYPE_CHECKING = False
@@ -20,11 +23,12 @@ if TYPE_CHECKING:
 
 ABORT_SIGNAL = signal.SIGHUP
 
-_ERR, _INFO = 3, 6
+_LONGEST_LINE = 1 << 20
+"""A longer line is logged in pieces."""
 
 
 class _Phase:
-    """The commands of one phase and how far they are."""
+    """The commands of one phase, and which of them are left."""
 
     __slots__ = ("aborted", "code", "commands", "count", "done", "logged", "process")
 
@@ -39,7 +43,10 @@ class _Phase:
 
 
 class Runat:
-    """Runs the phases' commands one after another; all of them run even if one fails, the first failure counts."""
+    """Runs the commands of each phase one after another.
+
+    All of them run even if one fails; the first failure is the phase's.
+    """
 
     def __init__(
         self, reactor: Reactor, attributes: Attributes, log: BrokerLog, environ: Callable[[], dict[str, str]]
@@ -52,17 +59,17 @@ class Runat:
         self._terminal: list[Any] | None = None
 
     def push(self, name: str, argv: list[str], *, logged: bool) -> None:
-        """Put a command in front of the phase's others. ``logged`` sends its output to the log."""
+        """Put a command before the others of its phase. If ``logged``, its output goes to the log."""
         phase = self._phases.setdefault(name, _Phase(logged=logged))
         phase.commands.insert(0, argv)
         phase.count += 1
 
     def push_shell(self, name: str, command: str, *, logged: bool) -> None:
-        """The same for a command line that a shell reads."""
+        """Do the same with a command line for a shell."""
         self.push(name, [shell(), "-c", command], logged=logged)
 
     def start(self, name: str, done: Callable[[int], None]) -> bool:
-        """Start a phase; ``done`` gets its exit code. False when there is nothing to run."""
+        """Start a phase; ``done`` gets its exit code. False if there is nothing to run."""
         phase = self._phases.get(name)
         if phase is None:
             return False
@@ -71,7 +78,7 @@ class Runat:
         return True
 
     def abort(self, name: str) -> bool:
-        """Hang up a phase: its running command gets SIGHUP, the others do not run. False when undefined."""
+        """Hang up a phase: its running command gets SIGHUP, the others do not run. False if it is unknown."""
         phase = self._phases.get(name)
         if phase is None:
             return False
@@ -88,7 +95,7 @@ class Runat:
         ]
 
     def kill(self, target: str | int, signum: int) -> bool:
-        """Signal the running command of a phase, or of a process id. False where there is none."""
+        """Signal the running command of a phase, or of a process id. False if there is none."""
         for name, _, pid in self.running():
             if target in (name, pid):
                 self._kill(self._phases[name], signum)
@@ -147,31 +154,27 @@ class Runat:
             ended=ended,
             stopped=lambda _: self._to_foreground(phase),
             environ=self._environ(),
-            on_stdout=self._logger(name, index, _INFO) if phase.logged else None,
-            on_stderr=self._logger(name, index, _ERR) if phase.logged else None,
+            on_stdout=self._logger(name, index, LOG_INFO) if phase.logged else None,
+            on_stderr=self._logger(name, index, LOG_ERR) if phase.logged else None,
             # A broker that leads its group signals the group when it exits, to end what rc2 left in the background.
             group=not (name == "rc2" and leads_group),
         )
 
     def _logger(self, name: str, index: int, severity: int) -> Callable[[bytes], None]:
-        unfinished = b""
+        lines = LineBuffer(_LONGEST_LINE)
 
         def log(data: bytes) -> None:
-            nonlocal unfinished
-            *lines, unfinished = (unfinished + data).split(b"\n")
-            if not data and unfinished:
-                lines, unfinished = [*lines, unfinished], b""
-            for line in lines:
-                self._broker_log.write(severity, f"{name}.{index}: {line.decode(errors='replace')}")
+            for line in lines.feed(data):
+                text = line.removesuffix(b"\n").decode(errors="replace")
+                self._broker_log.write(severity, f"{name}.{index}: {text}")
 
         return log
 
     @staticmethod
     def _outcome(phase: _Phase, status: int) -> tuple[int, str]:
+        code = exit_code(status)
         if os.WIFSIGNALED(status):
-            signum = os.WTERMSIG(status)
-            return 128 + signum, signal.strsignal(signum) or f"Unknown signal {signum}"
-        code = os.WEXITSTATUS(status)
+            return code, signal_text(os.WTERMSIG(status))
         if code == 0 and phase.aborted:
             return 1, "aborted after exit with rc=0"
         return code, "Exited"
@@ -179,10 +182,10 @@ class Runat:
     def _log(self, name: str, index: int, argv: list[str], code: int, how: str, spent: float) -> None:
         shown = argv[2:] if len(argv) > 2 and argv[:2] == [shell(), "-c"] else argv
         text = f"{name}.{index}: {' '.join(shown)} {how} (rc={code}) {spent:.1f}s"
-        self._broker_log.write(_ERR if code else _INFO, text)
+        self._broker_log.write(LOG_ERR if code else LOG_INFO, text)
 
-    # A program in a group of its own is stopped when it reads from the terminal; it then gets the terminal, if the
-    # broker has it to give, and the broker takes it back when the program ends.
+    # A program in a process group of its own is stopped when it reads from the terminal. If the broker has the
+    # terminal, it then gives it to the program, and takes it back when the program ends.
 
     def _to_foreground(self, phase: _Phase) -> None:
         if phase.process is None or not os.isatty(0) or os.tcgetpgrp(0) != os.getpgrp():
@@ -204,7 +207,7 @@ class Runat:
             os.tcsetpgrp(0, os.getpgrp())
             termios.tcsetattr(0, termios.TCSAFLUSH, self._terminal)
         except OSError as error:
-            self._broker_log.write(_ERR, f"failed to reset foreground process group: {error.strerror}")
+            self._broker_log.write(LOG_ERR, f"failed to reset foreground process group: {error.strerror}")
         finally:
             signal.signal(signal.SIGTTOU, previous)
             self._terminal = None

@@ -1,1 +1,1 @@
-"""The resources of an instance: what brokers find, what configuration says, what is drained, who is online."""
+"""The resources of an instance: discovered or configured, drained or excluded, online or not."""

@@ -7,8 +7,7 @@ from typing import Any, NamedTuple
 from pytest_flux.protocol.duration import parse_duration
 from pytest_flux.protocol.errors import ProtocolError
 from pytest_flux.protocol.json_value import decode_json
-from pytest_flux.protocol.resource_json import resources_from_config
-from pytest_flux.protocol.resource_set import MAX_CORES, Node, ResourceSet
+from pytest_flux.protocol.resource_set import MAX_CORES, Node, ResourceSet, resources_from_config
 
 _TYPES: dict[str, tuple[type, ...]] = {
     "path": (str,),
@@ -27,7 +26,7 @@ _MAX_FAKE_NODES = 1 << 20
 
 
 class ResourceConfig(NamedTuple):
-    """What is configured. ``resources`` is None where brokers are to look for themselves."""
+    """The configuration of resources. If ``resources`` is None, brokers discover their own."""
 
     resources: ResourceSet | None
     exclude: str
@@ -38,7 +37,7 @@ class ResourceConfig(NamedTuple):
 
 
 def decode_config(config: dict[str, Any]) -> ResourceConfig:
-    """Read the two tables. Raises ProtocolError, with flux-core's words where it has some."""
+    """Read both tables. Raises ProtocolError, in flux-core's words if it has any."""
     table = config.get("resource", {})
     if not isinstance(table, dict):
         raise ProtocolError("error parsing [resource] configuration: not a table")
@@ -79,7 +78,7 @@ def _configured(table: dict[str, Any]) -> ResourceSet | None:
 
 
 def load_resources(path: str) -> ResourceSet:
-    """R from a file. Raises ProtocolError."""
+    """Read R from a file. Raises ProtocolError."""
     return ResourceSet.decode(_load(path))
 
 

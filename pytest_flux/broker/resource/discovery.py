@@ -1,4 +1,4 @@
-"""What this machine has: cores that we may use, memory, gpus."""
+"""Discovers the resources of this machine: usable cores, memory, gpus."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _CGROUP = "/sys/fs/cgroup"
 
 
 def allowed_cpus() -> frozenset[int]:
-    """The processors that this process may run on; cgroup cpusets show in this, too."""
+    """Return the processors that this process may use, cgroup cpusets applied."""
     try:
         return frozenset(os.sched_getaffinity(0))
     except AttributeError:  # not Linux
@@ -23,9 +23,9 @@ def allowed_cpus() -> frozenset[int]:
 
 @functools.cache
 def cores() -> tuple[frozenset[int], ...]:
-    """The cores, each as its processors, numbered as flux-core numbers them: in order, those we may use.
+    """Return the usable cores, each as the set of its processors, in flux-core's order.
 
-    As hwloc does, cores are ordered by package, and packages by their first processor.
+    That is hwloc's: by package, and packages by their first processor.
     """
     allowed = allowed_cpus()
     found: dict[frozenset[int], int] = {}
@@ -45,14 +45,14 @@ def _idset_file(path: str, default: list[int]) -> list[int]:
 
 
 def core_count() -> int:
-    """How many cores a broker offers: those of its affinity, but no more than its cgroup pays for."""
+    """Return how many cores a broker offers: those of its affinity, at most the quota of its cgroup."""
     quota = _cgroup_quota()
     count = len(cores())
     return min(count, max(1, int(quota))) if quota else count
 
 
 def _cgroup_quota() -> float:
-    """Processors' worth of time that the cgroup may use, 0 for any."""
+    """Return the cgroup's quota in processors, 0 if there is none."""
     for directory in _cgroup_directories():
         try:
             with open(f"{directory}/cpu.max", encoding="ascii") as file:
@@ -65,7 +65,7 @@ def _cgroup_quota() -> float:
 
 
 def _cgroup_directories() -> list[str]:
-    """Our cgroup (version 2) and those around it, innermost first."""
+    """Return our cgroup (version 2) and those that contain it, innermost first."""
     try:
         with open("/proc/self/cgroup", encoding="utf-8", errors="replace") as file:
             paths = [line.strip()[3:] for line in file if line.startswith("0::")]
@@ -81,7 +81,7 @@ def _cgroup_directories() -> list[str]:
 
 
 def memory() -> int:
-    """Bytes of memory that we may use: the machine's, or what the cgroup leaves of it."""
+    """Return the usable memory in bytes: the machine's, or less if a cgroup limits it."""
     import psutil
 
     total = int(psutil.virtual_memory().total)
@@ -95,13 +95,13 @@ def memory() -> int:
 
 
 def gpu_count() -> int:
-    """How many gpus the drivers show."""
+    """Return the number of gpus that drivers show."""
     nvidia = len(glob.glob("/proc/driver/nvidia/gpus/*")) or len(glob.glob("/dev/nvidia[0-9]*"))
     return nvidia + _rocm_count()
 
 
 def _rocm_count() -> int:
-    """AMD's nodes that have compute units, which its processors have not."""
+    """Return the number of AMD nodes with compute units: gpus, not processors."""
     count = 0
     for path in glob.glob("/sys/class/kfd/kfd/topology/nodes/*/properties"):
         try:

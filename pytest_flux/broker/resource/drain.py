@@ -1,4 +1,4 @@
-"""Drained ranks: whose running jobs go on, and that get no others (flux-core's modules/resource/drain.c)."""
+"""Drained ranks, which get no new jobs (RFC 44, "drain"; flux-core's resource/drain.c), and how to name ranks."""
 
 from __future__ import annotations
 
@@ -6,22 +6,24 @@ import errno
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
-from pytest_flux.protocol.errors import FluxError
-from pytest_flux.protocol.idset import encode_idset
+from pytest_flux.protocol.errors import FluxError, ProtocolError
+from pytest_flux.protocol.hostlist import decode_hostlist, encode_hostlist
+from pytest_flux.protocol.idset import decode_idset, encode_idset
+from pytest_flux.protocol.resource_set import ResourceSet
 
 MODES = {None: 0, "update": 0, "overwrite": 1, "force-overwrite": 2}
-"""How to treat ranks that are drained already; the numbers are those of ``overwrite`` in events."""
+"""What to do with ranks that are drained already, as ``overwrite`` in events."""
 
 
 class Drained(NamedTuple):
-    """Since when (seconds since the epoch) and why a rank is drained."""
+    """When (seconds since the epoch) and why a rank was drained."""
 
     timestamp: float
     reason: str | None
 
 
 class Drains:
-    """Which ranks are drained."""
+    """The drained ranks."""
 
     def __init__(self) -> None:
         self._drained: dict[int, Drained] = {}
@@ -30,11 +32,11 @@ class Drains:
         return rank in self._drained
 
     def ranks(self) -> set[int]:
-        """All of them."""
+        """Return all drained ranks."""
         return set(self._drained)
 
     def check_drain(self, ranks: Iterable[int], excluded: Iterable[int]) -> None:
-        """FluxError EEXIST or EINVAL where some are drained, with a reason, or excluded."""
+        """Raise FluxError EEXIST if a rank is drained with a reason, EINVAL if one is excluded."""
         excluded = set(excluded)
         drained = {rank for rank in ranks if rank in self._drained and self._drained[rank].reason is not None}
         refused = drained | {rank for rank in ranks if rank in excluded}
@@ -45,7 +47,7 @@ class Drains:
             raise FluxError(errno.EEXIST if drained else errno.EINVAL, f"{_name(refused)} {how}")
 
     def drain(self, ranks: Iterable[int], timestamp: float, reason: str | None, overwrite: int) -> None:
-        """Drain ranks. A reason that is there stays unless ``overwrite`` is set, and the time unless that is 2."""
+        """Drain ranks. An earlier reason stays if ``overwrite`` is 0, an earlier time unless it is 2."""
         for rank in ranks:
             before = self._drained.get(rank)
             if before is None or overwrite == 2:
@@ -54,18 +56,18 @@ class Drains:
                 self._drained[rank] = before._replace(reason=reason)
 
     def check_undrain(self, ranks: Iterable[int]) -> None:
-        """FluxError EEXIST where some are not drained."""
+        """Raise FluxError EEXIST if a rank is not drained."""
         others = [rank for rank in ranks if rank not in self._drained]
         if others:
             raise FluxError(errno.EEXIST, f"{_name(others)} not drained")
 
     def undrain(self, ranks: Iterable[int]) -> None:
-        """Drain these no longer."""
+        """Forget that ranks are drained."""
         for rank in ranks:
             self._drained.pop(rank, None)
 
     def encode(self) -> dict[str, Any]:
-        """``{idset: {timestamp, reason}}``: ranks drained in one second for one reason go together."""
+        """Return ``{idset: {timestamp, reason}}``; ranks drained in one second for one reason share an entry."""
         groups: dict[tuple[float, str], list[int]] = {}
         for rank in sorted(self._drained):
             timestamp, reason = self._drained[rank]
@@ -79,3 +81,33 @@ class Drains:
 def _name(ranks: Iterable[int]) -> str:
     ids = set(ranks)
     return f"rank{'s' if len(ids) > 1 else ''} {encode_idset(ids)}"
+
+
+def decode_targets(text: str, resources: ResourceSet, size: int) -> set[int]:
+    """Return the ranks that an idset or hostlist names, in an instance of ``size`` brokers.
+
+    Raises FluxError EINVAL, in flux-core's words, if the text is neither, or is empty, or out of range.
+    """
+    try:
+        ranks = set(decode_idset(text))
+    except ProtocolError:
+        ranks = _ranks_of_hosts(text, resources)
+    if not ranks:
+        raise FluxError(errno.EINVAL, "idset is empty")
+    if max(ranks) >= max(size, len(resources)):
+        raise FluxError(errno.EINVAL, "idset is out of range")
+    return ranks
+
+
+def _ranks_of_hosts(text: str, resources: ResourceSet) -> set[int]:
+    try:
+        wanted = decode_hostlist(text)
+    except ProtocolError:
+        raise FluxError(errno.EINVAL, "invalid targets: Hostlist cannot be decoded") from None
+    known: dict[str, set[int]] = {}
+    for rank, node in resources.nodes.items():
+        known.setdefault(node.hostname, set()).add(rank)
+    missing = [host for host in wanted if host not in known]
+    if missing:
+        raise FluxError(errno.EINVAL, f"invalid targets: invalid hosts: {encode_hostlist(missing)}")
+    return {rank for host in wanted for rank in known[host]}

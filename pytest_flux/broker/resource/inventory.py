@@ -1,4 +1,4 @@
-"""What the instance has, on rank 0: R and where it came from, who is online, drained, excluded (RFC 20, RFC 44)."""
+"""The resources of the instance, on rank 0: R and its origin; online, drained, excluded ranks (RFC 20, RFC 44)."""
 
 from __future__ import annotations
 
@@ -9,14 +9,13 @@ from typing import TYPE_CHECKING, Any
 from pytest_flux.broker.boot.recovery import is_recovery
 from pytest_flux.broker.resource.config import decode_config
 from pytest_flux.broker.resource.discovery import core_count, gpu_count
-from pytest_flux.broker.resource.drain import MODES, Drains
+from pytest_flux.broker.resource.drain import MODES, Drains, decode_targets
 from pytest_flux.broker.resource.journal import Journal
-from pytest_flux.broker.resource.targets import decode_targets
-from pytest_flux.broker.resource.verify import verify
 from pytest_flux.protocol.errors import FluxError, ProtocolError
 from pytest_flux.protocol.hostlist import encode_hostlist
 from pytest_flux.protocol.idset import decode_idset, encode_idset
-from pytest_flux.protocol.resource_set import Node, ResourceSet
+from pytest_flux.protocol.resource_set import Node, ResourceSet, ids_of, text_of
+from pytest_flux.protocol.severity import LOG_ERR, LOG_INFO
 
 if TYPE_CHECKING:
     from pytest_flux.broker.attributes import Attributes
@@ -28,11 +27,10 @@ if TYPE_CHECKING:
 
 KEY = "resource.R"
 _CHECKPOINT = "checkpoint.resource"
-_ERR, _INFO = 3, 6
 
 
 class Inventory:
-    """``on_change`` is called whenever what jobs may use has changed. ``allocated`` tells what they have."""
+    """``on_change`` is called whenever the usable resources change. ``allocated`` returns what jobs hold."""
 
     def __init__(
         self,
@@ -67,7 +65,7 @@ class Inventory:
         try:
             self._config = decode_config(config)
         except ProtocolError as error:
-            log.write(_ERR, str(error), "resource")
+            log.write(LOG_ERR, str(error), "resource")
         self.journal.limit = self._config.journal_max
         self._recall()
         self._is_recovery = is_recovery(attributes)
@@ -81,7 +79,7 @@ class Inventory:
         nodelist = self._attributes.get("hostlist") or ""
         self.journal.post("restart", {"ranks": everybody, "online": "", "nodelist": nodelist}, commit=False)
         if not self._is_recovery:
-            # There, all that was stays offline, however many brokers there are.
+            # In recovery mode all ranks stay offline, however many brokers run.
             self._groups.watch("broker.online", self._online_changed)
             self._groups.watch("broker.torpid", self._torpid_changed)
         resources, method = self._find()
@@ -92,8 +90,8 @@ class Inventory:
                 self.excluded = self.targets(self._config.exclude)
             except FluxError as error:
                 text = f"error decoding exclude set {self._config.exclude}: {error.text}"
-                self._log.write(_ERR, text, "resource")
-        # Excluded ranks cannot be drained, whatever was before.
+                self._log.write(LOG_ERR, text, "resource")
+        # Excluded ranks cannot be drained, whatever an earlier run said.
         self.drains.undrain(self.excluded)
 
     def _find(self) -> tuple[ResourceSet, str]:
@@ -125,23 +123,23 @@ class Inventory:
         )
 
     def _discover(self) -> ResourceSet:
-        """Every broker is on this host, and offers all of it, as flux-core's do."""
+        """Every broker runs on this host and offers all of it, as flux-core's brokers do."""
         cores, gpus = (1 << core_count()) - 1, (1 << gpu_count()) - 1
         return ResourceSet({rank: Node(self._attributes.host_of(rank), cores, gpus) for rank in range(self._size)})
 
     def _verify(self) -> None:
-        """Drain the ranks that do not have what the configuration says of them."""
+        """Drain the ranks that lack resources that the configuration gives them."""
         if self._config.resources is None or not self._config.verify or self._is_recovery:
             return
         actual = self._discover()
         for rank in self.resources:
             complaint = verify(rank, self.resources.nodes[rank], actual.nodes.get(rank))
             if complaint and rank not in self.drains and rank not in self.excluded:
-                self._log.write(_ERR, complaint, "resource")
+                self._log.write(LOG_ERR, complaint, "resource")
                 self._drain({rank}, complaint, 0, named=False)
 
     def define(self, resources: ResourceSet, method: str) -> None:
-        """This is what there is from now on."""
+        """Use these resources from now on."""
         self.resources, self.method = resources, method
         if not self._is_recovery:
             self._kvs.put_json(KEY, resources.encode())
@@ -150,7 +148,7 @@ class Inventory:
         self._changed()
 
     def _recall(self) -> None:
-        """What was drained before the instance was started again."""
+        """Drain the ranks that were drained before the instance was restarted."""
         since = 0.0
         try:
             checkpoint = self._kvs.lookup_json(_CHECKPOINT)
@@ -166,7 +164,7 @@ class Inventory:
             try:
                 ranks = set(decode_idset(context["idset"]))
             except (ProtocolError, KeyError, TypeError, AttributeError) as error:
-                self._log.write(_ERR, f"{event['name']}: {error!r}", "resource")
+                self._log.write(LOG_ERR, f"{event['name']}: {error!r}", "resource")
                 continue
             if event["name"] == "drain":
                 overwrite = context.get("overwrite", 1)
@@ -175,7 +173,7 @@ class Inventory:
                 self.drains.undrain(ranks)
 
     def destroy(self) -> None:
-        """The instance ends: keep what is drained for its next start."""
+        """Keep the drained ranks for a restart, as the instance ends."""
         if self._is_recovery:
             return
         state = {
@@ -184,7 +182,7 @@ class Inventory:
         }
         self._kvs.put_json(_CHECKPOINT, {"timestamp": self._clock.time(), "drain_state": state})
 
-    # -- who is there
+    # -- brokers that are online
 
     def _online_changed(self, members: str) -> None:
         self._compare(self.online, set(decode_idset(members)) | self._forced(), "online", "offline")
@@ -213,22 +211,22 @@ class Inventory:
 
     @property
     def offline(self) -> set[int]:
-        """Ranks whose broker is not there."""
+        """Ranks whose broker is not online."""
         return set(range(max(self._size, len(self.resources)))) - self.online
 
     def usable(self) -> ResourceSet:
-        """What is neither excluded nor lost. What configuration says is there, will come back."""
+        """Return resources that are neither excluded nor lost. Configured ranks are never lost: they come back."""
         gone = self.excluded if self.method == "configuration" else self.excluded | self.lost
         return self.resources.without(gone)
 
     def down(self) -> set[int]:
-        """Ranks on which no job may start now."""
+        """Return the ranks on which no job may start now."""
         return self.offline | self.torpid | self.drains.ranks()
 
     # -- draining
 
     def targets(self, text: str) -> set[int]:
-        """Ranks that an idset or hostlist stands for. FluxError EINVAL, in flux-core's words."""
+        """Return the ranks that an idset or hostlist names. Raises FluxError EINVAL, in flux-core's words."""
         return decode_targets(text, self.resources, self._size)
 
     def _hosts(self, ranks: list[int]) -> str:
@@ -238,7 +236,7 @@ class Inventory:
         )
 
     def drain(self, targets: str, reason: str | None, mode: str | None) -> None:
-        """Drain ranks. FluxError where targets, mode or the state of a rank do not allow it."""
+        """Drain ranks. Raises FluxError if targets, mode or the state of a rank forbid it."""
         ranks = self.targets(targets)
         if mode not in MODES:
             raise FluxError(errno.EINVAL, "Invalid mode specified")
@@ -254,12 +252,12 @@ class Inventory:
             context["reason"] = reason
         if named:
             context["overwrite"] = overwrite
-        self._tell("drain", context, overwrite, reason)
+        self._log_change("drain", context, overwrite, reason)
         self.journal.post("drain", context, timestamp=timestamp)
         self._changed()
 
     def undrain(self, targets: str, reason: str | None, mode: str | None) -> None:
-        """Drain ranks no longer. FluxError as for drain."""
+        """Undrain ranks. Raises FluxError as ``drain`` does."""
         ranks = self.targets(targets)
         if mode not in MODES:
             raise FluxError(errno.EINVAL, f"invalid undrain mode '{mode}' specified")
@@ -270,17 +268,36 @@ class Inventory:
         if reason is not None:
             context["reason"] = reason
         context["overwrite"] = MODES[mode]
-        self._tell("undrain", context, MODES[mode], reason)
+        self._log_change("undrain", context, MODES[mode], reason)
         self.journal.post("undrain", context)
         self._changed()
 
-    def _tell(self, name: str, context: dict[str, Any], overwrite: int, reason: str | None) -> None:
+    def _log_change(self, name: str, context: dict[str, Any], overwrite: int, reason: str | None) -> None:
         where = f"idset={context['idset']} nodelist={context['nodelist']}"
-        self._log.write(_INFO, f"{name} {where} overwrite={overwrite} reason={reason or ''}", "resource")
+        self._log.write(LOG_INFO, f"{name} {where} overwrite={overwrite} reason={reason or ''}", "resource")
 
     def set_expiration(self, expiration: float) -> None:
-        """The enclosing instance gives us more, or less, time."""
+        """Change the end of the instance's resources, as the enclosing instance orders."""
         self.resources.expiration = expiration
         self._kvs.put_json(KEY, self.resources.encode())
         self.journal.post("resource-update", {"expiration": expiration})
         self._changed()
+
+
+def verify(rank: int, expected: Node, actual: Node | None) -> str:
+    """Compare a node with its configuration, as flux-core's rlist_verify() does.
+
+    Returns what is wrong, in flux-core's words; an empty text if hostname and cores are right, or ``actual`` is None
+    because there is no such broker.
+    """
+    if actual is None:
+        return ""
+    complaints = []
+    if expected.hostname != actual.hostname:
+        complaints.append(f"rank {rank} got hostname '{actual.hostname}', expected '{expected.hostname}'")
+    missing = expected.cores & ~actual.cores
+    if missing:
+        ids = text_of(missing)
+        shown = f"[{ids}]" if len(ids_of(missing)) > 1 else ids
+        complaints.append(f"rank {rank} ({actual.hostname}) missing resources: core{shown}")
+    return "\n".join(complaints)

@@ -1,4 +1,4 @@
-"""The event log of resources: in the KVS what must outlive the instance, here all, for those who follow it."""
+"""The event log of resources (RFC 44): drains go into the KVS for a restart, all events to clients that listen."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _BATCH = 100
 
 
 class Journal:
-    """``limit`` is how many events it holds."""
+    """``limit`` bounds the number of events that are kept (``resource.journal-max``)."""
 
     def __init__(self, kvs: Kvs, clock: Clock) -> None:
         self._kvs = kvs
@@ -29,7 +29,7 @@ class Journal:
         self._followers: list[Request] = []
 
     def recall(self) -> list[Event]:
-        """The events of the instance before it was started again."""
+        """Read the events of an earlier run of the instance."""
         try:
             events = decode_eventlog(self._kvs.lookup(EVENTLOG).decode())
         except (FluxError, ProtocolError, UnicodeDecodeError):
@@ -46,7 +46,7 @@ class Journal:
         timestamp: float | None = None,
         resources: ResourceSet | None = None,
     ) -> None:
-        """Add an event; ``resources`` are what a ``resource-define`` has defined."""
+        """Add an event; ``resource-define`` comes with its ``resources``."""
         event = make_event(name, context, timestamp=self._clock.time() if timestamp is None else timestamp)
         self._events.append((event, resources))
         while len(self._events) > max(self.limit, 1):
@@ -57,7 +57,7 @@ class Journal:
             self._send(follower, [event], resources)
 
     def follow(self, request: Request) -> None:
-        """Answer with all events so far, an empty list, and then each event as it comes."""
+        """Answer with all past events, an empty list, and then each new event."""
         batch: list[Event] = []
         for event, resources in self._events:
             if resources is None:
@@ -75,7 +75,7 @@ class Journal:
         self._followers.append(request)
 
     def forget(self, request: Request) -> None:
-        """Somebody follows no longer."""
+        """Drop a client that no longer follows."""
         if request in self._followers:
             self._followers.remove(request)
 

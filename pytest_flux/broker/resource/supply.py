@@ -1,4 +1,4 @@
-"""Between inventory and scheduler: which resources it may choose from, as they come and go."""
+"""Between inventory and scheduler: keeps the scheduler's pool up to date as resources come and go."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class Supply:
-    """Keeps the pool of ``alloc`` up to date from now on."""
+    """Gives ``alloc`` a pool, and changes it with the inventory from now on."""
 
     def __init__(self, inventory: Inventory, alloc: Alloc) -> None:
         self._inventory = inventory
@@ -24,7 +24,7 @@ class Supply:
         inventory.allocated = self.allocated
 
     def allocated(self) -> ResourceSet:
-        """What jobs have got."""
+        """Return the resources that jobs hold."""
         return self._pool.allocated()
 
     def _new_pool(self) -> ResourcePool:

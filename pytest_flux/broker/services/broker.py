@@ -8,7 +8,8 @@ import os
 from pytest_flux.broker.service import ALL, LATER, Answer, Request, Service, _Later, method
 from pytest_flux.broker.state.states import NUMBER
 from pytest_flux.protocol.errors import FluxError, ProtocolError
-from pytest_flux.protocol.stdlog import SEVERITY_NAMES, decode_entry
+from pytest_flux.protocol.severity import SEVERITY_NAMES
+from pytest_flux.protocol.stdlog import decode_entry
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

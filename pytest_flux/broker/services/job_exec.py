@@ -1,11 +1,12 @@
-"""`job-shell`, at every broker: its job shells. `job-exec`, on rank 0: what others ask of job execution."""
+"""`job-shell`, at every broker, for its job shells; `job-exec`, on rank 0, for clients."""
 
 from __future__ import annotations
 
 import errno
 from typing import TYPE_CHECKING, Any
 
-from pytest_flux.broker.exec.kill_ladder import kill_config
+from pytest_flux.broker.exec.ending import kill_config
+from pytest_flux.broker.exec.messages import Exited, OutputLines, Report, decode_command, encode_report
 from pytest_flux.broker.service import ALL, Answer, Request, Service, _Later, method
 from pytest_flux.protocol.errors import FluxError
 from pytest_flux.protocol.idset import decode_idset
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class JobShellService(Service):
-    """Between rank 0's jobs and their shells here."""
+    """The way from jobs, on rank 0, to their shells here (see exec/messages.py)."""
 
     name = "job-shell"
 
@@ -35,11 +36,11 @@ class JobShellService(Service):
         later = self.hold(request)
         job_id = request.field("id", int)
 
-        def report(name: str, particulars: dict[str, Any]) -> None:
-            if name == "output":
-                self._shells.count(job_id, len(particulars["text"]))
-            request.respond({"report": name, "particulars": particulars})
-            if name == "exit":
+        def report(told: Report) -> None:
+            if isinstance(told, OutputLines):
+                self._shells.count(job_id, len(told.text))
+            request.respond(encode_report(told))
+            if isinstance(told, Exited):
                 self.release(request)
                 request.finish()
 
@@ -55,13 +56,12 @@ class JobShellService(Service):
     @method("command")
     def command(self, request: Request) -> Answer:
         """``{id, command, particulars}``, without answer."""
-        name, particulars = request.field("command", str), request.field("particulars", dict)
-        self._shells.command(request.field("id", int), name, particulars)
+        self._shells.command(request.field("id", int), decode_command(request.json()))
         return None
 
 
 class JobExecService(Service):
-    """On rank 0."""
+    """What clients ask of job execution (flux-core's job-exec)."""
 
     name = "job-exec"
 
@@ -72,7 +72,7 @@ class JobExecService(Service):
 
     @method("critical-ranks", roles=ALL)
     def critical_ranks(self, request: Request) -> Answer:
-        """``{id, ranks}``: the shells without which a job cannot go on; all, unless it says so."""
+        """``{id, ranks}``: a job survives the loss of all shells but these."""
         shells = set(decode_idset(request.field("ranks", str)))
         userid = None if request.is_owner else request.message.userid
         self._exec.set_critical(request.field("id", int), shells, userid)

@@ -1,4 +1,4 @@
-"""`job-info`: a job's data in the KVS, for those who may see them."""
+"""`job-info`: a job's data in the KVS, for the job's user and the instance owner."""
 
 from __future__ import annotations
 
@@ -7,15 +7,14 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from pytest_flux.broker.jobs.follow import INITIAL_SENTINEL, WAIT_FOR_CREATION, Follower, GuestFollower
-from pytest_flux.broker.jobs.service import JobService, authorize
-from pytest_flux.broker.service import ALL, LATER, Answer, Request, _Later, method
+from pytest_flux.broker.jobs.job import Job, authorize
+from pytest_flux.broker.service import ALL, LATER, Answer, Request, Service, _Later, method
 from pytest_flux.protocol.errors import FluxError
 from pytest_flux.protocol.fluid import kvs_key
 from pytest_flux.protocol.job_state import INACTIVE
 from pytest_flux.protocol.jobspec import set_path
 
 if TYPE_CHECKING:
-    from pytest_flux.broker.jobs.job import Job
     from pytest_flux.broker.jobs.manager import JobManager
     from pytest_flux.broker.kvs import Kvs
     from pytest_flux.broker.log import BrokerLog
@@ -27,27 +26,29 @@ _JSON_DECODE, _CURRENT = 1, 2
 _UPDATES = {"R": "resource-update", "jobspec": "jobspec-update"}
 
 
-class JobInfoService(JobService):
-    """Looks up, and follows."""
+class JobInfoService(Service):
+    """Looks values up, and follows event logs and updates."""
 
     name = "job-info"
 
     def __init__(self, router: Router, log: BrokerLog, manager: JobManager, kvs: Kvs) -> None:
-        super().__init__(router, log, manager)
+        super().__init__(router, log)
+        self._table = manager.table
+        self._batch = manager.batch
         self._kvs = kvs
         self._followers: dict[int, list[Follower]] = {}
-        self.manager.events.listen(self._event)
+        manager.events.listen(self._event)
 
     def receive(self, message: Message) -> None:
-        """Handle one request, once the KVS has all that is known of the jobs."""
-        if self.manager.batch.is_clean:
+        """Handle one request, after all changes of jobs are in the KVS."""
+        if self._batch.is_clean:
             super().receive(message)
         else:
             receive = super().receive
-            self.manager.batch.afterwards(lambda _: receive(message))
+            self._batch.afterwards(lambda _: receive(message))
 
     def _job(self, request: Request, text: str | None = None) -> Job:
-        job = self.manager.find(request.field("id", int))
+        job = self._table.find(request.field("id", int))
         if job is None:
             raise FluxError(errno.ENOENT, text)
         authorize(request, job, "access is restricted to job/instance owner")

@@ -1,4 +1,4 @@
-"""`job-ingest`: takes jobs in. J is unwrapped, the jobspec checked and completed, and the job gets its id."""
+"""`job-ingest`: takes jobs in. It unwraps J, checks and completes the jobspec, and gives the job an id (RFC 16)."""
 
 from __future__ import annotations
 
@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_flux.broker.jobs.job import Job
 from pytest_flux.broker.jobs.limits import apply_defaults
-from pytest_flux.broker.jobs.service import JobService
 from pytest_flux.broker.jobs.store import encode_value
-from pytest_flux.broker.service import ALL, LATER, Answer, Request, _Later, method
+from pytest_flux.broker.service import ALL, LATER, Answer, Request, Service, _Later, method
 from pytest_flux.protocol.errors import FluxError, ProtocolError
 from pytest_flux.protocol.fluid import FluidGenerator, fluid_timestamp, kvs_key
 from pytest_flux.protocol.hostlist import decode_hostlist
@@ -33,13 +32,15 @@ if TYPE_CHECKING:
 _FLAGS = FLAG_DEBUG | FLAG_WAITABLE | FLAG_NOVALIDATE
 
 
-class JobIngestService(JobService):
-    """Validation is done here and at once: flux-core leaves it to a crew of Python processes."""
+class JobIngestService(Service):
+    """Validates at once and in this process; flux-core starts Python workers for that."""
 
     name = "job-ingest"
 
     def __init__(self, router: Router, log: BrokerLog, manager: JobManager, attributes: Attributes) -> None:
-        super().__init__(router, log, manager)
+        super().__init__(router, log)
+        self._manager = manager
+        self._batch = manager.batch
         self._attributes = attributes
         self._generator: FluidGenerator | None = None
         self._hosts: frozenset[str] | None = None
@@ -47,18 +48,18 @@ class JobIngestService(JobService):
         self._counts = {"requests": 0, "errors": 0}
 
     def _now(self) -> int:
-        return int(self.manager.clock.monotonic() * 1000)
+        return int(self._manager.clock.monotonic() * 1000)
 
     @property
     def _fluids(self) -> FluidGenerator:
         if self._generator is None:
-            begin = fluid_timestamp(self.manager.max_jobid) + 1
+            begin = fluid_timestamp(self._manager.table.max_jobid) + 1
             self._generator = FluidGenerator(self.router.rank, begin, self._now())
         return self._generator
 
     @method("submit", roles=ALL)
     def submit(self, request: Request) -> _Later:
-        """``{J, urgency, flags}`` → ``{id}``, once the job is in the KVS."""
+        """``{J, urgency, flags}`` → ``{id}`` when the job is in the KVS."""
         if self._is_shut_down:
             raise FluxError(errno.ENOSYS)
         self._counts["requests"] += 1
@@ -82,10 +83,10 @@ class JobIngestService(JobService):
         jobspec = self._unwrap(request, signed)
         try:
             if not flags & FLAG_NOVALIDATE:
-                apply_defaults(self.manager.config, _with_system(jobspec))
+                apply_defaults(self._manager.config, _with_system(jobspec))
                 validate_jobspec(jobspec, self._known_hosts())
         except ProtocolError as error:
-            # flux-core's validator answers 1 to whatever it refuses.
+            # flux-core's validator answers 1 (EPERM) for every refusal.
             raise FluxError(errno.EPERM, str(error)) from None
         self._admit(request, signed, jobspec, urgency, flags)
 
@@ -112,14 +113,13 @@ class JobIngestService(JobService):
 
     def _admit(self, request: Request, signed: str, jobspec: dict[str, Any], urgency: int, flags: int) -> None:
         environment = system_attributes(jobspec).pop("environment", None)
-        # As flux-core stores it: the order of members is kept.
+        # The order of members is kept, as in flux-core.
         encoded = encode_value(jobspec)
         job = Job(self._fluids.generate(self._now()), jobspec, encoded)
         job.environment = environment if isinstance(environment, dict) else None
-        manager = self.manager
-        manager.submit(job, request.message.userid, urgency, flags)
-        manager.batch.put(kvs_key(job.id, "J"), signed.encode())
-        manager.batch.put(kvs_key(job.id, "jobspec"), encoded)
+        self._manager.submit(job, request.message.userid, urgency, flags)
+        self._batch.put(kvs_key(job.id, "J"), signed.encode())
+        self._batch.put(kvs_key(job.id, "jobspec"), encoded)
 
         def committed(errnum: int) -> None:
             if errnum:
@@ -127,7 +127,7 @@ class JobIngestService(JobService):
             else:
                 request.respond({"id": job.id})
 
-        manager.batch.afterwards(committed, preserve=True)
+        self._batch.afterwards(committed, preserve=True)
 
     @method("getinfo")
     def getinfo(self, request: Request) -> Answer:
@@ -136,7 +136,7 @@ class JobIngestService(JobService):
 
     @method("shutdown")
     def shutdown(self, request: Request) -> Answer:
-        """From now on nothing is taken in."""
+        """→ empty: refuse jobs from now on."""
         self._is_shut_down = True
         return None
 
@@ -148,7 +148,7 @@ class JobIngestService(JobService):
 
 
 def _with_system(jobspec: dict[str, Any]) -> dict[str, Any]:
-    """The jobspec, if defaults can be put into it at all; validation says what is wrong otherwise."""
+    """Return the jobspec if it has a table for defaults; otherwise validation raises the right error."""
     if not isinstance(jobspec.get("attributes"), dict) or not isinstance(jobspec["attributes"].get("system"), dict):
         validate_jobspec(jobspec)
     return jobspec

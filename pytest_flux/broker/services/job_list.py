@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_flux.broker.jobs.listing import ATTRIBUTES, describe, readers
 from pytest_flux.broker.jobs.match import Matcher, compile_match
-from pytest_flux.broker.jobs.service import JobService
-from pytest_flux.broker.service import ALL, LATER, Answer, Request, _Later, method
+from pytest_flux.broker.service import ALL, LATER, Answer, Request, Service, _Later, method
 from pytest_flux.protocol.errors import FluxError, ProtocolError
 from pytest_flux.protocol.job_state import ACTIVE, INACTIVE, NEW, PENDING, RUNNING
 from pytest_flux.protocol.message import USERID_UNKNOWN
@@ -26,19 +25,23 @@ if TYPE_CHECKING:
 _STATS_DELAY = 0.2
 
 
-class JobListService(JobService):
-    """Reads what the job manager has; nothing is kept twice."""
+class JobListService(Service):
+    """Reads the job manager's jobs; nothing is kept twice."""
 
     name = "job-list"
 
     def __init__(self, router: Router, log: BrokerLog, manager: JobManager) -> None:
-        super().__init__(router, log, manager)
+        super().__init__(router, log)
+        self._table = manager.table
+        self._batch = manager.batch
+        self._stats = manager.stats
+        self._reactor = manager.reactor
         self._waiting: dict[int, list[Request]] = {}
         self._is_armed = False
-        # Whoever looks at what an instance has left behind, on a laptop say, is seldom a user that it knew; and the
-        # tools ask for one's own jobs unless told otherwise.
-        self._everybody = self.manager.owner if manager.is_recovery else USERID_UNKNOWN
-        self.manager.events.listen(self._event)
+        # Tools ask for the caller's own jobs by default. A user who inspects the state of an ended instance, on a
+        # laptop for example, is rarely a user of that instance.
+        self._everybody = manager.owner if manager.is_recovery else USERID_UNKNOWN
+        manager.events.listen(self._event)
 
     # -- lists
 
@@ -67,8 +70,8 @@ class JobListService(JobService):
         return LATER
 
     def _select(self, match: Matcher, since: float, limit: int) -> Iterator[Job]:
-        """First those that wait, then those that run, then those that are over; within each, flux-core's order."""
-        active = [job for job in self.manager.active.values() if job.state != NEW and match(job)]
+        """Yield pending, then running, then inactive jobs; each group in flux-core's order."""
+        active = [job for job in self._table.active.values() if job.state != NEW and match(job)]
         pending = [job for job in active if job.state & PENDING]
         running = [job for job in active if job.state & RUNNING]
         pending.sort(key=lambda job: (-job.priority, job.id))
@@ -78,7 +81,7 @@ class JobListService(JobService):
     def _chain(self, pending: list[Job], running: list[Job], since: float, match: Matcher) -> Iterator[Job]:
         yield from pending
         yield from running
-        for job in _latest_first(self.manager.inactive.values()):
+        for job in _latest_first(self._table.inactive.values()):
             if job.t_inactive <= since:
                 return
             if match(job):
@@ -93,7 +96,7 @@ class JobListService(JobService):
         chosen = readers(request.json().get("attrs"))
         if state & ~(ACTIVE | INACTIVE):
             raise FluxError(errno.EPROTO, "invalid payload: invalid state specified")
-        job = self.manager.find(job_id)
+        job = self._table.find(job_id)
         if job is None:
             raise FluxError(errno.ENOENT)
         if _is_awaited(job, state):
@@ -102,7 +105,7 @@ class JobListService(JobService):
         return self.hold(request)
 
     def abandoned(self, request: Request) -> None:
-        """Who waited for a job, or for statistics, is gone."""
+        """See Service."""
         for job_id, requests in list(self._waiting.items()):
             if request in requests:
                 requests.remove(request)
@@ -120,8 +123,8 @@ class JobListService(JobService):
                 self.release(request)
                 waiting.remove(request)
                 answer = {"job": describe(job, readers(request.json().get("attrs")))}
-                # Who is told of a state may look for what comes with it in the KVS.
-                self.manager.batch.afterwards(partial(_respond, request, answer))
+                # The client may now look in the KVS for what belongs to that state.
+                self._batch.afterwards(partial(_respond, request, answer))
         if not waiting:
             del self._waiting[job.id]
 
@@ -134,8 +137,8 @@ class JobListService(JobService):
 
     @method("job-stats", roles=ALL)
     def job_stats(self, request: Request) -> Answer | _Later:
-        """→ ``{job_states, successful, failed, canceled, timeout, inactive_purged, queues}``; streaming: again."""
-        answer = self.manager.stats.answer()
+        """→ ``{job_states, successful, failed, canceled, timeout, inactive_purged, queues}``; may stream."""
+        answer = self._stats.answer()
         if not request.message.is_streaming:
             return answer
         request.respond(answer)
@@ -144,22 +147,22 @@ class JobListService(JobService):
     def _arm_stats(self) -> None:
         if not self._is_armed:
             self._is_armed = True
-            self.manager.reactor.call_later(_STATS_DELAY, self._send_stats)
+            self._reactor.call_later(_STATS_DELAY, self._send_stats)
 
     def _send_stats(self) -> None:
         self._is_armed = False
         for request in self.held_for("job-list.job-stats"):
-            request.respond(self.manager.stats.answer())
+            request.respond(self._stats.answer())
 
     @method("stats-get", roles=ALL)
     def stats_get(self, request: Request) -> Answer:
         """→ ``{jobs: {pending, running, inactive}, idsync, stats_watchers}``."""
-        states = [job.state for job in self.manager.active.values()]
+        states = [job.state for job in self._table.active.values()]
         return {
             "jobs": {
                 "pending": sum(bool(state & PENDING) for state in states),
                 "running": sum(bool(state & RUNNING) for state in states),
-                "inactive": len(self.manager.inactive),
+                "inactive": len(self._table.inactive),
             },
             "idsync": {"lookups": 0, "waits": len(self._waiting)},
             "stats_watchers": sum(1 for _ in self.held_for("job-list.job-stats")),
@@ -177,7 +180,7 @@ def _is_awaited(job: Job, state: int) -> bool:
 
 
 def _latest_first(jobs: Iterable[Job]) -> Iterator[Job]:
-    # Jobs end in the order of their times, but those of one moment come by id.
+    # Jobs are in the order of their ends; those that end at the same time are sorted by id.
     ordered = list(jobs)
     ordered.reverse()
     if any(first.t_inactive <= second.t_inactive for first, second in pairwise(ordered)):
@@ -186,7 +189,7 @@ def _latest_first(jobs: Iterable[Job]) -> Iterator[Job]:
 
 
 def _legacy(request: Request) -> dict[str, Any] | None:
-    """What tools before RFC 31's constraints sent."""
+    """The constraint for a request of tools that are older than constraints (RFC 31)."""
     payload = request.json()
     if "constraint" in payload or not {"userid", "states", "results"} <= payload.keys():
         return None

@@ -1,4 +1,4 @@
-"""`resource`: what the instance has, and draining (flux-core's modules/resource)."""
+"""`resource`: the resources of the instance, and draining (RFC 44; flux-core's modules/resource)."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class ResourceService(Service):
-    """On rank 0."""
+    """The service of rank 0."""
 
     name = "resource"
 
@@ -56,13 +56,13 @@ class ResourceService(Service):
 
     @method("drain")
     def drain(self, request: Request) -> Answer:
-        """``{targets, reason?, mode?}``: an idset or hostlist; update, overwrite or force-overwrite."""
+        """``{targets, reason?, mode?}`` → empty; ``targets`` is an idset or hostlist, ``mode`` is in drain.MODES."""
         self._inventory.drain(*self._drain_request(request))
         return None
 
     @method("undrain")
     def undrain(self, request: Request) -> Answer:
-        """``{targets, reason?, mode?}``."""
+        """``{targets, reason?, mode?}`` → empty."""
         self._inventory.undrain(*self._drain_request(request))
         return None
 
@@ -72,7 +72,7 @@ class ResourceService(Service):
 
     @method("reload")
     def reload(self, request: Request) -> Answer:
-        """``{path, xml, force}``: R from a file. Jobs that run keep what they have."""
+        """``{path, xml, force}`` → empty: read R from a file. Running jobs keep their resources."""
         path, force = request.field("path", str), request.field("force", bool)
         if request.field("xml", bool):
             raise FluxError(errno.ENOSYS, "embedded brokers cannot read hwloc XML: install flux-core")
@@ -89,18 +89,18 @@ class ResourceService(Service):
 
     @method("acquire-mute")
     def acquire_mute(self, request: Request) -> Answer:
-        """Tell the scheduler nothing more. The one here goes on: it is built in, and ends together with this."""
+        """→ empty, without effect: the built-in scheduler ends together with this service."""
         return None
 
     @method("expiration-update")
     def expiration_update(self, request: Request) -> Answer:
-        """``{expiration}``: how long the instance may use what it has."""
+        """``{expiration}`` → empty: the instance's resources now end at that time."""
         self._inventory.set_expiration(request.field("expiration", float))
         return None
 
     @method("journal")
     def journal(self, request: Request) -> _Later:
-        """→ ``{events, R?}``: those so far, an empty list, then each as it comes."""
+        """→ ``{events, R?}``: past events, an empty list, then each new event."""
         if not request.message.is_streaming:
             raise FluxError(errno.EPROTO, "journal requires streaming RPC flag")
         self._inventory.journal.follow(request)
@@ -108,7 +108,7 @@ class ResourceService(Service):
 
     @method("journal-cancel")
     def journal_cancel(self, request: Request) -> Answer:
-        """``{matchtag}`` of the journal request to end."""
+        """``{matchtag}``: end the journal request with that tag."""
         return self.cancel(request)
 
     def abandoned(self, request: Request) -> None:

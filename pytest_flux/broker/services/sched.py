@@ -1,36 +1,50 @@
-"""`sched` and `feasibility`: what is asked of the scheduler from outside the job manager."""
+"""`sched` and `feasibility`: requests to the scheduler from outside the job manager."""
 
 from __future__ import annotations
 
 import errno
+from typing import TYPE_CHECKING
 
-from pytest_flux.broker.jobs.service import JobService
-from pytest_flux.broker.service import ALL, Answer, Request, method
+from pytest_flux.broker.service import ALL, Answer, Request, Service, method
 from pytest_flux.protocol.errors import FluxError, ProtocolError
 from pytest_flux.protocol.resource_pool import Infeasible
 
+if TYPE_CHECKING:
+    from pytest_flux.broker.jobs.alloc import Alloc
+    from pytest_flux.broker.jobs.scheduler import Scheduler
+    from pytest_flux.broker.log import BrokerLog
+    from pytest_flux.broker.router import Router
 
-class SchedService(JobService):
-    """The scheduler itself works within the job manager; nobody sends it requests."""
+
+class SchedService(Service):
+    """Statistics only: the job manager calls the scheduler directly (RFC 27 has messages for that)."""
 
     name = "sched"
 
+    def __init__(self, router: Router, log: BrokerLog, alloc: Alloc) -> None:
+        super().__init__(router, log)
+        self._alloc = alloc
+
     @method("stats-get", roles=ALL)
     def stats_get(self, request: Request) -> Answer:
-        """→ how many jobs wait."""
-        return dict(self.manager.alloc.counts())
+        """→ ``{queue_length, alloc_pending, running}``."""
+        return dict(self._alloc.counts())
 
 
-class FeasibilityService(JobService):
-    """Whether a job could ever run here (RFC 27)."""
+class FeasibilityService(Service):
+    """Says whether a job could ever run here (RFC 27, "Feasibility")."""
 
     name = "feasibility"
 
+    def __init__(self, router: Router, log: BrokerLog, scheduler: Scheduler) -> None:
+        super().__init__(router, log)
+        self._scheduler = scheduler
+
     @method("check", roles=ALL)
     def check(self, request: Request) -> Answer:
-        """``{jobspec}`` → empty, or an error that says why not."""
+        """``{jobspec}`` → empty. EOVERFLOW, with the reason, if the job can never run here."""
         try:
-            self.manager.alloc.scheduler.check(request.field("jobspec", dict))
+            self._scheduler.check(request.field("jobspec", dict))
         except Infeasible as error:
             raise FluxError(errno.EOVERFLOW, str(error)) from None
         except ProtocolError as error:

@@ -1,7 +1,16 @@
-"""The commands of `flux`: this table is the list of them, and each has a module of its own.
+"""The commands of `flux`. One table says where each of them lives.
 
-A module has ``COMMAND``, a :class:`~pytest_flux.cli.commands.command.Command`: its options, its help, what it
-does. To add a command, write the module and one line here.
+To add a command ``flux NAME``:
+
+1. Choose the folder by what the command is about, and a module in it, or make a new module.
+2. Write a function that takes :class:`~pytest_flux.options.Options` and :class:`~pytest_flux.cli.command.Context` and
+   returns the exit code. Put a :class:`~pytest_flux.cli.command.Command` with that function, the options and the help
+   text into the module's tuple ``COMMANDS``. Commands that are Python programs in Flux are
+   :class:`~pytest_flux.cli.arguments.ArgumentCommand`.
+3. Add a line to ``TABLE`` below. `flux` imports a module only when one of its commands runs.
+
+A subcommand of `flux job` has its line in ``jobs/job.py`` instead. Other subcommands stand in the ``subcommands`` of
+their command.
 """
 
 from __future__ import annotations
@@ -10,7 +19,9 @@ from pytest_flux.record import NamedTuple
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from pytest_flux.cli.commands.command import Command
+    from collections.abc import Iterable
+
+    from pytest_flux.cli.command import Command
 
 INSTANCE = "look at the instance"
 CONTROL = "change things, run things"
@@ -19,65 +30,65 @@ OTHER = "other commands"
 
 
 class Entry(NamedTuple):
-    """One command: what it is called, where ``flux help`` lists it, what it does."""
+    """One command: its name, its module below this package, its line in the help text and the section of that."""
 
     name: str
-    section: str
+    module: str
     summary: str
+    section: str = ""
 
     def load(self) -> Command:
-        """Import the command."""
-        module = __import__(f"{__name__}.{self.name}", fromlist=["COMMAND"])
-        command: Command = module.COMMAND
-        return command
+        """Import the command, which is the only one in its module whose full name ends with ``name``."""
+        commands: tuple[Command, ...] = __import__(f"{__name__}.{self.module}", fromlist=["COMMANDS"]).COMMANDS
+        return next(command for command in commands if command.name == self.name)
 
 
 TABLE = (
-    Entry("getattr", INSTANCE, "print a broker attribute"),
-    Entry("lsattr", INSTANCE, "list broker attributes"),
-    Entry("uptime", INSTANCE, "tell how long the instance has been running"),
-    Entry("overlay", INSTANCE, "show the tree of brokers and its health"),
-    Entry("dmesg", INSTANCE, "print or clear the broker's log"),
-    Entry("ping", INSTANCE, "measure the way to a broker or service"),
-    Entry("module", INSTANCE, "list the broker's modules"),
-    Entry("config", INSTANCE, "print the broker's configuration"),
-    Entry("setattr", CONTROL, "set a broker attribute"),
-    Entry("run", CONTROL, "run a job, with its output here"),
-    Entry("submit", CONTROL, "submit a job"),
-    Entry("bulksubmit", CONTROL, "submit a job for each of a list of inputs"),
-    Entry("jobs", INSTANCE, "list jobs"),
-    Entry("resource", INSTANCE, "show resources; drain and undrain nodes"),
-    Entry("queue", INSTANCE, "show queues; stop, start, enable and disable them"),
-    Entry("watch", INSTANCE, "print the output of jobs, and wait for them"),
-    Entry("uri", INSTANCE, "tell where an instance is"),
-    Entry("pgrep", INSTANCE, "find jobs by name"),
-    Entry("pkill", CONTROL, "cancel jobs by name"),
-    Entry("cancel", CONTROL, "cancel jobs"),
-    Entry("update", CONTROL, "change what jobs ask for"),
-    Entry("job", CONTROL, "attach to jobs, wait for them, control them"),
-    Entry("batch", CONTROL, "submit a script that runs in an instance of its own"),
-    Entry("alloc", CONTROL, "start an instance as a job"),
-    Entry("proxy", CONTROL, "run a command in the environment of an instance"),
-    Entry("exec", CONTROL, "run a program next to each broker"),
-    Entry("sproc", CONTROL, "list, kill or wait for programs that exec left running"),
-    Entry("event", CONTROL, "publish events, or watch them"),
-    Entry("kvs", CONTROL, "read, write and follow keys of the key-value store"),
-    Entry("content", CONTROL, "load and store blobs"),
-    Entry("dump", CONTROL, "write the key-value store to an archive"),
-    Entry("restore", CONTROL, "read an archive into the key-value store"),
-    Entry("fsck", CONTROL, "find what is missing in the content store, and repair that"),
-    Entry("logger", CONTROL, "write to the broker's log"),
-    Entry("shutdown", CONTROL, "stop the instance"),
-    Entry("start", OTHER, "start an instance"),
-    Entry("broker", OTHER, "be a broker (start does this for you)"),
-    Entry("relay", OTHER, "be the far end of an ssh connection to a broker"),
-    Entry("pmi", OTHER, "try out the process management interface"),
-    Entry("env", OTHER, "print the environment of commands, or run one in it"),
-    Entry("version", OTHER, "print versions"),
-    Entry("help", OTHER, "print this text, or that of a command"),
+    Entry("getattr", "instance.attr", "print a broker attribute", INSTANCE),
+    Entry("lsattr", "instance.attr", "list broker attributes", INSTANCE),
+    Entry("uptime", "instance.uptime", "tell how long the instance has been running", INSTANCE),
+    Entry("overlay", "instance.overlay", "show the tree of brokers and its health", INSTANCE),
+    Entry("dmesg", "instance.log", "print or clear the broker's log", INSTANCE),
+    Entry("ping", "instance.ping", "measure the way to a broker or service", INSTANCE),
+    Entry("module", "instance.module", "list the broker's modules", INSTANCE),
+    Entry("config", "instance.config", "print the broker's configuration", INSTANCE),
+    Entry("setattr", "instance.attr", "set a broker attribute", CONTROL),
+    Entry("run", "submit.submit", "run a job, with its output here", CONTROL),
+    Entry("submit", "submit.submit", "submit a job", CONTROL),
+    Entry("bulksubmit", "submit.submit", "submit a job for each of a list of inputs", CONTROL),
+    Entry("jobs", "jobs.jobs", "list jobs", INSTANCE),
+    Entry("resource", "resource.resource", "show resources; drain and undrain nodes", INSTANCE),
+    Entry("queue", "resource.queue", "show queues; stop, start, enable and disable them", INSTANCE),
+    Entry("watch", "submit.watch", "print the output of jobs, and wait for them", INSTANCE),
+    Entry("uri", "instance.proxy", "tell where an instance is", INSTANCE),
+    Entry("pgrep", "jobs.pgrep", "find jobs by name", INSTANCE),
+    Entry("pkill", "jobs.pgrep", "cancel jobs by name", CONTROL),
+    Entry("cancel", "jobs.change", "cancel jobs", CONTROL),
+    Entry("update", "jobs.change", "change what jobs ask for", CONTROL),
+    Entry("job", "jobs.job", "attach to jobs, wait for them, control them", CONTROL),
+    Entry("batch", "submit.nested", "submit a script that runs in an instance of its own", CONTROL),
+    Entry("alloc", "submit.nested", "start an instance as a job", CONTROL),
+    Entry("proxy", "instance.proxy", "run a command in the environment of an instance", CONTROL),
+    Entry("exec", "exec.exec", "run a program next to each broker", CONTROL),
+    Entry("sproc", "exec.sproc", "list, kill or wait for programs that exec left running", CONTROL),
+    Entry("event", "instance.event", "publish events, or watch them", CONTROL),
+    Entry("kvs", "kvs.kvs", "read, write and follow keys of the key-value store", CONTROL),
+    Entry("content", "content.content", "load and store blobs", CONTROL),
+    Entry("dump", "content.archive", "write the key-value store to an archive", CONTROL),
+    Entry("restore", "content.archive", "read an archive into the key-value store", CONTROL),
+    Entry("fsck", "content.fsck", "find what is missing in the content store, and repair that", CONTROL),
+    Entry("logger", "instance.log", "write to the broker's log", CONTROL),
+    Entry("shutdown", "instance.lifecycle", "stop the instance", CONTROL),
+    Entry("start", "instance.lifecycle", "start an instance", OTHER),
+    Entry("broker", "instance.lifecycle", "be a broker (start does this for you)", OTHER),
+    Entry("relay", "instance.proxy", "be the far end of an ssh connection to a broker", OTHER),
+    Entry("pmi", "instance.pmi", "try out the process management interface", OTHER),
+    Entry("env", "instance.env", "print the environment of commands, or run one in it", OTHER),
+    Entry("version", "instance.version", "print versions", OTHER),
+    Entry("help", "help", "print this text, or that of a command", OTHER),
 )
 
-# Commands of flux-core 0.88 that are not here (those that its own commands call are not listed).
+# Commands of flux-core 0.88 that do not exist here. Commands that only flux-core's own programs call are left out.
 LACKING = frozenset(
     (
         "admin archive cgroup cron fortune gc heaptrace hostlist "
@@ -87,6 +98,6 @@ LACKING = frozenset(
 )
 
 
-def find_entry(name: str) -> Entry | None:
-    """The entry of that name, if there is one."""
-    return next((entry for entry in TABLE if entry.name == name), None)
+def find_entry(name: str, table: Iterable[Entry] = TABLE) -> Entry | None:
+    """Return the entry of that name, if there is one."""
+    return next((entry for entry in table if entry.name == name), None)

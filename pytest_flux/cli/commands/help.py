@@ -1,23 +1,48 @@
-"""`flux help`: what there is, and how to use it."""
+"""`flux help` and `flux --help`: the list of commands, and their help texts."""
 
 from __future__ import annotations
 
 import sys
 
-from pytest_flux.cli.commands import find_entry
-from pytest_flux.cli.commands.command import Command, CommandError, Context
+from pytest_flux.cli.command import Command, CommandError, Context
+from pytest_flux.cli.commands import TABLE, find_entry
+from pytest_flux.options import Option, OptionParser
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from pytest_flux.options import Options
 
+# `flux` suggests commands up to this distance from what was typed.
+_SIMILAR_AT_MOST = 3
 
-def run(options: Options, context: Context) -> int:
-    """Print the help text of a command, with those of its subcommands, or else the list of all commands."""
+OPTIONS = (
+    Option("verbose", "v", usage="Show the environment of the command, and how it is found"),
+    Option("version", "V", usage="Show versions of commands and broker"),
+    Option("parent", "p", usage="Act on the instance that this one runs in; may be repeated"),
+    Option("root", "r", usage="Act on the outermost instance"),
+)
+
+
+class FluxParser(OptionParser):
+    """The options of `flux` itself. The help text lists the commands by section."""
+
+    def __init__(self) -> None:
+        super().__init__("flux", OPTIONS, "[OPTIONS] COMMAND ARGS")
+
+    def help(self) -> str:
+        """Return the text of ``flux --help``."""
+        lines = []
+        for section in dict.fromkeys(entry.section for entry in TABLE):
+            lines += ["", section]
+            lines += [f"   {entry.name:<18} {entry.summary}" for entry in TABLE if entry.section == section]
+        lines += ["", "'flux help COMMAND' tells more about a command."]
+        return super().help() + "\n".join(lines) + "\n"
+
+
+def print_help(options: Options, context: Context) -> int:
+    """Print the help texts of a command and its subcommands, or the list of all commands."""
     if not options.arguments:
-        from pytest_flux.cli.flux import help_text
-
-        sys.stderr.write(help_text())
+        sys.stderr.write(FluxParser().help())
         return 0
     topic = options.arguments[0].removeprefix("flux-")
     entry = find_entry(topic)
@@ -32,7 +57,7 @@ def run(options: Options, context: Context) -> int:
 
 
 def edit_distance(one: str, other: str) -> int:
-    """How many letters must be added, dropped or replaced to make one word of the other."""
+    """Return how many letters must be added, dropped or replaced to turn one word into the other."""
     row = list(range(len(other) + 1))
     for index, letter in enumerate(one, 1):
         diagonal, row[0] = row[0], index
@@ -44,6 +69,27 @@ def edit_distance(one: str, other: str) -> int:
     return row[-1]
 
 
-COMMAND = Command(
-    "flux help", run, usage="[COMMAND]", summary="Print help on flux, or on one of its commands", prefix="flux"
+def similar_commands(name: str) -> list[str]:
+    """Return lines that name the commands closest to a word, at the most three, by flux-core's rule."""
+    ranked: dict[int, list[str]] = {}
+    for candidate in (entry.name for entry in TABLE):
+        distance = edit_distance(candidate, name)
+        if candidate.startswith(name):
+            distance = 0 if len(name) >= 5 else distance - 1
+        ranked.setdefault(distance, []).append(candidate)
+    nearest = min(ranked)
+    if nearest > _SIMILAR_AT_MOST:
+        return []
+    verb = "s are" if len(ranked[nearest]) > 1 else " is"
+    return [f"The most similar command{verb}", *(f"\t{candidate}" for candidate in ranked[nearest][:3])]
+
+
+COMMANDS = (
+    Command(
+        "flux help",
+        print_help,
+        usage="[COMMAND]",
+        summary="Print help on flux, or on one of its commands",
+        prefix="flux",
+    ),
 )

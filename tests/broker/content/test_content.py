@@ -14,8 +14,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pytest_flux.broker.content.backing import SqliteBacking
 from pytest_flux.broker.content.store import BlobCache, ContentStore
+from pytest_flux.content_sqlite import SqliteBacking
 from pytest_flux.protocol.blobref import decode_blobref, hasher
 from pytest_flux.protocol.errors import FluxError
 from pytest_flux.reactor.reactor import Reactor

@@ -8,7 +8,7 @@ import pytest
 
 from pytest_flux import flux_instance
 from pytest_flux.client.jobspec import from_command
-from pytest_flux.instance import FluxInstance
+from pytest_flux.instance.flux_instance import FluxInstance
 from pytest_flux.protocol.eventlog import decode_event
 
 DEADLINE = 60.0

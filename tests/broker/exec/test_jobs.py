@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from pytest_flux.instance import FluxInstance
+from pytest_flux.instance.flux_instance import FluxInstance
 from pytest_flux.protocol.fluid import f58, f58plain
 from tests.broker.exec.conftest import DEADLINE, Runner
 

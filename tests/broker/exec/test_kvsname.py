@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from pytest_flux.instance import Starter
+from pytest_flux.instance.flux_instance import Starter
 
 ASK = """
 import os, socket

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from pytest_flux.broker.exec.failure import ShellFailure
+from pytest_flux.broker.exec.options import ShellFailure
 from pytest_flux.broker.exec.placement import place
 from pytest_flux.protocol.resource_set import Node, ResourceSet
 

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from pytest_flux.broker.exec.affinity import bindings, choice, cpu_map, distribute, gpu_environ
-from pytest_flux.broker.exec.failure import ShellFailure
 from pytest_flux.broker.exec.mustache import Tags, TagsOfTask, render
+from pytest_flux.broker.exec.options import ShellFailure
 from pytest_flux.protocol.resource_set import Node
 
 JOB = 16995319808

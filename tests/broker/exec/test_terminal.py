@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from pytest_flux.client import Flux
+from pytest_flux.client.connection import Rpc
 from pytest_flux.client.jobspec import from_command, set_option
-from pytest_flux.client.rpc import Rpc
 from pytest_flux.protocol.errors import FluxError
 from tests.broker.exec.conftest import Runner
 

@@ -11,10 +11,10 @@ import pytest
 
 from pytest_flux.protocol.errors import FluxError
 from pytest_flux.protocol.job_state import INACTIVE, RUN, SCHED
-from tests.broker.jobs.instance import Instance, instance, jobspec
+from tests.broker.jobs.played import PlayedInstance, jobspec, played_instance
 
 
-def _refused(flux: Instance, topic: str, payload: dict[str, Any]) -> tuple[int, str]:
+def _refused(flux: PlayedInstance, topic: str, payload: dict[str, Any]) -> tuple[int, str]:
     with pytest.raises(FluxError) as caught:
         flux.rpc(topic, payload)
     return caught.value.errnum, caught.value.text or ""
@@ -22,7 +22,7 @@ def _refused(flux: Instance, topic: str, payload: dict[str, Any]) -> tuple[int, 
 
 def test_errors_of_control(tmp_path: Path) -> None:
     """In flux-core's words, of jobs that are unknown, over, or not yet that far."""
-    with instance(tmp_path) as flux:
+    with played_instance(tmp_path) as flux:
         over = flux.submit(jobspec())
         flux.wait_end(over)
         held = flux.submit(jobspec(), urgency=0)
@@ -47,7 +47,7 @@ def test_errors_of_control(tmp_path: Path) -> None:
 
 def test_urgency(tmp_path: Path) -> None:
     """Hold and release: priorities are events, and only what is allocated is beyond reach."""
-    with instance(tmp_path) as flux:
+    with played_instance(tmp_path) as flux:
         job_id = flux.submit(jobspec("sleep"), urgency=0)
         job = flux.wait_state(job_id, SCHED)
         assert (job.priority, job.is_queued) == (0, False)
@@ -61,7 +61,7 @@ def test_urgency(tmp_path: Path) -> None:
 
 def test_order_of_urgency(tmp_path: Path) -> None:
     """The most urgent first, among equals the first that came."""
-    with instance(tmp_path, ranks=1) as flux:
+    with played_instance(tmp_path, ranks=1) as flux:
         first = flux.submit(jobspec("sleep", cores=4))
         flux.wait_state(first, RUN)
         low, normal, high = (flux.submit(jobspec("sleep", cores=4), urgency=urgency) for urgency in (8, 16, 20))
@@ -75,7 +75,7 @@ def test_order_of_urgency(tmp_path: Path) -> None:
 
 def test_memo_and_annotations(tmp_path: Path) -> None:
     """Merged, removed by null; volatile ones are not in the log."""
-    with instance(tmp_path) as flux:
+    with played_instance(tmp_path) as flux:
         job_id = flux.submit(jobspec("sleep"))
         flux.wait_state(job_id, RUN)
         memos: list[tuple[dict[str, Any], bool]] = [
@@ -94,7 +94,7 @@ def test_memo_and_annotations(tmp_path: Path) -> None:
 
 def test_signals(tmp_path: Path) -> None:
     """Are events, for the shells of a job to hear."""
-    with instance(tmp_path) as flux:
+    with played_instance(tmp_path) as flux:
         heard: list[tuple[str | None, bytes | None]] = []
         flux.broker.router.subscribe("shell-", lambda message: heard.append((message.topic, message.payload)))
         job_id = flux.submit(jobspec("sleep"))
@@ -102,12 +102,12 @@ def test_signals(tmp_path: Path) -> None:
         flux.rpc("job-manager.kill", {"id": job_id, "signum": 10})
         answer = flux.rpc("job-manager.killall", {"dry_run": False, "userid": -1, "signum": 12})
         assert answer == {"count": 1, "errors": 0}
-        assert heard == [(f"shell-{job_id}.kill", b'{"signum": %d}\0' % signum) for signum in (10, 12)]
+        assert heard == [(f"shell-{job_id}.kill", b'{"signum":%d}\0' % signum) for signum in (10, 12)]
 
 
 def test_raise_all(tmp_path: Path) -> None:
     """By state and user; a dry run does nothing."""
-    with instance(tmp_path) as flux:
+    with played_instance(tmp_path) as flux:
         running, held = flux.submit(jobspec("sleep")), flux.submit(jobspec(), urgency=0)
         flux.wait_state(running, RUN)
         flux.wait_state(held, SCHED)
@@ -122,7 +122,7 @@ def test_raise_all(tmp_path: Path) -> None:
 
 def test_waiting(tmp_path: Path) -> None:
     """Each waitable job is handed out once."""
-    with instance(tmp_path) as flux:
+    with played_instance(tmp_path) as flux:
         good, bad = (flux.submit(jobspec(*command), flags=4) for command in (("sleep",), ("exit", "3")))
         flux.wait_end(bad)
         assert flux.rpc("job-manager.wait", {"id": -1}) == {
@@ -144,7 +144,7 @@ def test_waiting(tmp_path: Path) -> None:
 
 def test_idle_and_drain(tmp_path: Path) -> None:
     """Nothing runs; nothing is there."""
-    with instance(tmp_path) as flux:
+    with played_instance(tmp_path) as flux:
         assert flux.rpc("job-manager.drain") == {}
         running, held = flux.submit(jobspec("sleep")), flux.submit(jobspec(), urgency=0)
         flux.wait_state(running, RUN)
@@ -159,7 +159,7 @@ def test_idle_and_drain(tmp_path: Path) -> None:
 
 def test_purge(tmp_path: Path) -> None:
     """From the manager's memory and from the KVS."""
-    with instance(tmp_path) as flux:
+    with played_instance(tmp_path) as flux:
         ids = [flux.submit(jobspec()) for _ in range(4)]
         flux.wait_end(*ids)
         active = flux.submit(jobspec("sleep"))
@@ -170,7 +170,7 @@ def test_purge(tmp_path: Path) -> None:
         assert _refused(flux, "job-manager.purge-id", {"id": active, "force": 1})[1] == "cannot purge active job"
         assert _refused(flux, "job-manager.purge-id", {"id": 1, "force": 1}) == (errno.ENOENT, "id not found")
         assert _refused(flux, "job-manager.purge", {**limits, "batch": 0, "force": True})[1].startswith("batch must")
-        assert list(flux.manager.inactive) == [ids[3]]
+        assert list(flux.manager.table.inactive) == [ids[3]]
         stats = flux.rpc("job-list.job-stats")
         assert (stats["inactive_purged"], stats["job_states"]["inactive"], stats["successful"]) == (3, 1, 1)
         with pytest.raises(FluxError, match="invalid job id"):
@@ -179,7 +179,7 @@ def test_purge(tmp_path: Path) -> None:
 
 def test_time_limits(tmp_path: Path) -> None:
     """A job is told when its time is over; its limit may be changed before."""
-    with instance(tmp_path) as flux:
+    with played_instance(tmp_path) as flux:
         job_id = flux.submit(jobspec("sleep", duration=0.05))
         longer = flux.submit(jobspec("sleep", duration=0.05))
         flux.wait_state(longer, RUN)
@@ -204,7 +204,7 @@ def test_time_limits(tmp_path: Path) -> None:
 
 def test_journal(tmp_path: Path) -> None:
     """The past, a sentinel, what comes; with and without filters."""
-    with instance(tmp_path) as flux:
+    with played_instance(tmp_path) as flux:
         over = flux.submit(jobspec())
         flux.wait_end(over)
         full = flux.call("job-manager.events-journal", {"full": True}, streaming=True)
@@ -227,7 +227,7 @@ def test_journal(tmp_path: Path) -> None:
 
 def test_lists_and_history(tmp_path: Path) -> None:
     """The newest job first; what waits before what runs."""
-    with instance(tmp_path, ranks=1) as flux:
+    with played_instance(tmp_path, ranks=1) as flux:
         ids = [flux.submit(jobspec("sleep", cores=4)) for _ in range(3)]
         flux.wait_state(ids[0], RUN)
         for text, expected in (("[:1]", [ids[2]]), ("[:]", ids[::-1]), ("[1:]", ids[1::-1]), ("[::-1]", ids)):
@@ -247,7 +247,7 @@ def test_lists_and_history(tmp_path: Path) -> None:
 
 def test_posted_events(tmp_path: Path) -> None:
     """Also of the kind that keeps a job from starting."""
-    with instance(tmp_path) as flux:
+    with played_instance(tmp_path) as flux:
         job_id = flux.submit(jobspec(), urgency=0)
         flux.rpc(
             "job-manager.post-event.post", {"id": job_id, "name": "prolog-start", "context": {"description": "x"}}

@@ -14,12 +14,12 @@ from pytest_flux.protocol import treeobj
 from pytest_flux.protocol.errors import FluxError
 from pytest_flux.protocol.fluid import kvs_key
 from pytest_flux.protocol.job_state import RUN
-from tests.broker.jobs.instance import Call, Instance, instance, jobspec
+from tests.broker.jobs.played import Call, PlayedInstance, jobspec, played_instance
 
 LINE = '{"timestamp":%d.0,"name":"data"}\n'
 
 
-def _watch(flux: Instance, job_id: int, path: str = "eventlog", flags: int = 0) -> Call:
+def _watch(flux: PlayedInstance, job_id: int, path: str = "eventlog", flags: int = 0) -> Call:
     request = {"id": job_id, "path": path, "flags": flags}
     return flux.call("job-info.eventlog-watch", request, streaming=True)
 
@@ -30,7 +30,7 @@ def _names(call: Call) -> list[str]:
 
 def test_lookup(tmp_path: Path) -> None:
     """As text or as JSON, as it was or as it is."""
-    with instance(tmp_path) as flux:
+    with played_instance(tmp_path) as flux:
         job_id = flux.submit(jobspec("sleep"), urgency=0)
         flux.rpc("job-manager.update", {"id": job_id, "updates": {"attributes.system.duration": 50.0}})
         flux.rpc("job-manager.urgency", {"id": job_id, "urgency": 16})
@@ -69,7 +69,7 @@ def test_lookup(tmp_path: Path) -> None:
 )
 def test_what_is_refused(tmp_path: Path, topic: str, change: dict[str, Any], errnum: int, text: str) -> None:
     """In flux-core's words."""
-    with instance(tmp_path) as flux:
+    with played_instance(tmp_path) as flux:
         job_id = flux.submit(jobspec(), urgency=0)
         request = {"id": job_id, "keys": [], "flags": 0, "path": "eventlog", "key": "R", **change}
         with pytest.raises(FluxError) as caught:
@@ -80,7 +80,7 @@ def test_what_is_refused(tmp_path: Path, topic: str, change: dict[str, Any], err
 
 def test_following_a_job(tmp_path: Path) -> None:
     """From before its end, and after it; with a mark between what was and what comes."""
-    with instance(tmp_path) as flux:
+    with played_instance(tmp_path) as flux:
         job_id = flux.submit(jobspec("sleep"))
         flux.wait_state(job_id, RUN)
         early, marked = _watch(flux, job_id), _watch(flux, job_id, flags=2)
@@ -99,7 +99,7 @@ def test_following_a_job(tmp_path: Path) -> None:
 
 def test_cancelling(tmp_path: Path) -> None:
     """Ends a stream in the usual way; a client that goes gets nothing more."""
-    with instance(tmp_path) as flux:
+    with played_instance(tmp_path) as flux:
         job_id = flux.submit(jobspec("sleep"))
         call = _watch(flux, job_id)
         flux.call("job-info.eventlog-watch-cancel", {"matchtag": call.matchtag})
@@ -112,7 +112,7 @@ def test_cancelling(tmp_path: Path) -> None:
         assert flux.rpc("job-info.stats-get")["watchers"] == 0
 
 
-def _write(flux: Instance, key: str, number: int, namespace: str = "primary") -> None:
+def _write(flux: PlayedInstance, key: str, number: int, namespace: str = "primary") -> None:
     op = Op(key, treeobj.val((LINE % number).encode()), APPEND)
     flux.broker.parts.kvs.commit([op], namespace=namespace)
 
@@ -121,7 +121,7 @@ def _write(flux: Instance, key: str, number: int, namespace: str = "primary") ->
 @pytest.mark.parametrize("early", [True, False])
 def test_guest_logs(tmp_path: Path, *, own_namespace: bool, early: bool) -> None:
     """Wherever they are while the job runs, and whenever one begins to look; nothing comes twice."""
-    with instance(tmp_path) as flux:
+    with played_instance(tmp_path) as flux:
         kvs = flux.broker.parts.kvs
         job_id = flux.submit(jobspec("sleep"), urgency=0)
         calls = [_watch(flux, job_id, "guest.output", 1)] if early else []
@@ -151,7 +151,7 @@ def test_guest_logs(tmp_path: Path, *, own_namespace: bool, early: bool) -> None
 
 def test_a_guest_log_that_never_is(tmp_path: Path) -> None:
     """A job that did not start ends the stream; one that wrote nothing has no such key."""
-    with instance(tmp_path) as flux:
+    with played_instance(tmp_path) as flux:
         never = flux.submit(jobspec(), urgency=0)
         call = _watch(flux, never, "guest.output", 1)
         flux.rpc("job-manager.raise", {"id": never, "type": "cancel", "severity": 0})
@@ -168,7 +168,7 @@ def test_a_guest_log_that_never_is(tmp_path: Path) -> None:
 
 def test_following_updates(tmp_path: Path) -> None:
     """R with its expiration, until the job is over."""
-    with instance(tmp_path) as flux:
+    with played_instance(tmp_path) as flux:
         job_id = flux.submit(jobspec("sleep", duration=50))
         flux.wait_state(job_id, RUN)
         call = flux.call("job-info.update-watch", {"id": job_id, "key": "R", "flags": 0}, streaming=True)

@@ -11,10 +11,10 @@ import pytest
 
 from pytest_flux.protocol.errors import FluxError
 from pytest_flux.protocol.job_state import RUN, SCHED
-from tests.broker.jobs.instance import Instance, instance, jobspec
+from tests.broker.jobs.played import PlayedInstance, jobspec, played_instance
 
 
-def _ids(flux: Instance, **request: Any) -> list[int]:  # noqa: ANN401
+def _ids(flux: PlayedInstance, **request: Any) -> list[int]:  # noqa: ANN401
     payload = {"max_entries": 0, "attrs": [], **request}
     return [job["id"] for job in flux.rpc("job-list.list", payload)["jobs"]]
 
@@ -22,7 +22,7 @@ def _ids(flux: Instance, **request: Any) -> list[int]:  # noqa: ANN401
 class _Jobs:
     """One job of each kind, in one instance."""
 
-    def __init__(self, flux: Instance) -> None:
+    def __init__(self, flux: PlayedInstance) -> None:
         self.done = flux.submit(jobspec("/bin/true"))
         flux.wait_end(self.done)
         self.failed = flux.submit(jobspec("exit", "1", job={"name": "bad"}))
@@ -43,7 +43,7 @@ class _Jobs:
 
 def test_order_and_constraints(tmp_path: Path) -> None:
     """What flux-core's job-list does with the same jobs."""
-    with instance(tmp_path) as flux:
+    with played_instance(tmp_path) as flux:
         jobs = _Jobs(flux)
         over = [jobs.timeout, jobs.canceled, jobs.failed, jobs.done]
         everything = [*jobs.pending[::-1], *jobs.running[::-1], *over]
@@ -81,7 +81,7 @@ def test_order_and_constraints(tmp_path: Path) -> None:
 
 def test_stream(tmp_path: Path) -> None:
     """One job at a time, the first with a version."""
-    with instance(tmp_path) as flux:
+    with played_instance(tmp_path) as flux:
         ids = [flux.submit(jobspec()) for _ in range(3)]
         flux.wait_end(*ids)
         request = {"max_entries": 2, "attrs": ["state"]}
@@ -121,7 +121,7 @@ def test_stream(tmp_path: Path) -> None:
 )
 def test_what_is_refused(tmp_path: Path, change: dict[str, Any], text: str) -> None:
     """In flux-core's words."""
-    with instance(tmp_path) as flux:
+    with played_instance(tmp_path) as flux:
         with pytest.raises(FluxError) as caught:
             flux.rpc("job-list.list", {"max_entries": 0, "attrs": ["all"], **change})
         assert text in (caught.value.text or "")
@@ -129,7 +129,7 @@ def test_what_is_refused(tmp_path: Path, change: dict[str, Any], text: str) -> N
 
 def test_attributes(tmp_path: Path) -> None:
     """Those that a job has; what is absent is left out."""
-    with instance(tmp_path) as flux:
+    with played_instance(tmp_path) as flux:
         job_id = flux.submit(jobspec("/bin/sleep", "1", nodes=2, slots=2, cores=2, bank="b", project="p"), urgency=0)
         job = flux.rpc("job-list.list-id", {"id": job_id, "attrs": ["all"], "state": SCHED})["job"]
         times = {name: job.pop(name) for name in ("t_submit", "t_depend", "t_priority", "t_sched")}
@@ -158,7 +158,7 @@ def test_attributes(tmp_path: Path) -> None:
 
 def test_waiting_for_a_state(tmp_path: Path) -> None:
     """The answer comes when the job is that far, or over."""
-    with instance(tmp_path) as flux:
+    with played_instance(tmp_path) as flux:
         job_id = flux.submit(jobspec("sleep"), urgency=0)
         running = flux.call("job-list.list-id", {"id": job_id, "attrs": ["state"], "state": RUN})
         cleanup = flux.call("job-list.list-id", {"id": job_id, "attrs": ["state"], "state": 32})
@@ -173,7 +173,7 @@ def test_waiting_for_a_state(tmp_path: Path) -> None:
 
 def test_statistics(tmp_path: Path) -> None:
     """Once, and again when something has changed."""
-    with instance(tmp_path) as flux:
+    with played_instance(tmp_path) as flux:
         stream = flux.call("job-list.job-stats", streaming=True)
         jobs = _Jobs(flux)
         stats = flux.rpc("job-list.job-stats")

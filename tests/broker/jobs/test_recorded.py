@@ -13,7 +13,7 @@ from pytest_flux.broker.jobs.restart import replay_job
 from pytest_flux.protocol.eventlog import encode_event
 from pytest_flux.protocol.fluid import kvs_key
 from pytest_flux.protocol.job_state import RUN
-from tests.broker.jobs.instance import Instance, encode, instance
+from tests.broker.jobs.played import PlayedInstance, encode, played_instance
 
 RECORDED: list[dict[str, Any]] = json.loads(
     (Path(__file__).parent / "data" / "flux-0.88.0-jobs.json").read_text(encoding="utf-8")
@@ -21,7 +21,7 @@ RECORDED: list[dict[str, Any]] = json.loads(
 _TIMES = ("t_submit", "t_depend", "t_priority", "t_sched", "t_run", "t_cleanup", "t_inactive", "expiration")
 
 
-def _play(flux: Instance, recorded: dict[str, Any]) -> int:
+def _play(flux: PlayedInstance, recorded: dict[str, Any]) -> int:
     """Submit a recorded job, and have the executor do what its tasks did."""
     status = next(event["context"]["status"] for event in recorded["events"] if event["name"] == "finish")
     spec = json.loads(json.dumps(recorded["jobspec"]))
@@ -45,7 +45,7 @@ def _timeless(event: dict[str, Any]) -> dict[str, Any]:
 @pytest.mark.parametrize("recorded", RECORDED, ids=lambda recorded: recorded["listed"]["name"])
 def test_a_recorded_job(tmp_path: Path, recorded: dict[str, Any]) -> None:
     """Events with their contexts, R, and what job-list says, times and hosts aside."""
-    with instance(tmp_path) as flux:
+    with played_instance(tmp_path) as flux:
         job_id = _play(flux, recorded)
         log = flux.broker.parts.kvs.lookup(kvs_key(job_id, "eventlog")).decode()
         events = [json.loads(line) for line in log.splitlines()]
@@ -85,7 +85,7 @@ def test_a_recorded_log_is_understood(recorded: dict[str, Any]) -> None:
 
 def test_what_is_in_the_kvs(tmp_path: Path) -> None:
     """J as it was sent; the jobspec without its environment, otherwise with its members in their order."""
-    with instance(tmp_path) as flux:
+    with played_instance(tmp_path) as flux:
         spec = json.loads(json.dumps(RECORDED[0]["jobspec"]))
         spec["attributes"]["system"] = {"environment": {"SECRET": "1"}, **spec["attributes"]["system"]}
         job_id = flux.submit(spec)

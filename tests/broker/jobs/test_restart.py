@@ -5,12 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 from pytest_flux.protocol.job_state import RUN
-from tests.broker.jobs.instance import instance, jobspec
+from tests.broker.jobs.played import jobspec, played_instance
 
 
 def test_restart(tmp_path: Path) -> None:
     """What is over is listed; what waited goes on; what ran is not run again."""
-    with instance(tmp_path, ranks=1) as flux:
+    with played_instance(tmp_path, ranks=1) as flux:
         done = flux.submit(jobspec(job={"name": "first"}))
         flux.wait_end(done)
         lost = flux.submit(jobspec("sleep", cores=4))
@@ -22,7 +22,7 @@ def test_restart(tmp_path: Path) -> None:
         events = flux.events(done)
         flux.manager.save()
         flux.settle()
-    with instance(tmp_path, ranks=1) as flux:
+    with played_instance(tmp_path, ranks=1) as flux:
         assert flux.rpc("job-list.list-id", {"id": done, "attrs": ["all"]}) == before
         assert flux.events(done) == events
         flux.wait_end(lost, waiting, depending)
@@ -42,12 +42,12 @@ def test_restart(tmp_path: Path) -> None:
 
 def test_a_log_that_makes_no_sense(tmp_path: Path) -> None:
     """Costs that job, and no other."""
-    with instance(tmp_path) as flux:
+    with played_instance(tmp_path) as flux:
         good, bad = flux.submit(jobspec()), flux.submit(jobspec())
         flux.wait_end(good, bad)
         from pytest_flux.protocol.fluid import kvs_key
 
         flux.broker.parts.kvs.put(kvs_key(bad, "eventlog"), "nonsense\n")
         flux.broker.parts.kvs.settle()
-    with instance(tmp_path) as flux:
-        assert list(flux.manager.inactive) == [good]
+    with played_instance(tmp_path) as flux:
+        assert list(flux.manager.table.inactive) == [good]

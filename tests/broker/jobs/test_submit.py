@@ -13,7 +13,7 @@ import pytest
 from pytest_flux.protocol.errors import FluxError
 from pytest_flux.protocol.fluid import fluid_timestamp
 from pytest_flux.protocol.signed_jobspec import sign_none
-from tests.broker.jobs.instance import encode, instance, jobspec
+from tests.broker.jobs.played import encode, jobspec, played_instance
 from tests.protocol.test_jobspec import mutate
 
 
@@ -34,7 +34,7 @@ from tests.protocol.test_jobspec import mutate
 )
 def test_what_is_refused(tmp_path: Path, change: dict[str, Any], errnum: int, text: str) -> None:
     """As flux-core's job-ingest does."""
-    with instance(tmp_path) as flux:
+    with played_instance(tmp_path) as flux:
         request = {"J": sign_none(encode(jobspec()), os.getuid()), "urgency": 16, "flags": 0, **change}
         with pytest.raises(FluxError) as caught:
             flux.rpc("job-ingest.submit", {key: value for key, value in request.items() if value is not None})
@@ -45,7 +45,7 @@ def test_what_is_refused(tmp_path: Path, change: dict[str, Any], errnum: int, te
 
 def test_ids_grow(tmp_path: Path) -> None:
     """And so does what job-ingest calls its clock."""
-    with instance(tmp_path) as flux:
+    with played_instance(tmp_path) as flux:
         ids = [flux.submit(jobspec()) for _ in range(5)]
         assert ids == sorted(set(ids))
         assert flux.rpc("job-ingest.getinfo")["timestamp"] >= fluid_timestamp(ids[-1])
@@ -54,7 +54,7 @@ def test_ids_grow(tmp_path: Path) -> None:
 
 def test_without_validation(tmp_path: Path) -> None:
     """The scheduler then is the first to complain."""
-    with instance(tmp_path) as flux:
+    with played_instance(tmp_path) as flux:
         job_id = flux.submit({"version": 1}, flags=8)
         flux.wait_end(job_id)
         event = flux.job(job_id).eventlog[-2]
@@ -65,7 +65,7 @@ def test_without_validation(tmp_path: Path) -> None:
 
 def test_what_can_never_run(tmp_path: Path) -> None:
     """Is refused by the scheduler, in flux-core's words."""
-    with instance(tmp_path) as flux:
+    with played_instance(tmp_path) as flux:
         job_id = flux.submit(jobspec(nodes=3))
         flux.wait_end(job_id)
         assert flux.job(job_id).eventlog[-2]["context"] == {
@@ -92,7 +92,7 @@ def test_policy(tmp_path: Path) -> None:
             "debug": {"policy": {"limits": {"duration": "2m", "job-size": {"max": {"ncores": -1}}}}},
         },
     }
-    with instance(tmp_path, config) as flux:
+    with played_instance(tmp_path, config) as flux:
         system = flux.job(flux.submit(jobspec(cores=2))).jobspec["attributes"]["system"]
         assert (system["duration"], system["queue"]) == (60.0, "batch")
         assert system["constraints"] == {"properties": ["b"]}
@@ -114,7 +114,7 @@ def test_thousands_of_malformed_requests(tmp_path: Path) -> None:
     """An answer to each, and then a job runs."""
     chance = random.Random(15)
     good = {"J": sign_none(encode(jobspec()), os.getuid()), "urgency": 16, "flags": 0}
-    with instance(tmp_path) as flux:
+    with played_instance(tmp_path) as flux:
         calls = []
         for number in range(2000):
             if number % 2:

@@ -15,9 +15,9 @@ from pytest_flux import flux_instance
 from pytest_flux.broker.resource.config import decode_config
 from pytest_flux.broker.resource.discovery import core_count, gpu_count
 from pytest_flux.broker.resource.drain import Drains
-from pytest_flux.broker.resource.verify import verify
+from pytest_flux.broker.resource.inventory import verify
 from pytest_flux.client.jobspec import from_command
-from pytest_flux.instance import FluxInstance, Starter
+from pytest_flux.instance.flux_instance import FluxInstance, Starter
 from pytest_flux.protocol.errors import FluxError, ProtocolError
 from pytest_flux.protocol.resource_set import Node, ResourceSet
 

@@ -1,0 +1,181 @@
+"""How a job is brought to its end: signals that grow harder, a warning before the time limit, the end of one task."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from pytest_flux.broker.exec.options import exit_timeout, signal_options
+from pytest_flux.broker.exec.output import NOTICE
+from pytest_flux.protocol.duration import format_duration, parse_duration
+from pytest_flux.protocol.errors import ProtocolError
+from pytest_flux.protocol.wait_status import exit_code, signal_text
+from pytest_flux.reactor.reactor import Reactor, Timer
+
+_SHELL_AFTER = 5
+"""After this many kill timeouts, the shell itself is killed (flux-core's job-exec)."""
+
+_WARNING = "signal"
+"""The component that the log names for a warning: the shell option."""
+
+
+class KillConfig(NamedTuple):
+    """What the ``[exec]`` table of the configuration says about kills (flux-config-exec(5))."""
+
+    timeout: float = 5.0
+    term_signal: int = signal.SIGTERM
+    kill_signal: int = signal.SIGKILL
+
+
+def kill_config(config: dict[str, Any]) -> KillConfig:
+    """Read the configuration. Wrong values mean the defaults."""
+    table = config.get("exec")
+    if not isinstance(table, dict):
+        return KillConfig()
+    chosen = KillConfig()
+    try:
+        chosen = chosen._replace(timeout=parse_duration(str(table["kill-timeout"])))
+    except (KeyError, ProtocolError):
+        pass
+    return chosen._replace(
+        term_signal=_signum(table.get("term-signal"), chosen.term_signal),
+        kill_signal=_signum(table.get("kill-signal"), chosen.kill_signal),
+    )
+
+
+def _signum(name: object, default: int) -> int:
+    known = getattr(signal, str(name).upper(), None) or getattr(signal, f"SIG{str(name).upper()}", None)
+    return int(known) if isinstance(known, signal.Signals) else default
+
+
+class KillLadder:
+    """Ends a job: a signal, then SIGKILL again and again, and at last without waiting for the tasks.
+
+    ``kill`` signals all tasks, ``destroy`` ends all shells.
+    """
+
+    def __init__(
+        self, reactor: Reactor, config: KillConfig, kill: Callable[[int], None], destroy: Callable[[], None]
+    ) -> None:
+        self._reactor = reactor
+        self._config = config
+        self._kill = kill
+        self._destroy = destroy
+        self._timers: list[Timer] = []
+
+    @property
+    def is_climbing(self) -> bool:
+        """Whether ``start`` was called."""
+        return bool(self._timers)
+
+    def start(self, signum: int) -> None:
+        """Send a signal; the others follow by themselves. Another call only sends its signal."""
+        begun = self.is_climbing
+        if not begun:
+            timeout = self._config.timeout
+            self._timers = [
+                self._reactor.call_later(timeout, self._kill_again),
+                self._reactor.call_later(timeout * _SHELL_AFTER, self._destroy),
+            ]
+        self._kill(signum)
+
+    def _kill_again(self) -> None:
+        self._kill(self._config.kill_signal)
+        if self._timers:
+            self._timers[0] = self._reactor.call_later(self._config.timeout, self._kill_again)
+
+    def stop(self) -> None:
+        """The job is over."""
+        for timer in self._timers:
+            timer.cancel()
+        self._timers = []
+
+
+class LimitWarning:
+    """The signal before a job's time limit: the shell option ``signal`` (``flux run --signal``).
+
+    ShellFailure for a wrong option.
+    """
+
+    def __init__(
+        self,
+        reactor: Reactor,
+        shell_options: dict[str, Any],
+        log: Callable[[int, str, str], None],
+        kill: Callable[[int], None],
+    ) -> None:
+        self._reactor = reactor
+        self._wanted = signal_options(shell_options)
+        self._log = log
+        self._kill = kill
+        self._timer: Timer | None = None
+
+    def arm(self, expiration: float) -> None:
+        """Set the time limit, in seconds since the epoch; 0 is no limit."""
+        self.cancel()
+        wanted = self._wanted
+        if wanted is None:
+            return
+        name = signal.Signals(wanted.signum).name
+        if not expiration:
+            self._log(NOTICE, f"job has no expiration, {name} will not be sent", _WARNING)
+            return
+
+        def warn() -> None:
+            text = f"job will expire in {wanted.timeleft:.1f}s, sending {name} to job"
+            self._log(NOTICE, text, _WARNING)
+            self._kill(wanted.signum)
+
+        delay = max(0.0, expiration - wanted.timeleft - self._reactor.clock.time())
+        self._timer = self._reactor.call_later(delay, warn)
+
+    def cancel(self) -> None:
+        """Send nothing."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+
+Doomed = Callable[[str, int, "int | None"], None]
+"""Takes the reason, the exit code, and the wait status of the task at fault, if it was a task."""
+
+
+class ExitPolicy:
+    """Ends a job after its first task: the shell options ``exit-on-error`` and ``exit-timeout``.
+
+    ShellFailure for wrong options.
+    """
+
+    def __init__(self, reactor: Reactor, shell_options: dict[str, Any], doomed: Doomed) -> None:
+        self._reactor = reactor
+        self._timeout = exit_timeout(shell_options)
+        self._on_error = shell_options.get("exit-on-error") not in (None, 0, False)
+        self._doomed = doomed
+        self._timer: Timer | None = None
+        self.has_begun = False
+
+    def begin(self, program: str, what: str, rank: int, host: str, status: int | None) -> None:
+        """The first task has ended with this wait status, or a shell was lost."""
+        if self.has_begun:
+            return
+        self.has_begun = True
+        code = 1 if status is None else exit_code(status)
+        subject = f"{os.path.basename(program)}: {what} rank {rank} on host {host}"
+        how = "" if status is None else f" ({_disposition(status)})"
+        if self._on_error and code:
+            self._doomed(f"{subject} failed{how} and exit-on-error is set", code, status)
+        elif self._timeout is not None:
+            limit = format_duration(self._timeout)
+            text = f"{subject} exited{how} and exit-timeout={limit} has expired"
+            self._timer = self._reactor.call_later(self._timeout, lambda: self._doomed(text, code, status))
+
+    def stop(self) -> None:
+        """All tasks have ended."""
+        if self._timer is not None:
+            self._timer.cancel()
+
+
+def _disposition(status: int) -> str:
+    return signal_text(os.WTERMSIG(status)) if os.WIFSIGNALED(status) else f"Exit {os.WEXITSTATUS(status)}"

@@ -1,0 +1,1 @@
+"""Commands about blobs, and about the whole of the key-value store."""

@@ -1,0 +1,1 @@
+"""`flux job`, and commands about jobs that have been submitted."""

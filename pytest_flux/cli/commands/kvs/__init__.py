@@ -1,0 +1,1 @@
+"""`flux kvs`: one module for each group of subcommands."""

@@ -1,0 +1,1 @@
+"""Commands about resources and queues."""

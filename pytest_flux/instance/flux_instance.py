@@ -1,0 +1,496 @@
+"""A running instance as an object: started, used and stopped."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from pytest_flux.instance.brokers import BrokerHandle
+from pytest_flux.instance.log import InstanceLog, tail
+from pytest_flux.instance.operations import Events, Job
+from pytest_flux.instance.ownership import mark
+from pytest_flux.instance.preparation import Preparation, prepare
+from pytest_flux.instance.settings import Settings, describe, update
+from pytest_flux.launcher import forkserver
+from pytest_flux.launcher.detached import DetachedSession
+from pytest_flux.launcher.spec import LaunchError
+from pytest_flux.protocol.errors import FluxError
+from pytest_flux.protocol.message import NODEID_ANY
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from pytest_flux.client import Flux
+    from pytest_flux.client.kvs import Kvs
+
+_STOPPED_BY_US = 128 + 15
+_LOST_PARENT = 1
+# The interval, in seconds, between attempts to connect to a broker that does not report when it accepts clients.
+_INTERVAL = 0.01
+# The time, in seconds, that a broker which no longer answers may take to exit.
+_END_LIMIT = 5.0
+
+
+class InstanceError(Exception):
+    """An instance did not come up, or ended with an error. The text has the last log lines of each rank."""
+
+
+class BindingsError(ImportError):
+    """Flux's own Python bindings cannot be imported."""
+
+
+class FluxInstance:
+    """An instance of ``settings.size`` brokers, from ``start`` (or entering the context) to ``stop`` (or leaving it).
+
+    It has a ``uri`` only while it runs. Nothing of it outlives the process that holds it, however that ends. With
+    ``keep``, its rundir, with state and log, stays when it ends; with ``durable``, its state is on disk, in case rank
+    0 dies; with ``trace``, PMI conversations are in its log. ``output`` takes its log; ``lifeline`` is as for
+    DetachedSession.
+    """
+
+    def __init__(
+        self,
+        settings: Settings | None = None,
+        *,
+        keep: bool = False,
+        durable: bool = False,
+        trace: bool = False,
+        output: InstanceLog | None = None,
+        lifeline: int | None = None,
+    ) -> None:
+        self.settings = settings or Settings()
+        self.size = self.settings.size
+        self.keep = keep
+        self.kept_at: str | None = None
+        self.output = output or InstanceLog()
+        # Ranks that were killed on purpose, those of them that cannot have survived it, and those stopped (SIGSTOP).
+        self.expected_ends: set[int] = set()
+        self.killed: set[int] = set()
+        self.suspended: set[int] = set()
+        self._durable = durable
+        self._trace = trace
+        self._lifeline = lifeline
+        self._session: DetachedSession | None = None
+        self._preparation: Preparation | None = None
+        self._clients: dict[tuple[int, int], Flux] = {}
+        self._environ: dict[str, str] | None = None
+
+    def __repr__(self) -> str:
+        state = f"at {self.uri}" if self.is_running else "not running"
+        return f"<FluxInstance {describe(self.settings)}, {state}>"
+
+    def __enter__(self) -> FluxInstance:
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    # -- life
+
+    def begin(self) -> None:
+        """Start the instance without waiting for it. Raises InstanceError."""
+        environ = {name: value for name, value in os.environ.items() if name not in ("FLUX_URI", "FLUX_START_URI")}
+        try:
+            keep = self.keep or self._durable
+            self._preparation = prepare(self.settings, environ, keep=keep, trace=self._trace)
+            spec, output = self._preparation.spec, self.output.fileno()
+            self._session = DetachedSession(spec, self._preparation.environ, output, lifeline=self._lifeline)
+        except (LaunchError, OSError) as error:
+            raise self._failure(str(error)) from None
+
+    def release(self) -> tuple[int, str]:
+        """Give up a session that has begun. Return its front's process id and its rundir. Raises InstanceError."""
+        assert self._session is not None
+        session = self._session
+        try:
+            rundir = session.wait_rundir(self.settings.timeout)
+        except (LaunchError, TimeoutError) as error:
+            session.kill()
+            self._session = None
+            raise self._failure(str(error) or "no rundir") from None
+        self._session = None
+        session.release()
+        return session.pid, rundir
+
+    def start(self) -> None:
+        """Start the instance and wait until it runs. Raises InstanceError."""
+        if self._session is None:
+            self.begin()
+        assert self._session is not None
+        deadline = time.monotonic() + self.settings.timeout
+        try:
+            self._wait_for_clients(self._session, deadline)
+            if self.settings.rundir is None and self._preparation is not None:
+                mark(self.rundir, self._session.pid)
+            self.client.rpc("state-machine.wait").get(max(deadline - time.monotonic(), 0))
+        except (LaunchError, FluxError, OSError) as error:
+            reason = str(error)
+            if isinstance(error, TimeoutError):
+                reason = f"not running after {self.settings.timeout:g} s"
+            elif not isinstance(error, LaunchError):
+                # The broker exits, or has closed our connection; the launcher knows why.
+                reason = _reason_of(self._session, reason)
+            self._close_connections()
+            self._session.kill()
+            self._session = None
+            raise self._failure(reason) from None
+        except BaseException:
+            self.kill()
+            raise
+
+    def _wait_for_clients(self, session: DetachedSession, deadline: float) -> None:
+        """Wait until rank 0 accepts clients. Raises LaunchError, TimeoutError."""
+        if self.settings.personality != "system":
+            session.wait_booted(0, deadline - time.monotonic())
+            return
+        # Brokers that bootstrap from a file do not use PMI, so the launcher cannot see the end of their bootstrap.
+        while True:
+            session.check()
+            try:
+                if session.rundir is not None:
+                    self.client.flush()
+                    return
+            except OSError:
+                if time.monotonic() >= deadline:
+                    raise TimeoutError from None
+            select.select([session] if session.fileno() >= 0 else [], [], [], _INTERVAL)
+
+    def stop(self) -> None:
+        """Shut the instance down in order. Raises InstanceError if it ends with an error."""
+        self.begin_stop()
+        self.finish_stop()
+
+    def begin_stop(self) -> None:
+        """Begin an orderly shutdown without waiting for it."""
+        self._close_connections()
+        if self._session is not None:
+            self._session.terminate()
+
+    def finish_stop(self) -> None:
+        """Wait for the shutdown that :meth:`begin_stop` has begun. Raises as :meth:`stop`."""
+        if self._session is None:
+            return
+        session, self._session = self._session, None
+        try:
+            code = session.wait(self.settings.timeout)
+        except TimeoutError:
+            code = session.kill()
+        failed = {rank: code for rank, code in self._unexpected(session.exit_codes).items() if code}
+        self._end()
+        if failed or (code not in (0, _STOPPED_BY_US) and not self.expected_ends):
+            raise InstanceError(f"{self._name()} {_ended(failed, code)}\n{self.log_tail()}")
+
+    def kill(self) -> None:
+        """Kill the instance at once, without an error."""
+        self._close_connections()
+        session, self._session = self._session, None
+        if session is not None:
+            session.kill()
+        self._end()
+
+    def renew(self) -> None:
+        """Kill the instance and prepare to start a new one."""
+        self.kill()
+        self.output = InstanceLog()
+        self.expected_ends.clear()
+        self.killed.clear()
+        self.suspended.clear()
+
+    @property
+    def can_be_restored(self) -> bool:
+        """Whether state that a test has changed may be restored."""
+        return True
+
+    def _unexpected(self, exit_codes: Mapping[int, int]) -> dict[int, int]:
+        """Leave out ranks that were killed on purpose, and those that exit with 1 as they have lost their parent."""
+        first = min(self.expected_ends, default=self.size)
+        return {
+            rank: code
+            for rank, code in exit_codes.items()
+            if rank not in self.expected_ends and not (code == _LOST_PARENT and rank > first)
+        }
+
+    def _end(self) -> None:
+        if self._preparation is not None:
+            self.kept_at = self._preparation.finish(self.output.text() if self.keep else "", keep=self.keep)
+            self._preparation = None
+        self.output.close()
+
+    def _failure(self, reason: str) -> InstanceError:
+        text = tail(self.output.text())
+        self._end()
+        return InstanceError(f"{self._name()}: {reason}\n{text}")
+
+    def _name(self) -> str:
+        return f"instance of {self.size} brokers"
+
+    @property
+    def is_stopping(self) -> bool:
+        """Whether processes of the instance may still run."""
+        return self._session is not None and self._session.poll() is None
+
+    def dead_brokers(self) -> dict[int, int]:
+        """Exit codes, by rank, of the brokers that have ended."""
+        if self._session is None:
+            return {}
+        self._session.poll()
+        return dict(self._session.exit_codes)
+
+    def failed_brokers(self) -> dict[int, int]:
+        """Exit codes, by rank, of the brokers that have ended, but were not killed on purpose."""
+        return self._unexpected(self.dead_brokers())
+
+    def await_killed(self, timeout: float) -> None:
+        """Wait up to ``timeout`` seconds until the brokers that were sent SIGKILL have ended."""
+        deadline = time.monotonic() + timeout
+        if self._session is None:
+            return
+        for rank in self.killed:
+            try:
+                self._session.wait_ended(rank, max(deadline - time.monotonic(), 0))
+            except TimeoutError:
+                return
+
+    # -- properties
+
+    @property
+    def directory(self) -> str | None:
+        """The directory that was made for the instance and may be kept, if any."""
+        return self._preparation.directory if self._preparation is not None else None
+
+    @property
+    def statedir(self) -> str | None:
+        """The directory of its state, if that outlives rank 0."""
+        settings = self._preparation.spec.setattrs if self._preparation is not None else ()
+        named = [setting.partition("=")[2] for setting in settings if setting.startswith("statedir=")]
+        return named[-1] if named else None
+
+    @property
+    def is_running(self) -> bool:
+        """Whether the instance has been started and not stopped."""
+        return self._session is not None and self._session.rundir is not None
+
+    @property
+    def rundir(self) -> str:
+        """The directory of the instance's sockets."""
+        if self._session is None or self._session.rundir is None:
+            raise InstanceError("the instance is not running")
+        return self._session.rundir
+
+    @property
+    def uri(self) -> str:
+        """The FLUX_URI of this instance: where rank 0 accepts clients."""
+        return f"local://{self.rundir}/local-0"
+
+    @property
+    def brokers(self) -> Sequence[BrokerHandle]:
+        """The brokers, by rank: to kill, stop, start and inspect."""
+        return [BrokerHandle(self, rank) for rank in range(self.size)]
+
+    def log(self) -> str:
+        """The output of brokers and launcher so far."""
+        return self.output.text()
+
+    def log_tail(self) -> str:
+        """The last lines of each rank, and of the launcher."""
+        return tail(self.log())
+
+    # -- programs
+
+    def patience(self, timeout: float | None) -> float:
+        """The time to wait, in seconds: ``timeout``, or by default that of the settings."""
+        return self.settings.timeout if timeout is None else timeout
+
+    @property
+    def client(self) -> Flux:
+        """A connection to rank 0, made on first use. Each thread and each forked process has its own."""
+        key = (os.getpid(), threading.get_ident())
+        if key not in self._clients:
+            from pytest_flux.client import Flux
+
+            self._clients[key] = Flux(self.uri)
+        return self._clients[key]
+
+    def _close_connections(self) -> None:
+        self._environ = None
+        while self._clients:
+            self._clients.popitem()[1].close()
+
+    @property
+    def env(self) -> dict[str, str]:
+        """The environment for programs that must connect to the instance, with its `flux` command on PATH."""
+        if self._environ is None:
+            self._environ = self._ask_environ()
+        return dict(self._environ)
+
+    def _ask_environ(self) -> dict[str, str]:
+        """Ask the broker to run a program that prints its environment."""
+        command = {"cmdline": ["/usr/bin/env", "-0"], "cwd": "/", "env": {}, "opts": {}, "channels": []}
+        output = ""
+        request = {"cmd": command, "flags": 1}
+        rpc = self.client.rpc("rexec.exec", request, nodeid=0, streaming=True, timeout=self.settings.timeout)
+        for answer in rpc:
+            output += answer.get("io", {}).get("data", "")
+        pairs = (item.partition("=") for item in output.split("\0") if item)
+        return {**{name: value for name, _, value in pairs}, "FLUX_URI": self.uri}
+
+    @contextlib.contextmanager
+    def environ(self) -> Iterator[None]:
+        """Update ``os.environ`` from :attr:`env` for a with statement: for code under test in this process."""
+        before = dict(os.environ)
+        inside = self.env
+        try:
+            os.environ.update(inside)
+            yield
+        finally:
+            for name in inside.keys() - before.keys():
+                os.environ.pop(name, None)
+            os.environ.update({name: before[name] for name in inside.keys() & before.keys()})
+
+    def run(self, argv: Sequence[str] | str, **options: Any) -> subprocess.CompletedProcess[str]:  # noqa: ANN401
+        """Run a program in the environment of the instance, and wait for its end.
+
+        Options are those of ``subprocess.run``. By default output is captured as text. A string is run by a shell.
+        """
+        defaults: dict[str, Any] = {"text": True, "stdin": subprocess.DEVNULL, "env": self.env}
+        if not {"capture_output", "stdout", "stderr"} & options.keys():
+            defaults["capture_output"] = True
+        if isinstance(argv, str):
+            defaults["shell"] = True
+        if "input" in options:
+            del defaults["stdin"]
+        return subprocess.run(argv, **{**defaults, **options})  # noqa: PLW1510
+
+    def dump(self, path: str | os.PathLike[str]) -> None:
+        """Write an archive of the key-value store, as `flux dump` does. CalledProcessError if that fails."""
+        self.run(["flux", "dump", "--quiet", os.fspath(path)], check=True)
+
+    # -- services
+
+    def rpc(
+        self,
+        topic: str,
+        payload: dict[str, Any] | None = None,
+        *,
+        rank: int = NODEID_ANY,
+        timeout: float | None = None,
+    ) -> dict[str, Any]:
+        """Send a request to a service, at ``rank`` or the nearest, and return its response. Raises FluxError."""
+        return self.client.rpc(topic, payload, nodeid=rank).get(self.patience(timeout))
+
+    def getattr(self, name: str) -> str:
+        """A broker attribute of rank 0. Raises FluxError ENOENT if it does not exist."""
+        return self.client.getattr(name)
+
+    def events(self, topic: str = "", timeout: float | None = None) -> Events:
+        """Subscribe to events whose topic begins with ``topic``, on a separate connection."""
+        from pytest_flux.client import Flux
+
+        return Events(Flux(self.uri), topic, self.patience(timeout))
+
+    @property
+    def kvs(self) -> Kvs:
+        """The key-value store: ``put``, ``get``, ``ls``, ``watch``, ..."""
+        from pytest_flux.client.kvs import Kvs
+
+        return Kvs(self.client)
+
+    @property
+    def resources(self) -> dict[str, Any]:
+        """The resources: ``{R, drain, online, offline, exclude, torpid}`` of the service `resource`."""
+        return self.client.rpc("resource.status", nodeid=0).get(self.settings.timeout)
+
+    def submit(self, command: Sequence[str] | dict[str, Any], **how: Any) -> Job:  # noqa: ANN401
+        """Submit a command, or a complete jobspec (RFC 14).
+
+        Keywords are those of ``client.jobspec.from_command``: ``ntasks``, ``nodes``, ``duration``, ...
+        """
+        from pytest_flux.client.jobspec import from_command
+
+        jobspec = command if isinstance(command, dict) else from_command(list(command), **how)
+        return self.job(self.client.jobs.submit(jobspec))
+
+    def job(self, jobid: int | str | Job) -> Job:
+        """A job by its id, in any of its forms (RFC 19)."""
+        from pytest_flux.protocol.fluid import parse_fluid
+
+        if isinstance(jobid, Job):
+            return jobid
+        number = parse_fluid(jobid) if isinstance(jobid, str) else jobid
+        return Job(number, lambda: self.client, self.settings.timeout)
+
+    def handle(self) -> Any:  # noqa: ANN401 - flux.Flux has no types
+        """A ``flux.Flux`` of Flux's own Python bindings. If they cannot be imported, the test is skipped."""
+        try:
+            import flux  # type: ignore[import-not-found]
+        except ImportError as error:
+            raise BindingsError(f"no Python bindings of Flux: `import flux` says {error}") from None
+        return flux.Flux(self.uri)
+
+    def wait_status(self, status: str, *, rank: int = 0, timeout: float | None = None) -> None:
+        """Wait until the overlay below ``rank`` has a status: full, partial, degraded, lost or offline.
+
+        Raises TimeoutError, which names the present status.
+        """
+        patience, seen = self.patience(timeout), "unknown"
+        deadline = time.monotonic() + patience
+        rpc = self.client.rpc("overlay.health", nodeid=rank, streaming=True)
+        try:
+            while seen != status:
+                seen = str(rpc.get(max(deadline - time.monotonic(), 0))["status"])
+        except TimeoutError:
+            text = f"overlay of rank {rank} not {status} within {patience:g} s: it is {seen}"
+            raise TimeoutError(text) from None
+        finally:
+            rpc.cancel()
+            rpc.abandon()
+
+
+def _reason_of(session: DetachedSession, otherwise: str) -> str:
+    """Say why a session ended before it was up; ``otherwise`` if it has not ended, or does not soon."""
+    try:
+        session.wait(_END_LIMIT)
+        session.check()
+    except TimeoutError:
+        return otherwise
+    except LaunchError as error:
+        return str(error)
+    return otherwise
+
+
+def _ended(failed: dict[int, int], code: int) -> str:
+    ranks = ", ".join(f"rank {rank} with exit code {failed[rank]}" for rank in sorted(failed))
+    return f"ended: {ranks}" if failed else f"ended with exit code {code}"
+
+
+Starter = Callable[..., FluxInstance]
+"""What ``flux_instance_factory`` is: keywords are those of Settings, what it gives runs."""
+
+_running: set[FluxInstance] = set()
+
+
+@contextlib.contextmanager
+def start(**given: Any) -> Iterator[FluxInstance]:  # noqa: ANN401 - by the names of Settings
+    """Run an instance for the time of a with statement: ``with pytest_flux.start(size=4) as flux:``.
+
+    Keywords are those of Settings. Raises SettingsError, and InstanceError if the instance does not come up or ends
+    with an error.
+    """
+    instance = FluxInstance(update(Settings(), given, "pytest_flux.start()"))
+    _running.add(instance)
+    try:
+        with instance:
+            yield instance
+    finally:
+        _running.discard(instance)
+        if not _running:
+            forkserver.close_unless_kept()

@@ -1,0 +1,66 @@
+"""The output of an instance: one file, whose lines can be sorted by writer."""
+
+from __future__ import annotations
+
+import os
+import re
+import tempfile
+
+LAUNCHER = "launcher and programs"
+"""The writer of lines that are not marked with a rank."""
+
+_LAST_LINES = 20
+# A broker's line on standard error (flux-broker-attributes(7)): APPNAME.SEVERITY[RANK], maybe after a timestamp.
+_RANKED = re.compile(r"^(?:<\d+>|\S+ +\d+ [\d:.]+ \S+ \d{4} |\S+T[\d:.]+\S* )?[\w-]+\.\w+\[(\d+)\]: ")
+
+
+class InstanceLog:
+    """Standard output and error of all processes of an instance, in a file at ``path``, or in an unnamed one."""
+
+    def __init__(self, path: str | None = None) -> None:
+        self.path = path
+        if path is None:
+            self._file = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115 - as long as we are
+        else:
+            self._file = open(path, "a+b", buffering=0)  # noqa: SIM115 - as long as we are
+        self._final: bytes | None = None
+
+    def fileno(self) -> int:
+        """The descriptor to write to."""
+        return self._file.fileno()
+
+    def position(self) -> int:
+        """The present end of the log, as a start for :meth:`text`."""
+        return len(self._final) if self._final is not None else os.fstat(self._file.fileno()).st_size
+
+    def text(self, start: int = 0, end: int | None = None) -> str:
+        """The text between two positions."""
+        end = self.position() if end is None else end
+        if self._final is not None:
+            return self._final[start:end].decode(errors="replace")
+        return os.pread(self._file.fileno(), max(end - start, 0), start).decode(errors="replace")
+
+    def close(self) -> None:
+        """Close the file and keep its content in memory."""
+        if self._final is None:
+            final = os.pread(self._file.fileno(), self.position(), 0)
+            self._file.close()
+            self._final = final
+
+
+def by_writer(text: str) -> dict[str, list[str]]:
+    """Sort lines by writer: ``rank N`` in order of ranks, then LAUNCHER."""
+    writers: dict[str, list[str]] = {}
+    for line in text.splitlines():
+        match = _RANKED.match(line)
+        writers.setdefault(f"rank {match[1]}" if match else LAUNCHER, []).append(line)
+    return {name: writers[name] for name in sorted(writers, key=_order)}
+
+
+def _order(writer: str) -> tuple[bool, int]:
+    return (True, 0) if writer == LAUNCHER else (False, int(writer.rpartition(" ")[2]))
+
+
+def tail(text: str) -> str:
+    """The last lines of each writer, each under a heading."""
+    return "\n".join(f"--- {name} ---\n" + "\n".join(lines[-_LAST_LINES:]) for name, lines in by_writer(text).items())

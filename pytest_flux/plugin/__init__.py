@@ -1,0 +1,118 @@
+"""pytest's side: the hooks and fixtures that pytest finds here. They call other modules and have no logic."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from typing import Any
+
+import pytest
+
+from pytest_flux.plugin import hooks, options, reporting, run
+from pytest_flux.plugin.fixtures import flux_instance, flux_instance_factory
+
+__all__ = ["flux_instance", "flux_instance_factory"]
+
+
+def pytest_addhooks(pluginmanager: pytest.PytestPluginManager) -> None:
+    """Add the hooks that a conftest may implement."""
+    pluginmanager.add_hookspecs(hooks)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add the command line options and ini settings."""
+    options.add_options(parser)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Check the options, add the marker and collect what reports say."""
+    run.check(config)
+    config.addinivalue_line("markers", options.MARKER)
+    config.pluginmanager.register(reporting.Memory(config), "flux-memory")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_cmdline_main(config: pytest.Config) -> int | None:
+    """Do what ``--flux-show-config`` and ``--flux-sweep`` ask for."""
+    return run.command(config)
+
+
+def pytest_report_header(config: pytest.Config) -> str | None:
+    """Name the engine."""
+    return run.header(config)
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Multiply tests by the lists in their markers."""
+    run.generate(metafunc)
+
+
+def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
+    """Give parameters readable ids."""
+    return run.parametrize_id(val, argname)
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtestloop(session: pytest.Session) -> Generator[None, Any, None]:
+    """Wait, after the last test, for instances that are being stopped: their errors still count."""
+    yield
+    run.finish_loop(session.config)
+
+
+@pytest.hookimpl(hookwrapper=True, tryfirst=True)
+def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> Generator[None, Any, None]:
+    """Note which test runs."""
+    reporting.begin(item, nextitem)
+    yield
+    reporting.end(item)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Prepare instances of wider scope, before any other setup of the test."""
+    run.before(item)
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Generator[None, Any, None]:
+    """Start instances for the next tests."""
+    run.prestart(item)
+    yield
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_teardown(item: pytest.Item) -> Generator[None, Any, None]:
+    """Check, after the fixtures of the test are torn down, what it has left behind."""
+    outcome = yield
+    try:
+        run.after(item)
+    except BaseException as error:  # noqa: BLE001 - handed on
+        if outcome.exception is None:
+            outcome.force_exception(error)
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Generator[None, Any, None]:
+    """Add logs and facts to a report."""
+    reporting.skip_without_bindings(call)
+    outcome = yield
+    pool = run.pool_if_any(item.config)
+    if pool is not None and outcome.exception is None:
+        reporting.complete(pool, item, outcome.get_result())
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node: Any) -> None:  # noqa: ANN401 - of pytest-xdist
+    """Let workers of pytest-xdist share instances."""
+    from pytest_flux.plugin.workers import invite
+
+    invite(node.config, node.workerinput)
+
+
+def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:  # noqa: ANN401
+    """List what tests have left behind, and dumps."""
+    reporting.summarize(terminalreporter, config)
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """Stop everything that still runs."""
+    run.close(config)

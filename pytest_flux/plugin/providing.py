@@ -1,0 +1,118 @@
+"""Turn a fixture's request into an instance: start one, attach to one, or refuse with a reason."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Generator
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from pytest_flux.instance.attached import AttachedInstance, KeptInstance
+from pytest_flux.instance.flux_instance import FluxInstance, InstanceError
+from pytest_flux.instance.store import Store, kept_directory
+from pytest_flux.launcher.engine import find_engine
+from pytest_flux.launcher.spec import LaunchError
+from pytest_flux.plugin import options, reporting, shapes
+from pytest_flux.plugin.tracebacks import is_plain
+from pytest_flux.plugin.workers import shared_maker
+
+if TYPE_CHECKING:
+    from pytest_flux.instance.settings import Settings
+    from pytest_flux.plugin.pool import Maker, Pool
+
+__tracebackhide__ = is_plain
+_DEFINING = ("size", "personality", "recovery", "attrs", "conf", "hosts", "start_mode")
+
+
+def provide(
+    pool: Pool, request: pytest.FixtureRequest, given: dict[str, Any], *, shared: bool
+) -> Generator[FluxInstance, None, None]:
+    """The body of every fixture that is an instance."""
+    node, config = request.node, request.config
+    item = reporting.current_item(config)
+    is_marked = request.scope != "function" and not given
+    if item is not None and is_marked:
+        shapes.check_scope(item, node)
+    settings = pool.settle(shapes.of_request(request, given), node.nodeid)
+    make = _maker(config, settings, shared=shared)
+    if make is None:
+        require_engine(config, settings)
+    name = request.fixturename or shapes.FIXTURE
+    nodeid = node.nodeid or (item.nodeid if item is not None else name)
+    held = pool.acquire(name, settings, request.scope, nodeid, item, make)
+    held.marked_node = node if is_marked else None
+    if request.scope != "function" and held.instance.can_be_restored:
+        pool.watch(held)
+    yield held.instance
+    last = reporting.current_item(config)
+    reporting.add_leaks(last, pool.release(held, last), strict=pool.strict)
+
+
+def _maker(config: pytest.Config, settings: Settings, *, shared: bool) -> Maker | None:
+    """The way to an instance that this process does not start itself; None if it does."""
+    uri = attached_uri(config)
+    if uri is not None:
+        return lambda settings: _attach(uri, settings)
+    if shared and (attach := shared_maker(config)) is not None:
+        require_engine(config, settings)
+        return attach
+    if options.value_of(config, "keep_alive"):
+        require_engine(config, settings)
+        return _take_kept
+    return None
+
+
+def attached_uri(config: pytest.Config) -> str | None:
+    """The URI of the instance that the whole run must use, if any. Raises UsageError."""
+    uri: str = options.value_of(config, "uri")
+    if uri:
+        return uri
+    if not options.value_of(config, "attach"):
+        return None
+    uri = os.environ.get("FLUX_URI", "")
+    if not uri:
+        raise pytest.UsageError("--flux-attach: FLUX_URI is not set: run pytest inside of an instance")
+    return uri
+
+
+def refuse_if_attached(config: pytest.Config, what: str) -> None:
+    """Skip a test that starts instances if the run must use an existing one."""
+    uri = attached_uri(config)
+    if uri is not None:
+        pytest.skip(f"{what} starts instances, and this run is to use the one at {uri}")
+
+
+def _attach(uri: str, settings: Settings) -> FluxInstance:
+    instance = AttachedInstance(uri, settings)
+    default = type(settings)()
+    wanted = [name for name in _DEFINING if getattr(settings, name) != getattr(default, name)]
+    if wanted:
+        try:
+            size = int(instance.getattr("size"))
+        except OSError as error:
+            raise InstanceError(f"instance at {uri}: {error}") from None
+        if wanted != ["size"] or size != settings.size:
+            instance.kill()
+            values = ", ".join(f"{name}={getattr(settings, name)!r}" for name in wanted)
+            pytest.skip(f"{values} is asked for, and the instance at {uri} is what it is (size {size})")
+    return instance
+
+
+def _take_kept(settings: Settings) -> FluxInstance:
+    record = Store(kept_directory()).find_or_start(settings, -1)
+    return KeptInstance(record.uri, settings, log=record.log, is_ours=True)
+
+
+def require_engine(config: pytest.Config, settings: Settings) -> None:
+    """Skip a test whose engine is absent, with the places searched; fail it if the run requires the engine."""
+    required = options.value_of(config, "require")
+    if settings.broker != "system" and not (required and settings.broker == "auto"):
+        return
+    try:
+        find_engine("system", os.environ, rehearsal=True)
+    except LaunchError as error:
+        reason = f"no real Flux: {error}"
+        if required:
+            pytest.fail(f"{reason} (--flux-require={required})", pytrace=False)
+        pytest.skip(reason)

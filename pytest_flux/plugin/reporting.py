@@ -1,0 +1,202 @@
+"""What reports say about instances: logs of the test's time, failed jobs, leaks, dumps and late errors."""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from pytest_flux.plugin import options
+from pytest_flux.plugin.tracebacks import is_plain
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from pytest_flux.instance.flux_instance import FluxInstance
+    from pytest_flux.plugin.pool import Held, Late, Pool
+
+__tracebackhide__ = is_plain
+_ITEM = pytest.StashKey["pytest.Item | None"]()
+NEXT = pytest.StashKey["pytest.Item | None"]()
+"""The test after a test, if known."""
+
+_STARTED = pytest.StashKey[float]()
+_LEAKS = pytest.StashKey[list[str]]()
+# Attributes of reports, which pytest-xdist sends to the controller; the section that lists them; and how.
+_SUMMARIES = (
+    ("flux_leaks", "flux: left behind by tests, and put right", "{}: {}"),
+    ("flux_dumps", "flux: dumps", "{}:\n  {}"),
+)
+_REPORTED = pytest.StashKey[dict[str, list[tuple[str, str]]]]()
+_MAX_JOBS = 10
+_JOB_PATIENCE = 2.0
+# The launcher's trace of what brokers say to its PMI server.
+_PMI = "cmd="
+
+
+def begin(item: pytest.Item, nextitem: pytest.Item | None) -> None:
+    """Note that a test begins."""
+    item.config.stash[_ITEM] = item
+    item.stash[NEXT] = nextitem
+    item.stash[_STARTED] = time.time()
+    item.stash[_LEAKS] = []
+
+
+def end(item: pytest.Item) -> None:
+    """Note that a test is over."""
+    item.config.stash[_ITEM] = None
+
+
+def current_item(config: pytest.Config) -> pytest.Item | None:
+    """The test that runs now."""
+    return config.stash.get(_ITEM, None)
+
+
+def add_leaks(item: pytest.Item | None, leaks: list[str], *, strict: bool) -> None:
+    """Note what a test has left behind; with ``strict``, fail it."""
+    if item is None or not leaks:
+        return
+    item.stash[_LEAKS] += leaks
+    if strict:
+        pytest.fail("flux: left behind:\n  " + "\n  ".join(leaks), pytrace=False)
+
+
+def complete(pool: Pool, item: pytest.Item, report: pytest.TestReport) -> None:
+    """Add logs, leaks, facts and dumps to the report of a test."""
+    if report.when == "teardown" and item.stash.get(_LEAKS, None):
+        leaks = item.stash[_LEAKS]
+        report.sections.append(("flux: left behind", "\n".join(leaks)))
+        report.flux_leaks = leaks  # type: ignore[attr-defined]
+    for held in pool.used_by(item):
+        if report.when == "call":
+            # Properties of the test, not of this report: JUnit files take them from the test's last report.
+            item.user_properties.append((f"flux: {held.name}", facts(held.instance)))
+        if report.failed:
+            held.failed = True
+            report.sections += _sections(held, item.stash.get(_STARTED, 0.0))
+    if options.value_of(item.config, "dump") != "no":
+        from pytest_flux.plugin import dumping
+
+        dumping.complete(item, report, [(held.name, held.instance) for held in pool.used_by(item)])
+
+
+def facts(instance: FluxInstance) -> str:
+    """Describe an instance in one line."""
+    if not instance.is_running:
+        return repr(instance)
+    # Rank 0 may be suspended, and then does not answer.
+    asked = {"name": "version"}
+    version = _quietly(lambda: instance.client.rpc("attr.get", asked).get(_JOB_PATIENCE)["value"], "?")
+    return f"{instance.settings.broker} {version}, size {instance.size}, {instance.uri}"
+
+
+def _sections(held: Held, since: float) -> Iterator[tuple[str, str]]:
+    from pytest_flux.instance.log import LAUNCHER, by_writer
+
+    instance, name = held.instance, held.name
+    writers = by_writer(instance.output.text(held.mark) if instance.output.path is None else instance.log())
+    trace = [line for line in writers.get(LAUNCHER, []) if _PMI in line]
+    for writer, lines in writers.items():
+        lines = [line for line in lines if _PMI not in line] if writer == LAUNCHER else lines
+        if lines:
+            title = f"log of {writer}" if writer != LAUNCHER else f"output of {writer}"
+            yield f"flux: {title} ({name})", "\n".join(lines)
+    if trace:
+        yield f"flux: PMI ({name})", "\n".join(trace)
+    if instance.keep and instance.directory:
+        yield f"flux: kept ({name})", instance.directory
+    if instance.is_running and not instance.dead_brokers():
+        yield from _quietly(lambda: list(_failed_jobs(instance, name, since)), [])
+
+
+def _failed_jobs(instance: FluxInstance, name: str, since: float) -> Iterator[tuple[str, str]]:
+    from pytest_flux.protocol.fluid import f58
+
+    jobs = instance.client.rpc(
+        "job-list.list",
+        {"max_entries": 0, "attrs": ["all"], "since": 0.0, "constraint": {"and": []}},
+        streaming=True,
+        timeout=_JOB_PATIENCE,
+    )
+    listed = [job for answer in jobs for job in answer["jobs"]]
+    failed = [job for job in listed if job.get("success") is False and job.get("t_submit", 0.0) >= since]
+    for job in failed[:_MAX_JOBS]:
+        result = instance.client.jobs.result(job["id"], _JOB_PATIENCE)
+        output = _quietly(lambda job=job: instance.client.jobs.output(job["id"], _JOB_PATIENCE), None)
+        text = [f"{job.get('name', '?')}: {result.name.lower()}, exit code {result.exit_code}"]
+        note = result.values.get("exception_note")
+        if note:
+            text.append(f"exception {result.values['exception_type']}: {note}")
+        if output is not None:
+            text += [data.decode(errors="replace").rstrip("\n") for data in (output.stdout, output.stderr) if data]
+        yield f"flux: job {f58(job['id'])} ({name})", "\n".join(text)
+
+
+def _quietly(ask: Any, otherwise: Any) -> Any:  # noqa: ANN401
+    """Call ``ask``; a report must not fail if the instance does not answer."""
+    try:
+        return ask()
+    except Exception:  # noqa: BLE001 - the instance may fail in any way
+        return otherwise
+
+
+class Memory:
+    """Collects, for the summary, what reports say, those of workers included.
+
+    It is a plugin by itself, because the hook for reports has no access to the configuration.
+    """
+
+    def __init__(self, config: pytest.Config) -> None:
+        self._reported = config.stash.setdefault(_REPORTED, {})
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """Collect the attributes of one report."""
+        for attribute, _, _ in _SUMMARIES:
+            texts = [(report.nodeid, text) for text in getattr(report, attribute, ())]
+            self._reported.setdefault(attribute, []).extend(texts)
+
+
+def summarize(terminalreporter: Any, config: pytest.Config) -> None:  # noqa: ANN401 - private to pytest before 8
+    """List what tests have left behind, and the dumps of tests that have passed."""
+    reported = config.stash.get(_REPORTED, {})
+    for attribute, title, form in _SUMMARIES:
+        if reported.get(attribute):
+            terminalreporter.section(title)
+            for nodeid, text in reported[attribute]:
+                terminalreporter.line(form.format(nodeid, text))
+
+
+def skip_without_bindings(call: pytest.CallInfo[None]) -> None:
+    """Skip a test that has asked for Flux's own Python bindings where they cannot be imported."""
+    # If the module was never imported, nothing of it was raised.
+    instances = sys.modules.get("pytest_flux.instance.flux_instance")
+    if call.excinfo is not None and instances is not None and isinstance(call.excinfo.value, instances.BindingsError):
+        reason = str(call.excinfo.value)
+        call.excinfo = pytest.CallInfo.from_call(lambda: pytest.skip(reason), call.when).excinfo
+
+
+def send_late(config: pytest.Config, late: Late) -> None:
+    """Report an error of a test that is over as an error of its teardown."""
+    location = late.item.location if late.item is not None else (late.nodeid, None, late.nodeid)
+    nodeid = late.item.nodeid if late.item is not None else late.nodeid
+    report = pytest.TestReport(nodeid, location, {}, "failed", late.text, "teardown", [], 0.0)
+    with_index = _worker_of(config)
+    if with_index is None or late.item is None:
+        config.hook.pytest_runtest_logreport(report=report)
+        return
+    # A worker of pytest-xdist names a test by its index, and checks it against the test that runs.
+    before = with_index.item_index
+    try:
+        with_index.item_index = late.item.session.items.index(late.item)
+        config.hook.pytest_runtest_logreport(report=report)
+    finally:
+        with_index.item_index = before
+
+
+def _worker_of(config: pytest.Config) -> Any:  # noqa: ANN401 - of pytest-xdist
+    if not hasattr(config, "workerinput"):
+        return None
+    plugins = config.pluginmanager.get_plugins()
+    return next((plugin for plugin in plugins if hasattr(plugin, "item_index")), None)

@@ -1,0 +1,69 @@
+"""pytest-xdist: one instance for all workers, which ends with the controller, the process that started them."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import pytest
+
+    from pytest_flux.instance.attached import AttachedInstance
+    from pytest_flux.instance.settings import Settings
+
+_INPUT = "flux_shared"
+
+
+def invite(config: pytest.Config, workerinput: dict[str, Any]) -> None:
+    """In the controller: tell a worker the directory of the shared instances, and our process id."""
+    directory = _directory(config)
+    if directory is not None and hasattr(os, "pidfd_open"):
+        workerinput[_INPUT] = (directory, os.getpid())
+
+
+def _directory(config: pytest.Config) -> str | None:
+    # Workers have their directories in this one as well; pytest removes old ones.
+    factory = getattr(config, "_tmp_path_factory", None)
+    return None if factory is None else f"{factory.getbasetemp()}/flux-shared"
+
+
+def controller_pid(config: pytest.Config) -> int:
+    """The process that has started this worker; 0 if this is not a worker."""
+    invitation = getattr(config, "workerinput", {}).get(_INPUT)
+    return 0 if invitation is None else int(invitation[1])
+
+
+def shared_maker(config: pytest.Config) -> Callable[[Settings], AttachedInstance] | None:
+    """Return a function that attaches to the shared instance with given settings; None outside of workers.
+
+    The function starts the instance if no worker has. It raises InstanceError. No instance outlives the controller: a
+    pidfd is its lifeline.
+    """
+    invitation = getattr(config, "workerinput", {}).get(_INPUT)
+    if invitation is None:
+        return None
+    directory, controller = invitation
+
+    def attach(settings: Settings) -> AttachedInstance:
+        from pytest_flux.instance.attached import AttachedInstance
+        from pytest_flux.instance.store import Store
+
+        lifeline = os.pidfd_open(controller)
+        try:
+            record = Store(directory).find_or_start(settings, lifeline)
+        finally:
+            os.close(lifeline)
+        return AttachedInstance(record.uri, settings, log=record.log, is_ours=True)
+
+    return attach
+
+
+def stop_shared(config: pytest.Config) -> None:
+    """In the controller, after all workers have ended: stop the shared instances."""
+    directory = _directory(config)
+    if directory is not None and os.path.isdir(directory):
+        from pytest_flux.instance.store import Store
+
+        Store(directory).stop_all()
