@@ -225,7 +225,8 @@ def _split(data: bytes | memoryview) -> list[bytes]:
             raise ProtocolError(f"message part of {size} bytes runs past the end", f"byte {position}")
         if len(parts) == _MAX_PARTS:
             raise ProtocolError(f"message of more than {_MAX_PARTS} parts")
-        parts.append(bytes(data[position : position + size]))
+        part = data[position : position + size]
+        parts.append(part if isinstance(part, bytes) else bytes(part))
         position += size
     return parts
 
