@@ -153,7 +153,7 @@ class Service:
 
     def __init__(self, router: Router, log: BrokerLog) -> None:
         self.router = router
-        self.held: list[Request] = []
+        self.held: dict[Request, None] = {}
         self._log = log
 
     def log(self, severity: int, text: str) -> None:
@@ -200,7 +200,7 @@ class Service:
 
     def hold(self, request: Request) -> _Later:
         """Keep a request that will be answered, or answered again, later."""
-        self.held.append(request)
+        self.held[request] = None
         return LATER
 
     def held_for(self, topic: str) -> Iterator[Request]:
@@ -209,8 +209,7 @@ class Service:
 
     def release(self, request: Request) -> None:
         """Stop keeping a request."""
-        if request in self.held:
-            self.held.remove(request)
+        self.held.pop(request, None)
 
     def abandoned(self, request: Request) -> None:
         """Override this to clean up when the client of a kept request has disconnected or cancelled it."""

@@ -247,8 +247,7 @@ class Transaction:
     def put_entry(self, key: str, entry: TreeObject) -> Transaction:
         """Put a tree object as it is."""
         # The encoding of a val needs no JSON encoder, which takes its time with large values.
-        is_value = entry.type == treeobj.VAL
-        return self._add(key, entry.encode() if is_value else _json(entry.json()))
+        return self._add(key, entry.encode() if entry.type == treeobj.VAL else _json(entry.json()))
 
     def append(self, key: str, value: bytes | str) -> Transaction:
         """Add to a value."""

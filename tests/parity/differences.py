@@ -95,8 +95,8 @@ DIFFERENCES = {
     ),
     "no plugins of shells and brokers": Difference(
         "Options of the job shell that give it code to run, stop tasks for a debugger, or need archives, hwloc or "
-        "MPI plugins (initrc, userrc, stop-tasks-in-exec, stage-in, hwloc.xmlfile, mpi=spectrum) are refused by embedded "
-        "brokers, which run the tasks themselves.",
+        "MPI plugins (initrc, userrc, stop-tasks-in-exec, stage-in, hwloc.xmlfile, mpi=spectrum) are refused by "
+        "embedded brokers, which run the tasks themselves.",
     ),
     "tasks end with their shell": Difference(
         "If the process of a job's shell is killed, flux-core leaves its tasks running, as orphans. An embedded "
