@@ -74,6 +74,7 @@ TABLE = (
     Entry("event", "instance.event", "publish events, or watch them", CONTROL),
     Entry("kvs", "kvs.kvs", "read, write and follow keys of the key-value store", CONTROL),
     Entry("content", "content.content", "load and store blobs", CONTROL),
+    Entry("archive", "content.files", "keep files in the key-value store, and copy them from there", CONTROL),
     Entry("dump", "content.archive", "write the key-value store to an archive", CONTROL),
     Entry("restore", "content.archive", "read an archive into the key-value store", CONTROL),
     Entry("fsck", "content.fsck", "find what is missing in the content store, and repair that", CONTROL),
@@ -83,6 +84,7 @@ TABLE = (
     Entry("broker", "instance.lifecycle", "be a broker (start does this for you)", OTHER),
     Entry("relay", "instance.proxy", "be the far end of an ssh connection to a broker", OTHER),
     Entry("pmi", "instance.pmi", "try out the process management interface", OTHER),
+    Entry("filemap", "content.files", "deprecated: use archive", OTHER),
     Entry("env", "instance.env", "print the environment of commands, or run one in it", OTHER),
     Entry("version", "instance.version", "print versions", OTHER),
     Entry("help", "help", "print this text, or that of a command", OTHER),
@@ -91,7 +93,7 @@ TABLE = (
 # Commands of flux-core 0.88 that do not exist here. Commands that only flux-core's own programs call are left out.
 LACKING = frozenset(
     (
-        "admin archive cgroup cron fortune gc heaptrace hostlist "
+        "admin cgroup cron fortune gc heaptrace hostlist "
         "housekeeping jobtap keygen lptest modprobe multi-prog post-job-event pstree "
         "python R startlog terminus top"
     ).split()
