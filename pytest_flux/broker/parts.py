@@ -177,7 +177,7 @@ class Parts:
     # -- life
 
     def find_state(self) -> None:
-        """Open the state of an earlier instance, if there is one, on rank 0.
+        """Open the state of an earlier instance, if there is one, or begin one that is to last, on rank 0.
 
         FluxError if it cannot be read: whoever restarts an instance must learn that first.
         """
@@ -190,7 +190,11 @@ class Parts:
             from pytest_flux.broker.boot.recovery import restore
 
             restore(attributes, self._log)
-        if os.path.exists(f"{place(attributes)[0]}/content.sqlite"):
+        directory, volatile = place(attributes)
+        if not volatile:
+            # As in flux-core, the file is there from the start: even an unused statedir can be recovered.
+            _ = self.content.backing
+        if not volatile or os.path.exists(f"{directory}/content.sqlite"):
             self.kvs.namespaces()
 
     def resume_jobs(self) -> None:

@@ -61,6 +61,7 @@ TABLE = (
     Entry("queue", "resource.queue", "show queues; stop, start, enable and disable them", INSTANCE),
     Entry("watch", "submit.watch", "print the output of jobs, and wait for them", INSTANCE),
     Entry("uri", "instance.proxy", "tell where an instance is", INSTANCE),
+    Entry("pstree", "jobs.pstree", "show jobs as a tree", INSTANCE),
     Entry("pgrep", "jobs.pgrep", "find jobs by name", INSTANCE),
     Entry("pkill", "jobs.pgrep", "cancel jobs by name", CONTROL),
     Entry("cancel", "jobs.change", "cancel jobs", CONTROL),
@@ -70,6 +71,7 @@ TABLE = (
     Entry("alloc", "submit.nested", "start an instance as a job", CONTROL),
     Entry("proxy", "instance.proxy", "run a command in the environment of an instance", CONTROL),
     Entry("exec", "exec.exec", "run a program next to each broker", CONTROL),
+    Entry("multi-prog", "exec.multi_prog", "run another program for each task of a job", CONTROL),
     Entry("sproc", "exec.sproc", "list, kill or wait for programs that exec left running", CONTROL),
     Entry("event", "instance.event", "publish events, or watch them", CONTROL),
     Entry("kvs", "kvs.kvs", "read, write and follow keys of the key-value store", CONTROL),
@@ -94,7 +96,7 @@ TABLE = (
 LACKING = frozenset(
     (
         "admin cgroup cron fortune gc heaptrace hostlist "
-        "housekeeping jobtap keygen lptest modprobe multi-prog post-job-event pstree "
+        "housekeeping jobtap keygen lptest modprobe post-job-event "
         "python R startlog terminus top"
     ).split()
 )
