@@ -1,8 +1,8 @@
 """`flux archive`: keep files in the KVS, and copy them from there, on any broker.
 
-An archive is the value of the key ``archive.NAME``: a JSON array of file system objects (RFC 37). A small file is in its
-object. Of a large one, the object lists blobs, which are in the content store; ``archive.NAME_blobs`` refers to these
-too, if they are to outlive a garbage collection.
+An archive is the value of the key ``archive.NAME``: a JSON array of file system objects (RFC 37). A small file is in
+its object. Of a large one, the object lists blobs, which are in the content store; ``archive.NAME_blobs`` refers to
+these too, if they must outlive a garbage collection.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from pytest_flux.cli.command import SIZE_UNITS, Command, CommandError, Context, 
 from pytest_flux.cli.commands.content.content import BlobClient
 from pytest_flux.client.kvs import PRIMARY, WAITCREATE, Kvs, value_of
 from pytest_flux.options import Option
+from pytest_flux.postmortem.extents import data_chunks, data_extents
 from pytest_flux.protocol import treeobj
 from pytest_flux.protocol.blobref import blobref_of
 from pytest_flux.protocol.errors import FluxError
@@ -40,7 +41,7 @@ _LIST_WIDTH, _CONTENTS_WIDTH = 120, 80
 
 
 def describe_file(path: str, *, chunk_size: int, small: int, store: StoreChunk) -> FileObject:
-    """Return the file system object of a file. Give the data of a large one to ``store``. Raises OSError, ValueError."""
+    """Return the file system object of a file. ``store`` gets the data of a large one. Raises OSError, ValueError."""
     status = os.lstat(path)
     mode = status.st_mode
     file: FileObject = {"path": path.lstrip("/") or "."}
@@ -57,16 +58,10 @@ def describe_file(path: str, *, chunk_size: int, small: int, store: StoreChunk) 
 def _describe_data(path: str, size: int, chunk_size: int, small: int, store: StoreChunk) -> FileObject:
     descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
     with open(descriptor, "rb") as file:
-        extents = list(_extents(descriptor, size))
-        if not extents:
-            return {}
-        if size > small:
-            blobs = []
-            for start, end in extents:
-                for offset in range(start, end, chunk_size or end - start):
-                    length = min(chunk_size or end, end - offset)
-                    blobs.append([offset, length, store(os.pread(descriptor, length, offset))])
-            return {"encoding": "blobvec", "data": blobs}
+        if size > small or not any(True for _ in data_extents(descriptor, size)):
+            blobs = [[at, len(data), store(data)] for at, data in data_chunks(descriptor, size, chunk_size)]
+            return {"encoding": "blobvec", "data": blobs} if blobs else {}
+        file.seek(0)
         data = file.read()
     try:
         return {"encoding": "utf-8", "data": data.decode()}
@@ -74,22 +69,6 @@ def _describe_data(path: str, size: int, chunk_size: int, small: int, store: Sto
         from base64 import b64encode
 
         return {"encoding": "base64", "data": b64encode(data).decode()}
-
-
-def _extents(descriptor: int, size: int) -> Iterator[tuple[int, int]]:
-    """Yield where the data of a file begins and ends, without the holes of a sparse file."""
-    offset = 0
-    while offset < size:
-        try:
-            offset = os.lseek(descriptor, offset, os.SEEK_DATA)
-        except OSError as error:
-            if error.errno == errno.ENXIO:
-                break
-            raise
-        end = os.lseek(descriptor, offset, os.SEEK_HOLE)
-        yield offset, end
-        offset = end
-    os.lseek(descriptor, 0, os.SEEK_SET)
 
 
 class Extraction:
@@ -218,9 +197,7 @@ class _Archive:
         try:
             self.flux.rpc("content.mmap-remove", {"tag": self.name}, nodeid=0).get()
         except FluxError as error:
-            # An embedded broker maps no files.
-            if error.errnum != errno.ENOSYS:
-                context.log(f"unmap {self.name}: {reason(error)}")
+            context.log(f"unmap {self.name}: {reason(error)}")
 
 
 _NAME = Option("name", "n", "NAME", usage="The archive's name (default: main)")
@@ -301,9 +278,8 @@ class _Writer:
         """Return the object of a file. Raises CommandError."""
         try:
             file = describe_file(path, chunk_size=chunk_size, small=small, store=self._take)
-            if self._mapped and file.get("encoding") == "blobvec" and not self._map(path, chunk_size):
-                self._mapped = False
-                describe_file(path, chunk_size=chunk_size, small=small, store=self._take)
+            if self._mapped and file.get("encoding") == "blobvec":
+                self._map(path, chunk_size)
         except FluxError as error:
             raise CommandError(f"{path}: error storing blob: {reason(error)}") from None
         except OSError as error:
@@ -318,16 +294,12 @@ class _Writer:
         self.blobs.append(self._client.store(data))
         return self.blobs[-1]
 
-    def _map(self, path: str, chunk_size: int) -> bool:
-        """Let the broker map a file. Return False if it is an embedded one, which does not."""
+    def _map(self, path: str, chunk_size: int) -> None:
         request = {"path": os.path.realpath(path), "chunksize": chunk_size, "tag": self._archive.name}
         try:
             self._archive.flux.rpc("content.mmap-add", request, nodeid=0).get()
         except FluxError as error:
-            if error.errnum != errno.ENOSYS:
-                raise CommandError(f"{path}: {reason(error)}") from None
-            return False
-        return True
+            raise CommandError(f"{path}: {reason(error)}") from None
 
 
 def _check(flux: Flux, options: Options) -> None:

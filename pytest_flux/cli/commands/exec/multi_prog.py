@@ -104,9 +104,7 @@ def _ranks(options: Options, context: Context) -> Iterable[int] | None:
     try:
         return decode_idset(text)
     except ValueError:
-        raise context.command.parser().usage_error(
-            f"argument -n/--dry-run: invalid IDset value: '{text}'"
-        ) from None
+        raise context.command.parser().usage_error(f"argument -n/--dry-run: invalid IDset value: '{text}'") from None
 
 
 def _print(configuration: Configuration, ranks: Iterable[int]) -> None:

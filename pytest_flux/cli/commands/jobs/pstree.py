@@ -124,7 +124,7 @@ class _Tree:
         query = Query()
         query.count = self._count
         query.set_fields([], everything=True)
-        query.set_outcomes((("running" if running_only else self._filter)).split(","))
+        query.set_outcomes(("running" if running_only else self._filter).split(","))
         try:
             with Flux(uri) as flux:
                 records, errors = fetch(flux, query, ids, [str(number) for number in ids])
