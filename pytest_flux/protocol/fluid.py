@@ -3,8 +3,8 @@
 A FLUID has 64 bits: 40 of a clock in milliseconds, 14 of the generator's id, 10 of a counter within a millisecond. It
 is a plain integer in memory and in JSON; the other forms are for people and for keys of the KVS.
 
-Parsing follows the order of flux-core's `fluid_parse`: a ``.`` means dothex, a ``-`` words; ``ƒ`` or ``f`` begins F58,
-a character of four bytes in UTF-8 begins emoji; the rest is ``0x`` or decimal digits.
+Parsing follows the order of flux-core's `fluid_parse`: a ``.`` means dothex, a ``-`` words; ``ƒ`` or ``f`` begins
+F58, a character of four bytes in UTF-8 begins emoji; the rest is ``0x`` or decimal digits.
 """
 
 from __future__ import annotations

@@ -75,6 +75,7 @@ TABLE = (
     Entry("proxy", "instance.proxy", "run a command in the environment of an instance", CONTROL),
     Entry("exec", "exec.exec", "run a program next to each broker", CONTROL),
     Entry("multi-prog", "exec.multi_prog", "run another program for each task of a job", CONTROL),
+    Entry("cron", "instance.cron", "run commands at intervals, at dates and upon events", CONTROL),
     Entry("sproc", "exec.sproc", "list, kill or wait for programs that exec left running", CONTROL),
     Entry("event", "instance.event", "publish events, or watch them", CONTROL),
     Entry("kvs", "kvs.kvs", "read, write and follow keys of the key-value store", CONTROL),
@@ -99,7 +100,7 @@ TABLE = (
 )
 
 # Commands of flux-core 0.88 that do not exist here. Commands that only flux-core's own programs call are left out.
-LACKING = frozenset(("admin cgroup cron fortune gc heaptrace hostlist housekeeping modprobe R terminus top").split())
+LACKING = frozenset(("admin cgroup fortune gc heaptrace hostlist housekeeping modprobe R terminus top").split())
 
 
 def find_entry(name: str, table: Iterable[Entry] = TABLE) -> Entry | None:
