@@ -81,3 +81,13 @@ def _parse_language(text: str, base: datetime) -> float:
     if found is None:
         raise ValueError(f'Invalid datetime: "{text}"')
     return float(found.timestamp())
+
+
+def brief_duration(seconds: float) -> str:
+    """Format a duration with two digits, as fsd_format_duration_ex of flux-core does."""
+    if 0 < seconds < 0.1:
+        return f"{seconds * 1000:.2g}ms"
+    for unit, size, end in (("s", 1, 60), ("m", 60, 3600), ("h", 3600, 86400)):
+        if seconds < end:
+            return f"{seconds / size:.2g}{unit}"
+    return f"{seconds / 86400:.2g}d"

@@ -63,6 +63,7 @@ TABLE = (
     Entry("uri", "instance.proxy", "tell where an instance is", INSTANCE),
     Entry("pstree", "jobs.pstree", "show jobs as a tree", INSTANCE),
     Entry("jobtap", "jobs.jobtap", "list plugins of the job manager", INSTANCE),
+    Entry("top", "instance.top", "show the instance and its running jobs on a terminal", INSTANCE),
     Entry("startlog", "instance.startlog", "list when the instance was started and shut down", INSTANCE),
     Entry("pgrep", "jobs.pgrep", "find jobs by name", INSTANCE),
     Entry("pkill", "jobs.pgrep", "cancel jobs by name", CONTROL),
@@ -100,7 +101,7 @@ TABLE = (
 )
 
 # Commands of flux-core 0.88 that do not exist here. Commands that only flux-core's own programs call are left out.
-LACKING = frozenset(("admin cgroup fortune gc heaptrace hostlist housekeeping modprobe R terminus top").split())
+LACKING = frozenset(("admin cgroup fortune gc heaptrace hostlist housekeeping modprobe R terminus").split())
 
 
 def find_entry(name: str, table: Iterable[Entry] = TABLE) -> Entry | None:

@@ -7,6 +7,7 @@ import sys
 import time
 
 from pytest_flux.cli.command import Command, CommandError
+from pytest_flux.cli.moment import brief_duration
 from pytest_flux.client.kvs import SYNC, Kvs
 from pytest_flux.options import Option
 from pytest_flux.protocol.errors import FluxError, ProtocolError
@@ -78,24 +79,14 @@ def _list(events: list[Event], version: int, options: Options) -> int:
             started = event["timestamp"]
         elif event["name"] == "finish":
             if started is not None:
-                text += f"{when} ({_duration(event['timestamp'] - started)})\n"
+                text += f"{when} ({brief_duration(event['timestamp'] - started)})\n"
                 crashed = False
             started = None
     if started is not None:
-        text += f"running ({_duration(time.time() - started)})\n"
+        text += f"running ({brief_duration(time.time() - started)})\n"
     if not options.has("quiet"):
         sys.stdout.write(text)
     return 1 if crashed and options.has("check") else 0
-
-
-def _duration(seconds: float) -> str:
-    """Format a duration with two digits, as fsd_format_duration_ex of flux-core does."""
-    if 0 < seconds < 0.1:
-        return f"{seconds * 1000:.2g}ms"
-    for unit, size, end in (("s", 1, 60), ("m", 60, 3600), ("h", 3600, 86400)):
-        if seconds < end:
-            return f"{seconds / size:.2g}{unit}"
-    return f"{seconds / 86400:.2g}d"
 
 
 COMMANDS = (
