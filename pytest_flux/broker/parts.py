@@ -245,6 +245,7 @@ class Parts:
             "content": self._make_content,
             "content-backing": self._make_content_backing,
             "content-sqlite": self._make_content_sqlite,
+            "cron": self._make_cron,
             "feasibility": self._make_feasibility,
             "job-exec": self._make_job_exec,
             "job-info": self._make_job_info,
@@ -347,6 +348,11 @@ class Parts:
         from pytest_flux.broker.services.sched import SchedService
 
         return SchedService(self._router, self._log, self.run_jobs().alloc)
+
+    def _make_cron(self) -> Service:
+        from pytest_flux.broker.services.cron import CronService
+
+        return CronService(self._router, self._log, self._reactor)
 
     def _make_feasibility(self) -> Service:
         from pytest_flux.broker.services.sched import FeasibilityService
