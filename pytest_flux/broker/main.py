@@ -6,7 +6,8 @@ import os
 import resource
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
 from pytest_flux.broker import defaults
 from pytest_flux.broker.attributes import Attributes
@@ -37,7 +38,22 @@ from pytest_flux.reactor.reactor import Reactor
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import NoReturn
+    from typing import NoReturn, Protocol
+
+    class Lifeline(Protocol):
+        """How a broker that was forked notices that its launcher is dead."""
+
+        descriptor: int
+
+        def has_ended(self) -> bool:
+            """Whether it is dead."""
+
+        def wake_parent(self, signum: int) -> None:
+            """Wake whoever cleans up, if it is stopped."""
+
+        def perish(self, clean_up: Callable[[], None]) -> NoReturn:
+            """Kill and remove all that is left of the instance."""
+
 
 PARSER = OptionParser(
     "flux-broker",
@@ -68,8 +84,8 @@ def prepare(size: int, rundir: str) -> None:
         rehearse(rundir)
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run one broker to its end. Returns its exit code."""
+def main(argv: Sequence[str] | None = None, lifeline: Lifeline | None = None) -> int:
+    """Run one broker to its end. Returns its exit code. If ``lifeline`` ends, it kills everything and exits at once."""
     open_standard_descriptors()
     try:
         options = PARSER.parse(sys.argv[1:] if argv is None else argv)
@@ -96,8 +112,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         except (StartError, BootError) as error:
             log.write(LOG_CRIT, str(error))
             return 1
+        if lifeline is not None:
+            broker.reactor.on_readable(lifeline.descriptor, partial(lifeline.perish, partial(_clean_up, cleanup)))
+            broker.reactor.on_signal(signal.SIGCONT, lifeline.wake_parent)
         return _run(broker, verbose)
     finally:
+        if lifeline is not None and lifeline.has_ended():
+            lifeline.perish(partial(_clean_up, cleanup))
         _clean_up(cleanup)
 
 

@@ -98,7 +98,7 @@ class FluxInstance:
 
     def begin(self) -> None:
         """Start the instance without waiting for it. Raises InstanceError."""
-        environ = {name: value for name, value in os.environ.items() if name not in ("FLUX_URI", "FLUX_START_URI")}
+        environ = {name: value for name, value in os.environ.items() if name != "FLUX_URI"}
         try:
             keep = self.keep or self._durable
             self._preparation = prepare(self.settings, environ, keep=keep, trace=self._trace)
