@@ -85,7 +85,10 @@ def prepare(size: int, rundir: str) -> None:
 
 
 def main(argv: Sequence[str] | None = None, lifeline: Lifeline | None = None) -> int:
-    """Run one broker to its end. Returns its exit code. If ``lifeline`` ends, it kills everything and exits at once."""
+    """Run one broker to its end. Returns its exit code.
+
+    If ``lifeline`` ends, the broker kills and removes all that is left of the instance, and exits at once.
+    """
     open_standard_descriptors()
     try:
         options = PARSER.parse(sys.argv[1:] if argv is None else argv)

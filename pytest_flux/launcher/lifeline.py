@@ -1,11 +1,11 @@
 """How embedded brokers notice that front and supervisor have ended, and what they do then.
 
-A pipe whose writing end only front and supervisor hold ends when both are dead, however they died. Each broker has the
-reading end; it then kills its descendants, removes the run directory and exits. The last one to do so leaves nothing.
+A pipe whose writing end only front and supervisor hold ends when both are dead, however they died. Each broker has
+the reading end; it then kills its descendants, removes the run directory and exits. The last one leaves nothing.
 
 If only one of the two is dead, the other cleans up, unless it is stopped (SIGSTOP). Therefore everybody is woken by
 SIGCONT when the parent dies (PR_SET_PDEATHSIG), and a broker that was woken so wakes its new parent, the front.
-SIGCONT does nothing to a process that runs, so it does not matter that PR_SET_PDEATHSIG follows the thread that forked.
+PR_SET_PDEATHSIG follows the thread that forked; that does not matter, as SIGCONT does nothing to a process that runs.
 """
 
 from __future__ import annotations

@@ -15,8 +15,8 @@ What must stay true:
 * A forked broker never returns into the supervisor's frames: `_become` ends in `os._exit`, whatever happens.
 * Signals are blocked from before the fork until the child has its own handlers, or the supervisor's would run in it.
 * Nothing is allocated between two forks, and `gc.freeze` comes before: pages that are written are copied.
-* The child closes all descriptors except standard streams, its PMI channel and its lifeline; the supervisor makes all of its own
-  close-on-exec (`keep_to_ourselves`) for programs.
+* The child closes all descriptors except standard streams, its PMI channel and its lifeline; the supervisor makes all
+  of its own close-on-exec (`keep_to_ourselves`) for programs.
 * The limit of open files is lowered for the moment of posix_spawn, because that cannot set limits. The original one
   is a promise to jobs; ours must hold two descriptors for each broker.
 * With ``--wrap`` the printed command line is what runs: nothing is forked then.

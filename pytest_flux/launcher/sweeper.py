@@ -1,7 +1,7 @@
 """A third guard, which removes what is left if front and supervisor are killed at the same moment.
 
-The problem: front and supervisor watch each other, and embedded brokers watch both (`lifeline.py`). If all of them get
-SIGKILL, by the OOM killer or by somebody who kills whatever a search has found, tasks of jobs may live on, and no
+The problem: front and supervisor watch each other, and embedded brokers watch both (`lifeline.py`). If all of them
+get SIGKILL, by the OOM killer or by somebody who kills whatever a search has found, tasks of jobs may live on, and no
 process of ours is left to remove the run directory. Real brokers do not watch anybody.
 
 Three ways were open. PR_SET_PDEATHSIG ends children with their parent, but reaches no grandchildren and removes no
@@ -26,6 +26,10 @@ from __future__ import annotations
 import os
 
 from pytest_flux.launcher.rundir import Rundir
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 _SHELL = "/bin/sh"
 _DISMISSAL = b"end\n"
@@ -63,7 +67,7 @@ class Sweeper:
 
     def __init__(self) -> None:
         reader, self._pipe = os.pipe()
-        actions = [(os.POSIX_SPAWN_DUP2, reader, 0)]
+        actions: list[tuple[Any, ...]] = [(os.POSIX_SPAWN_DUP2, reader, 0)]
         actions += [(os.POSIX_SPAWN_OPEN, stream, os.devnull, os.O_WRONLY, 0o600) for stream in (1, 2)]
         # Not in our directory: it could not be unmounted.
         script = f"cd /{_SCRIPT}"
