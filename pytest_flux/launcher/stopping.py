@@ -70,6 +70,8 @@ class Stopping:
         self.signum = signum
         if not delivered:
             self._forward()
+        # Those that are stopped (SIGSTOP) could not end in order.
+        self._brokers.signal(signal.SIGCONT)
         self._wait()
         if self._path is not None and self._brokers.pid(0) >= 0:
             self._ask_state(early)

@@ -78,6 +78,8 @@ class Round:
     def __init__(self, what: str, directory: Path, programs: str) -> None:
         self.tmpdir = directory / "t"
         self.tmpdir.mkdir()
+        self.is_pytest = what in TESTS
+        self.outlives = False
         self.mark = f"{MARK}={os.getpid()}-{directory.name}-{random.getrandbits(48)}"
         fifo = directory / "fifo"
         os.mkfifo(fifo)
@@ -127,6 +129,7 @@ class Round:
 
     def kill(self, how: str) -> str:
         """Kill as the cell says. Return who was left alive, for the report."""
+        self.outlives = self.is_pytest and how == "supervisor"
         guards = self.supervisors()
         fronts = [parent_of(pid) for pid in guards]
         victims = {
@@ -148,6 +151,9 @@ class Round:
 
     def leftovers(self) -> list[str]:
         """Wait until nothing is left, and return what is left after the limit. It is removed."""
+        if self.outlives:
+            # pytest is no part of the instance, and reports the failure.
+            self.launcher.wait(START_LIMIT)
         deadline = time.monotonic() + LIMIT
         self.launcher.poll()
         while (left := self._left()) and time.monotonic() < deadline:
