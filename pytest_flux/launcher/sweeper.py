@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 _SHELL = "/bin/sh"
 _DISMISSAL = b"end\n"
-# The parent of the sweeper proper ends at once. Standard input of a background process is /dev/null, so the pipe is 3.
+# The parent of the sweeper proper ends at once. The pipe is 3: standard input of a background process is /dev/null.
 _SCRIPT = r"""
 (
     while IFS= read -r line; do
