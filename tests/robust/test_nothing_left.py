@@ -21,6 +21,7 @@ import pytest
 
 LIMIT = 2.0
 START_LIMIT = 60.0
+REPORT_LIMIT = 20.0
 MARK = "NOTHING_LEFT"
 SEED = int(os.environ.get("ROBUST_SEED", "20261128"))
 BIN = os.path.dirname(sys.executable)
@@ -153,7 +154,8 @@ class Round:
         """Wait until nothing is left, and return what is left after the limit. It is removed."""
         if self.outlives:
             # pytest is no part of the instance, and reports the failure.
-            self.launcher.wait(START_LIMIT)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self.launcher.wait(REPORT_LIMIT)
         deadline = time.monotonic() + LIMIT
         self.launcher.poll()
         while (left := self._left()) and time.monotonic() < deadline:
