@@ -65,6 +65,16 @@ class BrokerHandle:
         """Whether the broker's process exists, stopped or not."""
         return self.pid >= 0
 
+    @property
+    def is_suspended(self) -> bool:
+        """Whether the broker's process is stopped (SIGSTOP), by whomever."""
+        import psutil
+
+        try:
+            return bool(psutil.Process(self.pid).status() == psutil.STATUS_STOPPED)
+        except (psutil.Error, ValueError):
+            return False
+
     def send_signal(self, signum: int) -> None:
         """Send a signal. Nothing happens if the broker does not run."""
         self._ask("start.kill", {"rank": self.rank, "signum": int(signum)})

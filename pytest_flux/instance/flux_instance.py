@@ -280,6 +280,14 @@ class FluxInstance:
         return self._session is not None and self._session.rundir is not None
 
     @property
+    def is_suspended(self) -> bool:
+        """Whether rank 0 is known to be stopped (SIGSTOP), so that asking it would only take time."""
+        try:
+            return self.brokers[0].is_suspended
+        except (OSError, InstanceError):
+            return False
+
+    @property
     def rundir(self) -> str:
         """The directory of the instance's sockets."""
         if self._session is None or self._session.rundir is None:

@@ -14,6 +14,10 @@ _LAST_LINES = 20
 _RANKED = re.compile(r"^(?:<\d+>|\S+ +\d+ [\d:.]+ \S+ \d{4} |\S+T[\d:.]+\S* )?[\w-]+\.\w+\[(\d+)\]: ")
 
 
+def _open(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+
+
 class InstanceLog:
     """Standard output and error of all processes of an instance, in a file at ``path``, or in an unnamed one."""
 
@@ -22,7 +26,7 @@ class InstanceLog:
         if path is None:
             self._file = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115 - as long as we are
         else:
-            self._file = open(path, "a+b", buffering=0)  # noqa: SIM115 - as long as we are
+            self._file = open(path, "a+b", buffering=0, opener=_open)  # noqa: SIM115 - as long as we are
         self._final: bytes | None = None
 
     def fileno(self) -> int:

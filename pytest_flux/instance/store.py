@@ -15,7 +15,8 @@ import tempfile
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from pytest_flux.instance.flux_instance import FluxInstance
+from pytest_flux.directories import check_private
+from pytest_flux.instance.flux_instance import FluxInstance, InstanceError
 from pytest_flux.instance.log import InstanceLog
 from pytest_flux.instance.ownership import find_process
 from pytest_flux.instance.settings import NAMES, Settings
@@ -71,6 +72,10 @@ class Store:
         An instance that is started here ends when ``lifeline`` ends or, if that is negative, when it is stopped.
         """
         os.makedirs(self.directory, mode=0o700, exist_ok=True)
+        try:
+            check_private(self.directory)
+        except PermissionError as error:
+            raise InstanceError(f"{self.directory}: {error.strerror}") from None
         path = f"{self.directory}/{key_of(settings)}"
         with _locked(f"{path}.lock"):
             record = self._load(f"{path}.json")
@@ -107,15 +112,16 @@ class Store:
             return None
 
     def records(self) -> list[Record]:
-        """All records that can be read."""
-        if not os.path.isdir(self.directory):
+        """All records that can be read. Raises PermissionError if others may have written them."""
+        if not os.path.lexists(self.directory):
             return []
+        check_private(self.directory)
         names = sorted(name for name in os.listdir(self.directory) if name.endswith(".json"))
         records = [self._load(f"{self.directory}/{name}") for name in names]
         return [record for record in records if record is not None]
 
     def stop_all(self) -> int:
-        """Stop all instances and remove their records. Return how many there were."""
+        """Stop all instances and remove their records. Return how many there were. Raises PermissionError."""
         records = self.records()
         for record in records:
             record.stop()

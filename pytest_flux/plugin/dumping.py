@@ -99,6 +99,8 @@ def _write(instance: FluxInstance, path: str) -> list[str]:
     """
     if instance.is_running and 0 not in instance.dead_brokers():
         try:
+            if instance.is_suspended:
+                raise FluxError(errno.ETIMEDOUT, "it is suspended")
             return dump(instance, path)
         except (OSError, FluxError, ProtocolError) as error:
             # Perhaps rank 0 is dying.

@@ -86,7 +86,8 @@ def facts(instance: FluxInstance) -> str:
     """Describe an instance in one line."""
     if not instance.is_running:
         return repr(instance)
-    # Rank 0 may be suspended, and then does not answer.
+    if instance.is_suspended:
+        return f"{instance!r}, rank 0 is suspended"
     asked = {"name": "version"}
     version = _quietly(lambda: instance.client.rpc("attr.get", asked).get(_JOB_PATIENCE)["value"], "?")
     return f"{instance.settings.broker} {version}, size {instance.size}, {instance.uri}"
@@ -107,7 +108,7 @@ def _sections(held: Held, since: float) -> Iterator[tuple[str, str]]:
         yield f"flux: PMI ({name})", "\n".join(trace)
     if instance.keep and instance.directory:
         yield f"flux: kept ({name})", instance.directory
-    if instance.is_running and not instance.dead_brokers():
+    if instance.is_running and not instance.dead_brokers() and not instance.is_suspended:
         yield from _quietly(lambda: list(_failed_jobs(instance, name, since)), [])
 
 

@@ -6,12 +6,16 @@ a directory.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
 import tempfile
 from collections.abc import Iterator
 
+import pytest
+
+from pytest_flux.directories import check_private
 from pytest_flux.instance.ownership import MARKER, find_process
 from pytest_flux.instance.store import Store, kept_directory
 
@@ -19,11 +23,20 @@ _GRACE = 2.0
 
 
 def sweep() -> Iterator[str]:
-    """Remove all leftovers, with a line about each."""
-    for record in Store(kept_directory()).records():
+    """Remove all leftovers, with a line about each. Raises UsageError if others may have named some of them."""
+    yield from _sweep_leftovers()
+    store = Store(kept_directory())
+    try:
+        records = store.records()
+    except PermissionError as error:
+        raise pytest.UsageError(f"flux: {error.filename}: {error.strerror}") from None
+    for record in records:
         yield f"instance at {record.uri}: {'stopped' if record.process() else 'was gone'}"
-    Store(kept_directory()).stop_all()
+    store.stop_all()
     shutil.rmtree(kept_directory(), ignore_errors=True)
+
+
+def _sweep_leftovers() -> Iterator[str]:
     for directory in sorted({tempfile.gettempdir(), "/tmp"}):
         for rundir in _orphaned(directory):
             for pid, name in _kill_processes(rundir):
@@ -37,8 +50,7 @@ def _orphaned(directory: str) -> Iterator[str]:
         names = [entry.path for entry in entries if entry.name.startswith("flux-") and _is_our_directory(entry)]
     for path in sorted(names):
         try:
-            with open(f"{path}/{MARKER}", encoding="utf-8") as file:
-                values = json.load(file)
+            values = json.loads(_read_ours(f"{path}/{MARKER}"))
             if values["rundir"] == path and find_process(values["pid"], values["created"]) is None:
                 yield path
         except (OSError, ValueError, KeyError, TypeError):
@@ -46,7 +58,19 @@ def _orphaned(directory: str) -> Iterator[str]:
 
 
 def _is_our_directory(entry: os.DirEntry[str]) -> bool:
-    return entry.is_dir(follow_symlinks=False) and entry.stat(follow_symlinks=False).st_uid == os.getuid()
+    try:
+        check_private(entry.path)
+    except OSError:
+        return False
+    return True
+
+
+def _read_ours(path: str) -> bytes:
+    """Read a file of our user, no link. Raises OSError."""
+    with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NOFOLLOW | os.O_NONBLOCK)) as file:
+        if os.fstat(file.fileno()).st_uid != os.geteuid():
+            raise PermissionError(errno.EPERM, os.strerror(errno.EPERM), path)
+        return file.read()
 
 
 def _kill_processes(rundir: str) -> list[tuple[int, str]]:

@@ -322,28 +322,6 @@ def reload(options: Options, context: Context) -> int:
     return 0
 
 
-def load(options: Options, context: Context) -> int:
-    """Replace the broker's configuration by a file, a directory, or JSON on standard input."""
-    if len(options.arguments) > 1:
-        raise context.command.usage_error()
-    if options.arguments:
-        config = _load(options.arguments[0])
-    else:
-        import sys
-
-        from pytest_flux.protocol.json_value import decode_json
-
-        try:
-            config = decode_json(sys.stdin.buffer.read(), strict=True)
-        except (ValueError, RecursionError) as error:
-            raise CommandError(f"error decoding config from stdin: {error}") from None
-        if not isinstance(config, dict):
-            raise CommandError("error decoding config from stdin: not an object")
-    with context.open() as flux, explaining("load"):
-        flux.rpc("config.load", config).get()
-    return 0
-
-
 COMMANDS = (
     Command(
         "flux config",
@@ -355,12 +333,6 @@ COMMANDS = (
                 reload,
                 summary="Have the broker read its configuration files again",
                 options=(Option("follower-noop", usage="Do nothing unless on rank 0"),),
-            ),
-            Command(
-                "flux config load",
-                load,
-                usage="[PATH]",
-                summary="Replace the broker's configuration by a file, a directory, or JSON on stdin",
             ),
             Command(
                 "flux config get",
