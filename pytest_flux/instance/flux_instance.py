@@ -200,7 +200,10 @@ class FluxInstance:
     def renew(self) -> None:
         """Kill the instance and prepare to start a new one."""
         self.kill()
-        self.output = InstanceLog()
+        self._reset(InstanceLog())
+
+    def _reset(self, output: InstanceLog) -> None:
+        self.output = output
         self.expected_ends.clear()
         self.killed.clear()
         self.suspended.clear()

@@ -47,7 +47,7 @@ def flux_instance_factory(request: pytest.FixtureRequest) -> Generator[Starter, 
     def start(**given: Any) -> FluxInstance:  # noqa: ANN401 - by the names of Settings
         refuse_if_attached(request.config, "flux_instance_factory")
         try:
-            settings = update(shapes.of_request(request, {}), given, item.nodeid)
+            settings = update(shapes.of_request(request, {}).settings, given, item.nodeid)
         except SettingsError as error:
             raise shapes.usage(error) from None
         settings = pool.settle(settings, item.nodeid)

@@ -79,6 +79,7 @@ RUN = (
     _Setting("require", "system", "", "tests that need this engine fail where it is absent", ("", "system")),
     _Setting("pmi_trace", "", False, "trace the PMI conversations, for the reports of failed tests"),
     _Setting("keep_alive", "", False, "leave instances to the next run that wants the same"),
+    _Setting("max_instances", "N", 8, "how many instances of wide scope, shared or kept alive may run at the same time"),
     _Setting("uri", "URI", "", "use the instance at URI, and start none"),
     _Setting("attach", "", False, "use the instance that pytest runs in (FLUX_URI), and start none"),
 )

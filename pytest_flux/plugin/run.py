@@ -151,10 +151,10 @@ def _settings_ahead(pool: Pool, item: pytest.Item) -> list[Settings]:
 
     if shapes.FIXTURE not in getattr(item, "fixturenames", ()):
         return []
-    settings = shapes.of_item(item)
-    if settings is None or settings.rundir is not None or settings.recovery:
+    wanted = shapes.of_item(item)
+    if wanted is None or wanted.settings.rundir is not None or wanted.settings.recovery:
         return []
-    return [pool.settle(settings, item.nodeid)]
+    return [pool.settle(wanted.settings, item.nodeid)]
 
 
 def finish_loop(config: pytest.Config) -> None:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Any
 
+from pytest_flux.plugin import options
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     import pytest
 
-    from pytest_flux.instance.attached import AttachedInstance
+    from pytest_flux.instance.leased import SharedInstance
     from pytest_flux.instance.settings import Settings
 
 _INPUT = "flux_shared"
@@ -35,7 +37,7 @@ def controller_pid(config: pytest.Config) -> int:
     return 0 if invitation is None else int(invitation[1])
 
 
-def shared_maker(config: pytest.Config) -> Callable[[Settings], AttachedInstance] | None:
+def shared_maker(config: pytest.Config) -> Callable[[Settings], SharedInstance] | None:
     """Return a function that attaches to the shared instance with given settings; None outside of workers.
 
     The function starts the instance if no worker has. It raises InstanceError. No instance outlives the controller: a
@@ -45,17 +47,17 @@ def shared_maker(config: pytest.Config) -> Callable[[Settings], AttachedInstance
     if invitation is None:
         return None
     directory, controller = invitation
+    limit = options.value_of(config, "max_instances")
 
-    def attach(settings: Settings) -> AttachedInstance:
-        from pytest_flux.instance.attached import AttachedInstance
+    def attach(settings: Settings) -> SharedInstance:
+        from pytest_flux.instance.leased import SharedInstance
         from pytest_flux.instance.store import Store
 
         lifeline = os.pidfd_open(controller)
         try:
-            record = Store(directory).find_or_start(settings, lifeline)
+            return SharedInstance(settings, Store(directory, limit).lease(settings, lifeline))
         finally:
             os.close(lifeline)
-        return AttachedInstance(record.uri, settings, log=record.log, is_ours=True)
 
     return attach
 
