@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import os
 import select
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Protocol
 
 from pytest_flux.instance.brokers import BrokerHandle
 from pytest_flux.instance.log import InstanceLog, tail
@@ -26,8 +27,12 @@ from pytest_flux.protocol.message import NODEID_ANY
 if TYPE_CHECKING:
     from types import TracebackType
 
+    from typing_extensions import Unpack
+
     from pytest_flux.client import Flux
     from pytest_flux.client.kvs import Kvs
+    from pytest_flux.instance.settings import SettingsKeywords
+    from pytest_flux.instance.submission import Command, SubmitKeywords
 
 _STOPPED_BY_US = 128 + 15
 _LOST_PARENT = 1
@@ -130,7 +135,7 @@ class FluxInstance:
         try:
             self._wait_for_clients(self._session, deadline)
             if self.settings.rundir is None and self._preparation is not None:
-                mark(self.rundir, self._session.pid)
+                mark(self.rundir, self._session.pid, kept=self.keep)
             self.client.rpc("state-machine.wait").get(max(deadline - time.monotonic(), 0))
         except (LaunchError, FluxError, OSError) as error:
             reason = str(error)
@@ -336,15 +341,9 @@ class FluxInstance:
         return dict(self._environ)
 
     def _ask_environ(self) -> dict[str, str]:
-        """Ask the broker to run a program that prints its environment."""
-        command = {"cmdline": ["/usr/bin/env", "-0"], "cwd": "/", "env": {}, "opts": {}, "channels": []}
-        output = ""
-        request = {"cmd": command, "flags": 1}
-        rpc = self.client.rpc("rexec.exec", request, nodeid=0, streaming=True, timeout=self.settings.timeout)
-        for answer in rpc:
-            output += answer.get("io", {}).get("data", "")
-        pairs = (item.partition("=") for item in output.split("\0") if item)
-        return {**{name: value for name, _, value in pairs}, "FLUX_URI": self.uri}
+        from pytest_flux.client.environment import ask_environment
+
+        return {**ask_environment(self.client, self.settings.timeout), "FLUX_URI": self.uri}
 
     @contextlib.contextmanager
     def environ(self) -> Iterator[None]:
@@ -412,15 +411,21 @@ class FluxInstance:
         """The resources: ``{R, drain, online, offline, exclude, torpid}`` of the service `resource`."""
         return self.client.rpc("resource.status", nodeid=0).get(self.settings.timeout)
 
-    def submit(self, command: Sequence[str] | dict[str, Any], **how: Any) -> Job:  # noqa: ANN401
-        """Submit a command, or a complete jobspec (RFC 14).
+    def submit(self, command: Command | Mapping[str, Any], **how: Unpack[SubmitKeywords]) -> Job:
+        """Submit a command, or a complete jobspec (RFC 14). A string is run by a shell, as in :meth:`run`.
 
-        Keywords are those of ``client.jobspec.from_command``: ``ntasks``, ``nodes``, ``duration``, ...
+        Keywords are those of flux-core's ``JobspecV1.from_command`` and the long options of `flux submit`:
+        ``num_tasks``, ``nodes``, ``cores_per_task``, ``gpus_per_task``, ``exclusive``, ``time_limit`` (in seconds, or
+        as in RFC 23), ``env`` (added to our environment), ``environment`` (instead of it), ``cwd``, ``job_name``,
+        ``queue``, ``bank``, ``input``, ``output``, ``error`` (paths), ``label_io``, ``unbuffered``, ``dependency``
+        (``"afterok:ƒ2oLkTLb"``), ``requires`` (RFC 35), ``attributes``, ``shell_options`` (both by dotted path),
+        ``urgency``, ``flags`` (``"waitable,debug"``). Raises TypeError for others.
         """
-        from pytest_flux.client.jobspec import from_command
+        from pytest_flux.instance.submission import Submission
 
-        jobspec = command if isinstance(command, dict) else from_command(list(command), **how)
-        return self.job(self.client.jobs.submit(jobspec))
+        submission = Submission(command, how)
+        jobs = self.client.jobs
+        return self.job(jobs.submit(submission.jobspec, urgency=submission.urgency, flags=submission.flags))
 
     def job(self, jobid: int | str | Job) -> Job:
         """A job by its id, in any of its forms (RFC 19)."""
@@ -475,25 +480,49 @@ def _ended(failed: dict[int, int], code: int) -> str:
     return f"ended: {ranks}" if failed else f"ended with exit code {code}"
 
 
-Starter = Callable[..., FluxInstance]
-"""What ``flux_instance_factory`` is: keywords are those of Settings, what it gives runs."""
+class Starter(Protocol):
+    """What ``flux_instance_factory`` is: keywords are those of Settings, what it gives runs."""
 
-_running: set[FluxInstance] = set()
+    def __call__(self, **given: Unpack[SettingsKeywords]) -> FluxInstance:
+        """Start an instance."""
+        ...
 
 
-@contextlib.contextmanager
-def start(**given: Any) -> Iterator[FluxInstance]:  # noqa: ANN401 - by the names of Settings
-    """Run an instance for the time of a with statement: ``with pytest_flux.start(size=4) as flux:``.
+class StartedInstance(FluxInstance):
+    """An instance that runs from creation to ``stop()``, the end of a with statement, or the end of the program."""
 
-    Keywords are those of Settings. Raises SettingsError, and InstanceError if the instance does not come up or ends
-    with an error.
-    """
-    instance = FluxInstance(update(Settings(), given, "pytest_flux.start()"))
-    _running.add(instance)
-    try:
-        with instance:
-            yield instance
-    finally:
-        _running.discard(instance)
+    def __init__(self, settings: Settings) -> None:
+        super().__init__(settings)
+        _running.add(self)
+        self.start()
+
+    def __enter__(self) -> FluxInstance:
+        return self
+
+    def _end(self) -> None:
+        super()._end()
+        _running.discard(self)
         if not _running:
             forkserver.close_unless_kept()
+
+
+_running: set[StartedInstance] = set()
+# A forked child does not own the instances of its parent.
+os.register_at_fork(after_in_child=_running.clear)
+
+
+@atexit.register
+def _stop_all() -> None:
+    for instance in list(_running):
+        instance.begin_stop()
+    for instance in list(_running):
+        instance.finish_stop()
+
+
+def start(**given: Unpack[SettingsKeywords]) -> FluxInstance:
+    """Start an instance: ``flux = pytest_flux.start(size=4)``, or ``with pytest_flux.start(size=4) as flux:``.
+
+    It runs until ``flux.stop()``, the end of the with statement, or the end of the program. Keywords are those of
+    Settings. Raises SettingsError, and InstanceError if the instance does not come up or ends with an error.
+    """
+    return StartedInstance(update(Settings(), given, "pytest_flux.start()"))

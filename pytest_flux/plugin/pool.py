@@ -4,10 +4,10 @@ The problem: users want one instance for many tests (``--flux-scope=session``), 
 of wide scope has one value. Making a marked test an error, as we did, takes the speed from every suite with a marker.
 
 Three ways were open. A fixture of scope ``function`` over a cache of instances is simplest, but then a fixture of the
-user that has a wide scope could not use it. Parametrizing every test by its shape lets pytest do the work, but changes
-the ids of tests. We let pytest do what it does when a parameter changes: a `Place` is a fixture of wide scope that is
-set up, and before a test that wants another shape the fixture is finished, and with it the fixtures that depend on it.
-Its instance stays warm in the pool, and the set-up of the fixture takes the warm one of the shape that is wanted now.
+user that has a wide scope could not use it. Parametrizing every test by its shape lets pytest do the work, but
+changes the ids of tests. We do what pytest does when a parameter changes. A `Place` is a fixture of wide scope that
+is set up. Before a test that wants another shape, the fixture is finished, with the fixtures that depend on it. Its
+instance stays warm in the pool, and when the fixture is set up it takes the warm one of the wanted shape.
 
 What must stay true:
 
@@ -48,7 +48,6 @@ _NAMED_ENGINES = ("auto", "system", "embedded")
 _MAX_STOPPING = 4
 
 Maker = Callable[[Settings], FluxInstance]
-Node = pytest.Item | pytest.Collector
 
 
 class Held:
@@ -67,7 +66,7 @@ class Held:
         self.failed = False
         self.baseline: Baseline | None = None
         self.user: pytest.Item | None = None
-        self.node: Node | None = None
+        self.node: shapes.Node | None = None
         self.shape: Settings | None = None
 
     def is_used_by(self, item: pytest.Item) -> bool:
@@ -112,6 +111,8 @@ class Pool:
         self.config = config
         self.held: list[Held] = []
         self.places: list[Place] = []
+        # What the body of the present test has started.
+        self.calls: list[Held] = []
         self.strict: bool = options.value_of(config, "strict")
         self._kept = options.value_of(config, "keep")
         self._dumps = dumping.is_on(config)
@@ -120,7 +121,7 @@ class Pool:
         self._ready: list[FluxInstance] = []
         # Warm instances, the least recently used first, and the nodes that they are stopped with.
         self._idle: list[Held] = []
-        self._nodes: set[Node] = set()
+        self._nodes: set[shapes.Node] = set()
         self._limit: int = max(options.value_of(config, "max_instances"), 1)
         forkserver.keep()
         forkserver.guard(controller_pid(config))
@@ -177,7 +178,13 @@ class Pool:
         return baseline
 
     def take(
-        self, name: str, settings: Settings, scope: str, node: Node, item: pytest.Item | None, make: Maker | None
+        self,
+        name: str,
+        settings: Settings,
+        scope: str,
+        node: shapes.Node,
+        item: pytest.Item | None,
+        make: Maker | None,
     ) -> Held:
         """Return the warm instance of these settings, restored, or start one. Raises InstanceError."""
         shape = _shape_of(settings)
@@ -196,7 +203,7 @@ class Pool:
             held.name = name
             held.instance.settings = settings
             self.held.append(held)
-        self._prepare(held, item)
+        self.prepare(held, item)
         return held
 
     def _make_room(self) -> None:
@@ -205,7 +212,7 @@ class Pool:
         while self._idle and len(wide) + len(self._idle) >= self._limit:
             self._stop(self._idle.pop(0), None)
 
-    def _cool(self, node: Node) -> None:
+    def _cool(self, node: shapes.Node) -> None:
         """Stop the warm instances of a node that is torn down."""
         self._nodes.discard(node)
         for held in [held for held in self._idle if held.node is node]:
@@ -262,9 +269,9 @@ class Pool:
                 place.finish()
         for held in self.held:
             if held.scope != "function" and held.is_used_by(item):
-                self._prepare(held, item)
+                self.prepare(held, item)
 
-    def _prepare(self, held: Held, item: pytest.Item | None) -> None:
+    def prepare(self, held: Held, item: pytest.Item | None) -> None:
         """Start again what another test has broken, and mark the log."""
         if held.broken:
             held.broken = ""
@@ -288,7 +295,19 @@ class Pool:
                 held.user = None
         for place in [place for place in self.places if place.wanted is not None and place.wanted.is_fresh]:
             place.finish()
+        self._release_calls(item)
         return leaks
+
+    def _release_calls(self, item: pytest.Item) -> None:
+        errors: list[BaseException] = []
+        while self.calls:
+            try:
+                self.release(self.calls.pop(), item)
+            except InstanceError as error:
+                # The others must be released as well.
+                errors.append(error)
+        if errors:
+            raise errors[0]
 
     def _check(self, held: Held) -> list[str]:
         if held.baseline is None:

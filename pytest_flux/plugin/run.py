@@ -56,7 +56,11 @@ def command(config: pytest.Config) -> int | None:
     if config.getoption("flux_sweep"):
         from pytest_flux.plugin.sweep import sweep
 
-        for line in sweep():
+        # An option with an optional argument takes a path that follows it.
+        extent = config.getoption("flux_sweep")
+        if extent not in ("leftovers", "all") and not os.path.exists(extent):
+            raise pytest.UsageError(f"--flux-sweep={extent}: did you mean --flux-sweep=all?")
+        for line in sweep(kept=extent == "all"):
             print(line)
         return 0
     return None

@@ -19,7 +19,10 @@ FIXTURE = "flux_instance"
 FRESH = "fresh"
 """The keyword of a marker that asks for an instance that no other test uses."""
 
+_RUN = pytest.StashKey[Settings]()
+
 Given = Mapping[str, Any]
+Node = pytest.Item | pytest.Collector
 
 
 class Wanted(NamedTuple):
@@ -64,7 +67,7 @@ def axes_of(given: Given) -> list[str]:
     return [name for name, value in given.items() if isinstance(value, list)]
 
 
-def marked(node: pytest.Item | pytest.Collector) -> dict[str, Any]:
+def marked(node: Node) -> dict[str, Any]:
     """The keywords of a node's markers; the nearest marker wins. Raises UsageError."""
     given: dict[str, Any] = {}
     for marker in reversed(list(node.iter_markers("flux"))):
@@ -114,6 +117,11 @@ def of_request(request: pytest.FixtureRequest, given: Given, item: pytest.Item |
     return _merge(request.config, marked(node), _parameter(request), given, where)
 
 
+def of_node(node: Node, config: pytest.Config) -> Settings:
+    """The settings that markers and the run give to a test or a collector. Raises UsageError."""
+    return _merge(config, marked(node), {}, {}, node.nodeid).settings
+
+
 def of_item(item: pytest.Item, fixture: str = FIXTURE, given: Given | None = None) -> Wanted | None:
     """What a fixture must provide for a test; None if that cannot be known now."""
     params = getattr(getattr(item, "callspec", None), "params", {})
@@ -158,7 +166,10 @@ def _decode(value: object, fixture: str) -> dict[str, Any]:
 
 def of_run(config: pytest.Config) -> Settings:
     """The settings from command line and ini. Raises UsageError."""
-    try:
-        return update(Settings(), options.shape_of(config), "settings")
-    except SettingsError as error:
-        raise usage(error) from None
+    settings = config.stash.get(_RUN, None)
+    if settings is None:
+        try:
+            settings = config.stash[_RUN] = update(Settings(), options.shape_of(config), "settings")
+        except SettingsError as error:
+            raise usage(error) from None
+    return settings

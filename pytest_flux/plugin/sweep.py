@@ -1,7 +1,7 @@
 """``--flux-sweep``: remove what earlier runs have left, instances that were kept alive and leftovers of crashes.
 
 A directory is a leftover if its marker names a session that has ended; a process is one if its environment names such
-a directory.
+a directory. Directories that ``--flux-keep`` has kept are removed only on request.
 """
 
 from __future__ import annotations
@@ -18,27 +18,29 @@ from pytest_flux.instance.store import Store, kept_directory
 _GRACE = 2.0
 
 
-def sweep() -> Iterator[str]:
-    """Remove all leftovers, with a line about each."""
+def sweep(*, kept: bool = False) -> Iterator[str]:
+    """Remove all leftovers, with a line about each; with ``kept``, also what ``--flux-keep`` has kept."""
     for record in Store(kept_directory()).records():
         yield f"instance at {record.uri}: {'stopped' if record.process() else 'was gone'}"
     Store(kept_directory()).stop_all()
     shutil.rmtree(kept_directory(), ignore_errors=True)
     for directory in sorted({tempfile.gettempdir(), "/tmp"}):
-        for rundir in _orphaned(directory):
+        for rundir in _orphaned(directory, kept=kept):
             for pid, name in _kill_processes(rundir):
                 yield f"process {pid} ({name}): killed"
             shutil.rmtree(rundir, ignore_errors=True)
             yield f"directory {rundir}: removed"
 
 
-def _orphaned(directory: str) -> Iterator[str]:
+def _orphaned(directory: str, *, kept: bool) -> Iterator[str]:
     with os.scandir(directory) as entries:
         names = [entry.path for entry in entries if entry.name.startswith("flux-") and _is_our_directory(entry)]
     for path in sorted(names):
         try:
             with open(f"{path}/{MARKER}", encoding="utf-8") as file:
                 values = json.load(file)
+            if values.get("kept") and not kept:
+                continue
             if values["rundir"] == path and find_process(values["pid"], values["created"]) is None:
                 yield path
         except (OSError, ValueError, KeyError, TypeError):

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import os
+import re
 from typing import TYPE_CHECKING, Any
+
+import pytest
 
 from pytest_flux.plugin import options
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-    import pytest
 
     from pytest_flux.instance.leased import SharedInstance
     from pytest_flux.instance.settings import Settings
@@ -60,6 +61,23 @@ def shared_maker(config: pytest.Config) -> Callable[[Settings], SharedInstance] 
             os.close(lifeline)
 
     return attach
+
+
+def group(items: list[pytest.Item]) -> None:
+    """For ``--dist=loadgroup``: let the tests of one shape run in one worker, unless they have groups already."""
+    from pytest_flux.instance.settings import describe
+    from pytest_flux.plugin import shapes
+
+    for item in items:
+        if shapes.FIXTURE in getattr(item, "fixturenames", ()) and item.get_closest_marker("xdist_group") is None:
+            wanted = shapes.of_item(item)
+            if wanted is not None and not wanted.is_fresh:
+                # The name becomes part of the test's id.
+                item.add_marker(pytest.mark.xdist_group(_plain(describe(wanted.settings))))
+
+
+def _plain(text: str) -> str:
+    return re.sub(r"[^\w=.,:-]+", "", text)
 
 
 def stop_shared(config: pytest.Config) -> None:
