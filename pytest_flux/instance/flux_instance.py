@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import difflib
+import errno
 import os
 import select
 import subprocess
@@ -12,12 +14,12 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
-from pytest_flux.instance.brokers import BrokerHandle
-from pytest_flux.instance.log import InstanceLog, tail
+from pytest_flux.instance.brokers import BrokerHandle, Brokers
+from pytest_flux.instance.log import InstanceLog, progress, tail
 from pytest_flux.instance.operations import Events, Job
 from pytest_flux.instance.ownership import mark
 from pytest_flux.instance.preparation import Preparation, prepare
-from pytest_flux.instance.settings import Settings, describe, update
+from pytest_flux.instance.settings import Settings, describe, nearest, update
 from pytest_flux.launcher import forkserver
 from pytest_flux.launcher.detached import DetachedSession
 from pytest_flux.launcher.spec import LaunchError
@@ -33,6 +35,9 @@ if TYPE_CHECKING:
     from pytest_flux.client.kvs import Kvs
     from pytest_flux.instance.settings import SettingsKeywords
     from pytest_flux.instance.submission import Command, SubmitKeywords
+
+OVERLAY_STATUS = ("full", "partial", "degraded", "lost", "offline")
+"""What the overlay below a rank can be (flux-core's overlay.c)."""
 
 _STOPPED_BY_US = 128 + 15
 _LOST_PARENT = 1
@@ -140,7 +145,9 @@ class FluxInstance:
         except (LaunchError, FluxError, OSError) as error:
             reason = str(error)
             if isinstance(error, TimeoutError):
-                reason = f"not running after {self.settings.timeout:g} s"
+                limit = self.settings.timeout
+                reason = f"not running after {limit:g} s; for more time: timeout={2 * limit or 1:g}"
+                reason += f"\n{progress(self.output.text(), self.size)}"
             elif not isinstance(error, LaunchError):
                 # The broker exits, or has closed our connection; the launcher knows why.
                 reason = _reason_of(self._session, reason)
@@ -302,7 +309,7 @@ class FluxInstance:
     @property
     def brokers(self) -> Sequence[BrokerHandle]:
         """The brokers, by rank: to kill, stop, start and inspect."""
-        return [BrokerHandle(self, rank) for rank in range(self.size)]
+        return Brokers([BrokerHandle(self, rank) for rank in range(self.size)])
 
     def log(self) -> str:
         """The output of brokers and launcher so far."""
@@ -362,7 +369,10 @@ class FluxInstance:
         """Run a program in the environment of the instance, and wait for its end.
 
         Options are those of ``subprocess.run``. By default output is captured as text. A string is run by a shell.
+        With ``check=True`` or ``timeout=``, the text of the error has what the program has written.
         """
+        from pytest_flux.instance.errors import ProgramFailed, ProgramTimeout
+
         defaults: dict[str, Any] = {"text": True, "stdin": subprocess.DEVNULL, "env": self.env}
         if not {"capture_output", "stdout", "stderr"} & options.keys():
             defaults["capture_output"] = True
@@ -370,7 +380,14 @@ class FluxInstance:
             defaults["shell"] = True
         if "input" in options:
             del defaults["stdin"]
-        return subprocess.run(argv, **{**defaults, **options})  # noqa: PLW1510
+        check = options.pop("check", False)
+        try:
+            done = subprocess.run(argv, **{**defaults, **options})  # noqa: PLW1510
+        except subprocess.TimeoutExpired as error:
+            raise ProgramTimeout(error.cmd, error.timeout, error.stdout, error.stderr) from None
+        if check and done.returncode:
+            raise ProgramFailed(done.returncode, done.args, done.stdout, done.stderr)
+        return done
 
     def dump(self, path: str | os.PathLike[str]) -> None:
         """Write an archive of the key-value store, as `flux dump` does. CalledProcessError if that fails."""
@@ -387,11 +404,31 @@ class FluxInstance:
         timeout: float | None = None,
     ) -> dict[str, Any]:
         """Send a request to a service, at ``rank`` or the nearest, and return its response. Raises FluxError."""
-        return self.client.rpc(topic, payload, nodeid=rank).get(self.patience(timeout))
+        with self._naming_rank(topic, rank):
+            return self.client.rpc(topic, payload, nodeid=rank).get(self.patience(timeout))
+
+    @contextlib.contextmanager
+    def _naming_rank(self, topic: str, rank: int) -> Iterator[None]:
+        """Name a rank that does not exist in the error about it."""
+        try:
+            yield
+        except FluxError as error:
+            if rank == NODEID_ANY or rank < self.size:
+                raise
+            what = f"{topic}: rank {rank} of an instance of {self.size}"
+            raise FluxError(error.errnum, f"{what}: {error.text or os.strerror(error.errnum)}") from None
 
     def getattr(self, name: str) -> str:
-        """A broker attribute of rank 0. Raises FluxError ENOENT if it does not exist."""
-        return self.client.getattr(name)
+        """A broker attribute of rank 0. Raises FluxError ENOENT, with the nearest name, if it does not exist."""
+        try:
+            return self.client.getattr(name)
+        except FluxError as error:
+            if error.errnum != errno.ENOENT:
+                raise
+            names = self.client.rpc("attr.list", nodeid=0).get(self.settings.timeout)["names"]
+            near = difflib.get_close_matches(name, names, n=1)
+            hint = f": did you mean {near[0]!r}?" if near else ""
+            raise FluxError(errno.ENOENT, f"attribute {name!r}: {os.strerror(errno.ENOENT)}{hint}") from None
 
     def events(self, topic: str = "", timeout: float | None = None) -> Events:
         """Subscribe to events whose topic begins with ``topic``, on a separate connection."""
@@ -402,9 +439,9 @@ class FluxInstance:
     @property
     def kvs(self) -> Kvs:
         """The key-value store: ``put``, ``get``, ``ls``, ``watch``, ..."""
-        from pytest_flux.client.kvs import Kvs
+        from pytest_flux.instance.errors import NamingKvs
 
-        return Kvs(self.client)
+        return NamingKvs(self.client)
 
     @property
     def resources(self) -> dict[str, Any]:
@@ -447,14 +484,17 @@ class FluxInstance:
     def wait_status(self, status: str, *, rank: int = 0, timeout: float | None = None) -> None:
         """Wait until the overlay below ``rank`` has a status: full, partial, degraded, lost or offline.
 
-        Raises TimeoutError, which names the present status.
+        Raises TimeoutError, which names the present status, and ValueError for another word.
         """
+        if status not in OVERLAY_STATUS:
+            raise ValueError(f"wait_status({status!r}): {nearest(status, OVERLAY_STATUS)}")
         patience, seen = self.patience(timeout), "unknown"
         deadline = time.monotonic() + patience
         rpc = self.client.rpc("overlay.health", nodeid=rank, streaming=True)
         try:
-            while seen != status:
-                seen = str(rpc.get(max(deadline - time.monotonic(), 0))["status"])
+            with self._naming_rank(rpc.topic, rank):
+                while seen != status:
+                    seen = str(rpc.get(max(deadline - time.monotonic(), 0))["status"])
         except TimeoutError:
             text = f"overlay of rank {rank} not {status} within {patience:g} s: it is {seen}"
             raise TimeoutError(text) from None

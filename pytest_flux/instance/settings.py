@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, TypedDict
 
+from pytest_flux.instance.configuration import find_mistake
 from pytest_flux.launcher.spec import START_MODES, LaunchError, LaunchSpec, hostnames
 from pytest_flux.protocol.personality import PERSONALITIES
 
@@ -114,6 +115,9 @@ class Settings:
         for name in ("attrs", "conf"):
             if not isinstance(getattr(self, name), Mapping):
                 raise SettingsError(f"{name}={getattr(self, name)!r}: a mapping is expected")
+        mistake = find_mistake(self.conf)
+        if mistake:
+            raise SettingsError(mistake)
         for name, choices in _CHOICES.items():
             _choose(name, getattr(self, name), choices)
         for name in _SECONDS:

@@ -158,7 +158,9 @@ def pairs(config: pytest.Config, name: str) -> dict[str, str]:
 
 
 def conf_of(config: pytest.Config) -> dict[str, Any]:
-    """The broker configuration that ``flux_conf`` gives. A value is one of TOML, else text."""
+    """The broker configuration that ``flux_conf`` gives. A value is JSON, else text."""
+    import json
+
     table: dict[str, Any] = {}
     for key, value in pairs(config, "conf").items():
         *parents, last = key.split(".")
@@ -167,19 +169,11 @@ def conf_of(config: pytest.Config) -> dict[str, Any]:
             inner = inner.setdefault(parent, {})
             if not isinstance(inner, dict):
                 raise pytest.UsageError(f"--flux-conf, flux_conf: {key!r}: {parent!r} has a value, and is no table")
-        inner[last] = _toml_value(value)
+        try:
+            inner[last] = json.loads(value)
+        except ValueError:
+            inner[last] = value
     return table
-
-
-def _toml_value(text: str) -> Any:  # noqa: ANN401 - of any type
-    import importlib
-    import sys
-
-    toml = importlib.import_module("tomllib" if sys.version_info >= (3, 11) else "tomli")
-    try:
-        return toml.loads(f"value = {text}")["value"]
-    except ValueError:
-        return text
 
 
 def value_of(config: pytest.Config, name: str) -> Any:  # noqa: ANN401 - by the setting's type
