@@ -61,6 +61,9 @@ class Kvs:
         self.namespace = namespace or os.environ.get(NAMESPACE_VARIABLE) or PRIMARY
         self.at = treeobj.dirref(at).json() if isinstance(at, str) else at
 
+    def __repr__(self) -> str:
+        return f"<Kvs {self.namespace}{'' if self.at is None else ', a past root'}>"
+
     # -- reading
 
     def lookup(self, key: str, flags: int = 0) -> Rpc:

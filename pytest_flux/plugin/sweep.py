@@ -1,7 +1,7 @@
 """``--flux-sweep``: remove what earlier runs have left, instances that were kept alive and leftovers of crashes.
 
 A directory is a leftover if its marker names a session that has ended; a process is one if its environment names such
-a directory.
+a directory. Directories that ``--flux-keep`` has kept are removed only on request.
 """
 
 from __future__ import annotations
@@ -22,9 +22,12 @@ from pytest_flux.instance.store import Store, kept_directory
 _GRACE = 2.0
 
 
-def sweep() -> Iterator[str]:
-    """Remove all leftovers, with a line about each. Raises UsageError if others may have named some of them."""
-    yield from _sweep_leftovers()
+def sweep(*, kept: bool = False) -> Iterator[str]:
+    """Remove all leftovers, with a line about each; with ``kept``, also what ``--flux-keep`` has kept.
+
+    Raises UsageError if others may have named some of them.
+    """
+    yield from _sweep_leftovers(kept=kept)
     store = Store(kept_directory())
     try:
         records = store.records()
@@ -36,21 +39,23 @@ def sweep() -> Iterator[str]:
     shutil.rmtree(kept_directory(), ignore_errors=True)
 
 
-def _sweep_leftovers() -> Iterator[str]:
+def _sweep_leftovers(*, kept: bool) -> Iterator[str]:
     for directory in sorted({tempfile.gettempdir(), "/tmp"}):
-        for rundir in _orphaned(directory):
+        for rundir in _orphaned(directory, kept=kept):
             for pid, name in _kill_processes(rundir):
                 yield f"process {pid} ({name}): killed"
             shutil.rmtree(rundir, ignore_errors=True)
             yield f"directory {rundir}: removed"
 
 
-def _orphaned(directory: str) -> Iterator[str]:
+def _orphaned(directory: str, *, kept: bool) -> Iterator[str]:
     with os.scandir(directory) as entries:
         names = [entry.path for entry in entries if entry.name.startswith("flux-") and _is_our_directory(entry)]
     for path in sorted(names):
         try:
             values = json.loads(_read_ours(f"{path}/{MARKER}"))
+            if values.get("kept") and not kept:
+                continue
             if values["rundir"] == path and find_process(values["pid"], values["created"]) is None:
                 yield path
         except (OSError, ValueError, KeyError, TypeError):
