@@ -163,6 +163,10 @@ class Router:
         """Call back for every event whose topic begins with ``prefix``."""
         self._subscriptions.append((prefix, callback))
 
+    def unsubscribe(self, callback: EventCallback) -> None:
+        """Call back no longer."""
+        self._subscriptions = [entry for entry in self._subscriptions if entry[1] != callback]
+
     def publish(self, topic: str, payload: bytes | None = None, *, private: bool = False) -> None:
         """Publish an event of the broker itself."""
         self.send_event(

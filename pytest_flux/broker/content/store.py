@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from pytest_flux.broker.attributes import Attributes
     from pytest_flux.broker.log import BrokerLog
+    from pytest_flux.broker.modules import Arguments
     from pytest_flux.content_sqlite import SqliteBacking
     from pytest_flux.reactor.reactor import Reactor, Timer
 
@@ -95,6 +96,68 @@ class ContentStore:
         self._backing: SqliteBacking | None = None
         self._timer: Timer | None = None
         self._closed = False
+        self._is_backed = True
+        self._options: Arguments = {}
+        self.blob_limit = _MAX_BLOB
+
+    # -- the modules content and content-sqlite
+
+    @property
+    def is_backed(self) -> bool:
+        """Whether there is a file behind the memory: not while the module content-sqlite is not loaded."""
+        return self._is_backed
+
+    def configure(self, options: Arguments) -> None:
+        """Take the arguments of the module content. FluxError EINVAL."""
+        numbers = {name: _number(name, value) for name, value in options.items()}
+        self.blob_limit = numbers.get("blob-size-limit", _MAX_BLOB)
+        self.clean = BlobCache(numbers.get("purge-target-size", _CLEAN_BYTES))
+
+    def forget(self) -> None:
+        """Empty the memory; write what is not on disk yet, if there is a file."""
+        try:
+            self.flush()
+        except FluxError:
+            self._cancel_timer()
+        self.clean.clear()
+        self.dirty.clear()
+        self.dirty_bytes = 0
+
+    def attach(self, options: Arguments) -> None:
+        """Open the file, as the module content-sqlite is loaded with these arguments. FluxError."""
+        _check_sqlite(options)
+        self._options = options
+        self._is_backed = True
+        try:
+            if "truncate" in options:
+                self.clean.clear()
+                for suffix in ("", "-wal", "-shm", "-journal"):
+                    if os.path.exists(self.path + suffix):
+                        os.unlink(self.path + suffix)
+            elif os.path.exists(self.path) and not os.access(self.path, os.W_OK):
+                raise FluxError(errno.EPERM)
+            _ = self.backing
+        except OSError as error:
+            self._is_backed = False
+            raise FluxError(error.errno or errno.EIO) from None
+        except FluxError:
+            self._is_backed = False
+            raise
+        self._plan_flush()
+
+    def detach(self) -> None:
+        """Write everything and close the file: blobs stay in memory from now on."""
+        try:
+            self.flush()
+        except FluxError:
+            # It is logged, and the blobs are kept.
+            pass
+        self._cancel_timer()
+        self._is_backed = False
+        self.failure = None
+        if self._backing is not None:
+            self._backing.close()
+            self._backing = None
 
     @property
     def backing(self) -> SqliteBacking:
@@ -102,15 +165,19 @@ class ContentStore:
         if self._backing is None:
             from pytest_flux.content_sqlite import SqliteBacking
 
+            if not self._is_backed:
+                raise FluxError(errno.ENOSYS)
             if self._closed and not self.dirty:
                 raise FluxError(errno.ENOSYS, "the content store is closed")
-            self._backing = SqliteBacking(self.path, volatile=self.volatile, blob_max=self._blob_max)
+            self._backing = SqliteBacking(
+                self.path, volatile=self.volatile, blob_max=self._blob_max, options=self._options
+            )
         return self._backing
 
     @property
     def has_file(self) -> bool:
         """Whether anything was ever written."""
-        return self._backing is not None or os.path.exists(self.path)
+        return self._is_backed and (self._backing is not None or os.path.exists(self.path))
 
     def extent(self) -> tuple[int, int]:
         """The number of blobs, and the bytes of the file and of the blobs that are not in it yet."""
@@ -125,7 +192,7 @@ class ContentStore:
 
     def store(self, data: bytes) -> bytes:
         """Store a blob and return its digest. It is on disk after ``flush``, or a moment later."""
-        if len(data) > _MAX_BLOB:
+        if len(data) > self.blob_limit:
             raise FluxError(errno.EFBIG)
         digest = self.hash(data)
         if digest not in self.dirty:
@@ -134,9 +201,18 @@ class ContentStore:
             self.dirty_bytes += len(data)
             if self.dirty_bytes > _DIRTY_BYTES:
                 self._flush_in_background()
-            elif self._timer is None and not self._closed:
-                self._timer = self._reactor.call_later(_FLUSH_DELAY, self._flush_in_background)
+            else:
+                self._plan_flush()
         return digest
+
+    def _plan_flush(self) -> None:
+        if self._timer is None and not self._closed and self._is_backed:
+            self._timer = self._reactor.call_later(_FLUSH_DELAY, self._flush_in_background)
+
+    def _cancel_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
 
     def load(self, digest: bytes) -> bytes:
         """A blob. FluxError ENOENT if there is none, EPROTO if the digest has the wrong size."""
@@ -154,9 +230,9 @@ class ContentStore:
 
     def flush(self) -> None:
         """Write the blobs that are not on disk yet. After a FluxError they are kept and tried again."""
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+        self._cancel_timer()
+        if not self._is_backed:
+            raise FluxError(errno.ENOSYS)
         try:
             while self.dirty:
                 self._write(self._next_batch())
@@ -164,8 +240,7 @@ class ContentStore:
             if self.failure is None or self.failure.errnum != error.errnum:
                 self._complain(f"content store: {error.text or error.strerror}")
             self.failure = error
-            if not self._closed:
-                self._timer = self._reactor.call_later(_FLUSH_DELAY, self._flush_in_background)
+            self._plan_flush()
             raise
         self.failure = None
 
@@ -217,16 +292,32 @@ class ContentStore:
         if self._closed:
             return
         self._closed = True
-        if self._timer is not None:
-            self._timer.cancel()
+        self._cancel_timer()
         try:
-            if not self.volatile:
+            if not self.volatile and self._is_backed:
                 self.flush()
         except FluxError as error:
             self._complain(f"content store: {len(self.dirty)} blobs are lost: {error.text or error.strerror}")
         if self._backing is not None:
             self._backing.close()
             self._backing = None
+
+
+def _number(name: str, value: str) -> int:
+    if not value.isdecimal():
+        raise FluxError(errno.EINVAL, f"error parsing {name}")
+    return int(value)
+
+
+def _check_sqlite(options: Arguments) -> None:
+    for name, known in (
+        ("journal_mode", ("DELETE", "TRUNCATE", "PERSIST", "MEMORY", "WAL", "OFF")),
+        ("synchronous", ("EXTRA", "FULL", "NORMAL", "OFF")),
+    ):
+        if options.get(name, known[0]) not in known:
+            raise FluxError(errno.EINVAL, f"invalid {name} specified")
+    if _number("max-checkpoints", options.get("max-checkpoints", "1")) < 1:
+        raise FluxError(errno.EINVAL, "invalid max-checkpoints specified")
 
 
 def open_store(reactor: Reactor, attributes: Attributes, log: BrokerLog) -> ContentStore:

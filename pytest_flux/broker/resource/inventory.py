@@ -30,7 +30,10 @@ _CHECKPOINT = "checkpoint.resource"
 
 
 class Inventory:
-    """``on_change`` is called whenever the usable resources change. ``allocated`` returns what jobs hold."""
+    """With ``force_up`` every rank counts as online. With ``is_strict`` a bad configuration is a FluxError EINVAL.
+
+    ``on_change`` is called whenever the usable resources change. ``allocated`` returns what jobs hold.
+    """
 
     def __init__(
         self,
@@ -42,6 +45,9 @@ class Inventory:
         groups: GroupsService,
         kvs: Kvs,
         enclosing: Enclosing | None,
+        *,
+        is_strict: bool = False,
+        force_up: bool = False,
     ) -> None:
         self._size = size
         self._attributes = attributes
@@ -66,6 +72,9 @@ class Inventory:
             self._config = decode_config(config)
         except ProtocolError as error:
             log.write(LOG_ERR, str(error), "resource")
+            if is_strict:
+                raise FluxError(errno.EINVAL, str(error)) from None
+        self._force_up = force_up or self._config.fake
         self.journal.limit = self._config.journal_max
         self._recall()
         self._is_recovery = is_recovery(attributes)
@@ -174,6 +183,8 @@ class Inventory:
 
     def destroy(self) -> None:
         """Keep the drained ranks for a restart, as the instance ends."""
+        self._groups.unwatch(self._online_changed)
+        self._groups.unwatch(self._torpid_changed)
         if self._is_recovery:
             return
         state = {
@@ -191,7 +202,7 @@ class Inventory:
         self._compare(self.torpid, set(decode_idset(members)), "torpid", "lively")
 
     def _forced(self) -> set[int]:
-        return set(self.resources) if self._config.fake else set()
+        return set(self.resources) if self._force_up else set()
 
     def _compare(self, known: set[int], now: set[int], joined: str, left: str) -> None:
         gone, new = known - now, now - known

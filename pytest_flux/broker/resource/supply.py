@@ -27,6 +27,12 @@ class Supply:
         """Return the resources that jobs hold."""
         return self._pool.allocated()
 
+    def end(self) -> None:
+        """Take the pool away: scheduler or resources are no longer there. Jobs that wait go on waiting."""
+        self._inventory.on_change.remove(self._changed)
+        self._inventory.allocated = ResourceSet
+        self._alloc.go_offline()
+
     def _new_pool(self) -> ResourcePool:
         self._defined = self._inventory.resources
         pool = ResourcePool(self._inventory.usable())
