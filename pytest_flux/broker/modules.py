@@ -23,7 +23,7 @@ not is refused with a reason, never accepted without effect.
 from __future__ import annotations
 
 import errno
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from pytest_flux.protocol.errors import FluxError
 from pytest_flux.record import NamedTuple
@@ -101,6 +101,27 @@ def decode_arguments(name: str, arguments: Sequence[object]) -> Arguments:
             raise FluxError(errno.EINVAL, f"{name}: unknown option: {argument}")
         decoded[key] = value
     return decoded
+
+
+class ModuleConfig(Mapping[str, object]):
+    """The configuration as a module sees it whose arguments say more than its table."""
+
+    def __init__(self, config: Mapping[str, object], table: str, arguments: Arguments) -> None:
+        self._config = config
+        self._table = table
+        self._arguments = arguments
+
+    def __getitem__(self, name: str) -> object:
+        if name != self._table or not self._arguments:
+            return self._config[name]
+        table = self._config.get(name, {})
+        return {**table, **self._arguments} if isinstance(table, dict) else table
+
+    def __iter__(self) -> Iterator[str]:
+        return iter({**self._config, self._table: None} if self._arguments else self._config)
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
 
 
 class Modules:

@@ -16,10 +16,10 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from pytest_flux.broker.boot.recovery import is_recovery, place
-from pytest_flux.broker.modules import MODULES, Arguments, Modules, decode_arguments
+from pytest_flux.broker.modules import MODULES, Arguments, ModuleConfig, Modules, decode_arguments
 from pytest_flux.broker.service import LazyService
 from pytest_flux.protocol.blobref import DIGEST_SIZES
 from pytest_flux.protocol.errors import FluxError
@@ -152,7 +152,9 @@ class Parts:
 
     @property
     def manager(self) -> JobManager:
-        """The job manager, which does not run jobs yet."""
+        """The job manager, which does not run jobs yet. FluxError ENOSYS if its module is not loaded."""
+        if self._manager is None and "job-manager" not in self.modules:
+            raise FluxError(errno.ENOSYS, "the module job-manager is not loaded")
         if self._manager is None:
             from pytest_flux.broker.jobs.manager import JobManager
             from pytest_flux.broker.jobs.store import KvsClient
@@ -173,10 +175,15 @@ class Parts:
         if self._executor is None:
             from pytest_flux.broker.exec.job_exec import JobExec
 
+            config = self._exec_config
             self._executor = JobExec(
-                self._reactor, self._router, self._attributes, self._config, self.kvs, self._groups, self.shells
+                self._reactor, self._router, self._attributes, config, self.kvs, self._groups, self.shells
             )
         return self._executor
+
+    @property
+    def _exec_config(self) -> Mapping[str, Any]:
+        return ModuleConfig(self._config, "exec", self.modules.arguments("job-exec"))
 
     def run_jobs(self) -> JobManager:
         """The job manager, with an executor and with resources to schedule on, if their modules are loaded."""
@@ -325,6 +332,10 @@ class Parts:
             _ = self.inventory
         elif name == "job-manager":
             _ = self.manager
+        elif name == "job-exec":
+            from pytest_flux.broker.services.job_exec import check_arguments
+
+            check_arguments(arguments)
         elif name == "sched-simple":
             from pytest_flux.broker.services.sched import check_depth
 
@@ -351,12 +362,18 @@ class Parts:
             if self._manager is not None:
                 self._manager.end()
             self._manager = self._executor = None
+            self._renew("job-exec", "job-info", "job-ingest", "job-list", "sched-simple")
         elif name == "job-exec":
             if self._manager is not None:
                 self._manager.start.stop()
             self._executor = None
         elif name == "sched-simple":
             self._cut_supply()
+
+    def _renew(self, *names: str) -> None:
+        for lazy in self.services:
+            if lazy.module in names:
+                lazy.renew()
 
     def _beat(self) -> None:
         _ = self.heart
@@ -458,7 +475,7 @@ class Parts:
     def _make_job_exec(self) -> Service:
         from pytest_flux.broker.services.job_exec import JobExecService
 
-        return JobExecService(self._router, self._log, self.executor, self._config)
+        return JobExecService(self._router, self._log, self.executor, self._exec_config)
 
     def _make_job_manager(self) -> Service:
         from pytest_flux.broker.services.job_manager import JobManagerService

@@ -343,6 +343,15 @@ class LazyService:
     def disable(self) -> None:
         """Take it out of the router; those who wait for it get ENOSYS."""
         self._router.services.pop(self.name, None)
+        self._end()
+
+    def renew(self) -> None:
+        """Make the service anew with the next request, because a part that it uses was replaced."""
+        if self.service is not None:
+            self._router.services[self.name] = self.receive
+            self._end()
+
+    def _end(self) -> None:
         if self.service is not None:
             self.service.end()
             self.service = None

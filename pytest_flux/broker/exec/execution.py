@@ -22,6 +22,7 @@ everything else, and only then are resources released; nothing that a shell repo
 from __future__ import annotations
 
 import signal
+from collections.abc import Mapping
 from enum import Enum, auto
 from typing import TYPE_CHECKING, Any
 
@@ -109,7 +110,7 @@ class Execution:
         reactor: Reactor,
         router: Router,
         attributes: Attributes,
-        config: dict[str, Any],
+        config: Mapping[str, Any],
         kvs: Kvs,
         shells: Shells,
         work: Work,

@@ -137,8 +137,8 @@ class Inventory:
         return ResourceSet({rank: Node(self._attributes.host_of(rank), cores, gpus) for rank in range(self._size)})
 
     def _verify(self) -> None:
-        """Drain the ranks that lack resources that the configuration gives them."""
-        if self._config.resources is None or not self._config.verify or self._is_recovery:
+        """Drain the ranks that lack resources that the configuration, or an earlier run, gives them."""
+        if self.method not in ("configuration", "kvs") or not self._config.verify or self._is_recovery:
             return
         actual = self._discover()
         for rank in self.resources:
