@@ -1,4 +1,4 @@
-"""Make directories where others may write, and remove them with all their content.
+"""Make directories where others may write, find out whose they are, and remove them with all their content.
 
 Launcher and brokers both do so. Either may have to do it in place of the other.
 """
@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
 import sys
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator, Mapping
 
 #: The longest path of a run directory: with ``/local-9999`` and a NUL it fills sockaddr_un.sun_path.
 #: flux-core's brokers enforce the same.
@@ -20,6 +21,38 @@ MAX_RUNDIR = (104 if sys.platform == "darwin" else 108) - len("/local-9999") - 1
 _LETTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789"
 _ATTEMPTS = 100
 _OPEN = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+def temporary_parent(environ: Mapping[str, str]) -> str:
+    """The directory for new run directories: that of the job or instance that we are a part of, else $TMPDIR.
+
+    An instance that is killed with everything in it cannot clean up. But who removes the outer one then removes the
+    inner one as well. The job's directory (FLUX_JOB_TMPDIR) is the best place, because it ends with the job. If its
+    path is too long for sockets, one of the directories around it may do.
+    """
+    for place in _enclosing(environ):
+        if len(os.fsencode(place)) + len("/flux-XXXXXX") <= MAX_RUNDIR and _is_ours(place):
+            return place
+    # Absolute, for programs that change their working directory.
+    return os.path.abspath(environ.get("TMPDIR") or "/tmp")
+
+
+def _enclosing(environ: Mapping[str, str]) -> Iterator[str]:
+    uri = environ.get("FLUX_START_URI", "")
+    rundir = os.path.dirname(uri.removeprefix("local://")) if uri.startswith("local:///") else ""
+    for place in (environ.get("FLUX_JOB_TMPDIR", ""), rundir):
+        while os.path.isabs(place) and os.path.basename(place).startswith(("flux-", "jobtmp-")):
+            yield place
+            place = os.path.dirname(place)
+
+
+def _is_ours(path: str) -> bool:
+    """Whether this is a directory of our user, no link, which nobody else may change."""
+    try:
+        status = os.lstat(path)
+    except OSError:
+        return False
+    return stat.S_ISDIR(status.st_mode) and status.st_uid == os.geteuid() and not status.st_mode & 0o022
 
 
 def make_temporary_directory(parent: str) -> str:

@@ -75,10 +75,10 @@ def find_leaks(before: Snapshot, places: tuple[str, ...]) -> list[str]:
 
 
 def _leaked_processes(before: frozenset[int]) -> list[str]:
-    ours = _our_processes(pid for pid in psutil.pids() if pid not in before)
+    ours = find_our_processes(pid for pid in psutil.pids() if pid not in before)
     # A child of the test process is the test's to wait for, the more distant ones end when they can.
     children = [process for process in ours if _parent(process) == os.getpid()]
-    others = [process for process in ours if process not in children]
+    others = [process for process in ours if process not in children and not _is_spare(process, before)]
     leaked = children + wait_for_end(others, GRACE)
     # One that ends while it is looked at has ended by itself.
     leaks = [description for process in leaked if (description := _describe_process(process))]
@@ -87,6 +87,14 @@ def _leaked_processes(before: frozenset[int]) -> list[str]:
             process.kill()
     psutil.wait_procs(children, timeout=GRACE)
     return leaks
+
+
+def _is_spare(process: psutil.Process, before: frozenset[int]) -> bool:
+    """Whether a broker that was there before keeps this process, which has no task, for its next job."""
+    try:
+        return process.name() == "flux-shell" and process.ppid() in before and not process.children()
+    except psutil.Error:
+        return False
 
 
 def wait_for_end(processes: list[psutil.Process], seconds: float) -> list[psutil.Process]:
@@ -115,7 +123,7 @@ def _opened(descriptor: int) -> Iterator[int]:
         os.close(descriptor)
 
 
-def _our_processes(pids: Iterable[int]) -> list[psutil.Process]:
+def find_our_processes(pids: Iterable[int]) -> list[psutil.Process]:
     """Those that descend from us: by parentage, or by the environment where the parents are gone."""
     ours: dict[int, psutil.Process] = {}
     for pid in sorted(pids):  # parents first, nearly always

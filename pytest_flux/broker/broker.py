@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
 from pytest_flux.broker import defaults
 from pytest_flux.broker.attributes import Attributes
@@ -39,15 +39,21 @@ from pytest_flux.broker.services.module import ConnectorService, ModuleService
 from pytest_flux.broker.services.overlay import OverlayService
 from pytest_flux.broker.services.rexec import RexecService
 from pytest_flux.broker.state.state_machine import StateMachine
+from pytest_flux.protocol.duration import format_duration, parse_duration
+from pytest_flux.protocol.errors import FluxError
 from pytest_flux.protocol.idset import encode_idset
 from pytest_flux.protocol.message import USERID_UNKNOWN, Message
-from pytest_flux.protocol.severity import LOG_ERR, LOG_INFO
+from pytest_flux.protocol.severity import LOG_CRIT, LOG_DEBUG, LOG_ERR, LOG_INFO
 from pytest_flux.protocol.uuid import random_uuid
 from pytest_flux.reactor.reactor import Reactor
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
+
+
+_WATCH = "PYTEST_FLUX_WATCH"
+"""Environment variable: log callbacks that take longer than this duration (RFC 23)."""
 
 
 class Broker:
@@ -72,7 +78,7 @@ class Broker:
         self._boot = boot
         self._local: LocalConnector | None = None
         attributes.setdefault("hostname", socket.gethostname())
-        self.router = Router(random_uuid(), boot.rank, self._configured_topology())
+        self.router = Router(random_uuid(), boot.rank, self._configured_topology(), reactor.call)
         self.runat = Runat(reactor, attributes, log, self._program_environ)
         self.overlay = Overlay(
             reactor,
@@ -91,6 +97,11 @@ class Broker:
         self._add_services()
         self.overlay.on_change.append(self._child_changed)
         log.add_follower(self._logged)
+        reactor.on_error = self.report
+        limit = os.environ.get(_WATCH)
+        if limit is not None:
+            reactor.slow = parse_duration(limit)
+            reactor.on_slow = self._report_slow
         self.parts.find_state()
 
     def _add_services(self) -> None:
@@ -100,7 +111,7 @@ class Broker:
         self._overlay_service = OverlayService(router, log, attributes, self.overlay, self.reactor.clock)
         self._shutdown = ShutdownService(router, log, machine, self._check_goodbye)
         self._config_service = ConfigService(
-            router, log, attributes, self.config, self._made_services, lambda: machine.is_online
+            router, log, attributes, self.config, self._configure, lambda: machine.is_online
         )
         self._rexec = RexecService(
             router, log, self.reactor, attributes, self.config, self.runat, self._program_environ
@@ -127,8 +138,12 @@ class Broker:
     def _service_names(self) -> set[str]:
         return {service.name for service in self._services} | {lazy.name for lazy in self.parts.services}
 
-    def _made_services(self) -> Iterable[Service]:
-        return [*self._services, *self.parts.made_services()]
+    def _configure(self, config: dict[str, Any]) -> None:
+        try:
+            self._overlay_service.configure(config)
+        except FluxError as error:
+            raise FluxError(error.errnum, f"error updating overlay: {error.text}") from None
+        self.parts.configure(config)
 
     def _configured_topology(self) -> Topology:
         tbon.configure(self.attributes, self.config)
@@ -176,6 +191,7 @@ class Broker:
         # Before the conversation with PMI ends, because its end tells the launcher that clients may connect.
         self._local = LocalConnector(
             uri.removeprefix("local://"),
+            rundir,
             self.reactor,
             self.router,
             self.overlay,
@@ -243,6 +259,23 @@ class Broker:
             self._local.close()
         self.overlay.close()
 
+    # -- faults
+
+    def report(self, error: Exception, callback: object) -> None:
+        """Log the exception of a callback. It ends what the callback served, and the broker only if that is its life.
+
+        Its life are the state machine and this object.
+        """
+        import traceback
+
+        text = "".join(traceback.format_exception(error)).rstrip()
+        self.log.write(LOG_CRIT, f"{_name(callback)}: {text}")
+        if getattr(callback, "__self__", None) in (self, self.state_machine):
+            self.reactor.fail(error)
+
+    def _report_slow(self, callback: object, seconds: float) -> None:
+        self.log.write(LOG_DEBUG, f"{_name(callback)} took {format_duration(seconds)}")
+
     # -- signals
 
     def deadly_signal(self, signum: int) -> None:
@@ -284,3 +317,8 @@ class Broker:
         """Send a severe log line of this rank to the parent, too."""
         if self.overlay.parent is not None:
             self.router.rpc("log.append", line, upstream=True)
+
+
+def _name(callback: object) -> str:
+    function = getattr(callback, "__func__", callback)
+    return f"{getattr(function, '__module__', '')}.{getattr(function, '__qualname__', repr(callback))}"

@@ -11,8 +11,11 @@ import errno
 import os
 import re
 import sys
+from collections.abc import Callable
 from datetime import date, datetime, time
 from typing import Any
+
+from pytest_flux.protocol.errors import ProtocolError
 
 Config = dict[str, Any]
 
@@ -22,6 +25,44 @@ _TOML_PLACE = re.compile(r" \(at (?:line ([0-9]+), column [0-9]+|end of document
 
 class ConfigError(ValueError):
     """A configuration that cannot be used."""
+
+
+class TableError(ConfigError):
+    """A table that ``module`` refuses; the text of the error is the reason."""
+
+    def __init__(self, module: str, reason: str) -> None:
+        super().__init__(reason)
+        self.module = module
+
+
+def check_tables(config: Config, *, module: str | None = None) -> None:
+    """Check the tables that ``module`` reads, or all tables. Raises TableError, in flux-core's words."""
+    from pytest_flux.broker.resource.config import check_config
+    from pytest_flux.protocol.config_tables import CHECKS
+
+    for name, check in {**CHECKS, "resource": check_config}.items():
+        if module in (None, name):
+            _check(name, lambda: check(config))  # noqa: B023 - called at once
+
+
+def check_start(config: Config, size: int) -> None:
+    """Check everything that the start of an instance with ``size`` brokers reads. Raises TableError.
+
+    ``[fake-resources]``, plugins and excluded ranks are checked only then, as in flux-core: nothing reads them later.
+    """
+    from pytest_flux.broker.resource.config import check_exclude, decode_config
+    from pytest_flux.protocol.config_tables import check_plugins
+
+    check_tables(config)
+    _check("resource", lambda: check_exclude(decode_config(config), size))
+    _check("job-manager", lambda: check_plugins(config))
+
+
+def _check(module: str, check: Callable[[], None]) -> None:
+    try:
+        check()
+    except ProtocolError as error:
+        raise TableError(module, str(error)) from None
 
 
 def load_config(path: str) -> Config:

@@ -27,6 +27,7 @@ import os
 from collections.abc import Callable
 
 from pytest_flux.broker.service import Request
+from pytest_flux.protocol.limits import OPEN_REQUESTS_OF_CLIENT
 from pytest_flux.protocol.message import FLAG_NORESPONSE, FLAG_UPSTREAM, REQUEST, ROLE_OWNER, Message, encode_json
 from pytest_flux.reactor.usock import Connection
 
@@ -89,6 +90,9 @@ class Flow:
                 self._on_room()
 
 
+_Key = tuple[tuple[str, ...], int]
+
+
 class _Stream:
     """The request of a stream, and the bytes of its answers that have not been credited."""
 
@@ -100,30 +104,44 @@ class _Stream:
 
 
 class Ledger:
-    """The other end, at the client's broker: the streams of one client."""
+    """The other end, at the client's broker: the open requests of one client, and its streams."""
 
-    __slots__ = ("_connection", "_is_behind", "_router", "_streams")
+    __slots__ = ("_connection", "_is_behind", "_open", "_router", "_streams")
 
     def __init__(self, router: Router, connection: Connection) -> None:
         self._router = router
         self._connection = connection
-        self._streams: dict[tuple[tuple[str, ...], int], _Stream] = {}
+        self._open: set[_Key] = set()
+        self._streams: dict[_Key, _Stream] = {}
         self._is_behind = False
 
-    def open(self, request: Message) -> None:
-        """Note a request of the client, if it begins a stream."""
+    def open(self, request: Message) -> bool:
+        """Note a request that will be answered. Returns False if the client has too many of them."""
+        key = tuple(request.routes or ()), request.matchtag
+        if len(self._open) >= OPEN_REQUESTS_OF_CLIENT and key not in self._open:
+            return False
+        self._open.add(key)
         if request.is_streaming and request.topic in STREAMS:
             header = request.copy()
             header.payload = None
-            self._streams[tuple(header.routes or ()), header.matchtag] = _Stream(header)
+            self._streams[key] = _Stream(header)
+        return True
+
+    def forget(self, request: Message) -> None:
+        """A client behind this one, which is a relay, has disconnected from a service: it gets no more answers."""
+        routes = tuple(request.routes or ())
+        if len(routes) > 1:
+            self._open = {key for key in self._open if key[0] != routes}
 
     def deliver(self, message: Message) -> None:
         """Send the client a message."""
         self._connection.send(message)
-        if not self._streams or message.topic not in STREAMS:
-            return
         # The route stack of an answer no longer has its last hop, the client itself.
         key = (*(message.routes or ()), self._connection.uuid), message.matchtag
+        if message.errnum or not message.is_streaming:
+            self._open.discard(key)
+        if not self._streams or message.topic not in STREAMS:
+            return
         stream = self._streams.get(key)
         if stream is None:
             return

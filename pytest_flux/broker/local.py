@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pytest_flux.broker.flow import Ledger
 from pytest_flux.broker.service import Request
 from pytest_flux.protocol.errors import FluxError, ProtocolError
+from pytest_flux.protocol.limits import OPEN_REQUESTS_OF_CLIENT, SUBSCRIPTIONS_OF_CLIENT, UNREAD_OF_CLIENT
 from pytest_flux.protocol.message import (
     EVENT,
     FLAG_NORESPONSE,
@@ -52,6 +53,7 @@ class LocalConnector:
     def __init__(
         self,
         path: str,
+        rundir: str,
         reactor: Reactor,
         router: Router,
         overlay: Overlay,
@@ -68,7 +70,15 @@ class LocalConnector:
             "service.add": self._add_service,
             "service.remove": self._remove_service,
         }
-        self._server = UsockServer(reactor, path, self._receive, self._forget, self._authorize)
+        self._server = UsockServer(
+            reactor,
+            path,
+            self._receive,
+            self._forget,
+            self._authorize,
+            limit=UNREAD_OF_CLIENT,
+            spool=rundir,
+        )
         router.on_event.append(self._deliver_event)
         overlay.on_congestion.append(self._pause)
 
@@ -118,7 +128,7 @@ class LocalConnector:
                 intercepted(client, request)
                 request.respond()
             except FluxError as error:
-                request.error(error.errnum)
+                request.error(error.errnum, error.text)
             except ProtocolError:
                 request.error(errno.EPROTO)
             return
@@ -126,15 +136,22 @@ class LocalConnector:
             self._router.refuse(message, errno.EAGAIN, "Upstream Flux broker is offline. Try again later.")
             return
         if message.wants_response:
+            if not client.ledger.open(message):
+                text = f"over the limit of {OPEN_REQUESTS_OF_CLIENT} open requests"
+                self._router.refuse(message, errno.EAGAIN, text)
+                return
             prefix = topic.rpartition(".")[0]
             client.contacted.add((prefix, message.nodeid, message.flags & FLAG_UPSTREAM))
-            client.ledger.open(message)
+        elif topic.endswith(".disconnect"):
+            client.ledger.forget(message)
         self._router.request(message)
 
     # -- requests that the connector answers itself (flux-core's librouter)
 
     def _subscribe(self, client: Client, request: Request) -> None:
         topic = request.field("topic", str)
+        if topic not in client.subscriptions and len(client.subscriptions) >= SUBSCRIPTIONS_OF_CLIENT:
+            raise FluxError(errno.ENOSPC, f"over the limit of {SUBSCRIPTIONS_OF_CLIENT} subscriptions")
         client.subscriptions[topic] = client.subscriptions.get(topic, 0) + 1
 
     def _unsubscribe(self, client: Client, request: Request) -> None:

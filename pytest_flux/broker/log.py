@@ -181,7 +181,10 @@ class BrokerLog:
         self._ring.append(line)
         self._count += 1
         for callback in self._followers:
-            callback(line)
+            try:
+                callback(line)
+            except Exception:  # noqa: BLE001 - logging it would lead here again
+                continue
 
     def _print(self, line: bytes, entry: LogEntry | None, *, local: bool) -> None:
         stream: TextIO | None = self._stderr or sys.stderr

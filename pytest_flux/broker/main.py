@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import resource
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
 from pytest_flux.broker import defaults
 from pytest_flux.broker.attributes import Attributes
@@ -38,7 +40,22 @@ from pytest_flux.reactor.reactor import Reactor
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import NoReturn
+    from typing import Any, NoReturn, Protocol
+
+    class Lifeline(Protocol):
+        """How a broker that was forked notices that its launcher is dead."""
+
+        descriptor: int
+
+        def has_ended(self) -> bool:
+            """Whether it is dead."""
+
+        def wake_parent(self, signum: int) -> None:
+            """Wake whoever cleans up, if it is stopped."""
+
+        def perish(self, clean_up: Callable[[], None]) -> NoReturn:
+            """Kill and remove all that is left of the instance."""
+
 
 PARSER = OptionParser(
     "flux-broker",
@@ -69,8 +86,11 @@ def prepare(size: int, rundir: str) -> None:
         rehearse(rundir)
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run one broker to its end. Returns its exit code."""
+def main(argv: Sequence[str] | None = None, lifeline: Lifeline | None = None) -> int:
+    """Run one broker to its end. Returns its exit code.
+
+    If ``lifeline`` ends, the broker kills and removes all that is left of the instance, and exits at once.
+    """
     open_standard_descriptors()
     try:
         options = PARSER.parse(sys.argv[1:] if argv is None else argv)
@@ -97,8 +117,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         except (StartError, BootError) as error:
             log.write(LOG_CRIT, str(error))
             return 1
+        if lifeline is not None:
+            broker.reactor.on_readable(lifeline.descriptor, partial(lifeline.perish, partial(_clean_up, cleanup)))
+            broker.reactor.on_signal(signal.SIGCONT, lifeline.wake_parent)
         return _run(broker, verbose)
     finally:
+        if lifeline is not None and lifeline.has_ended():
+            lifeline.perish(partial(_clean_up, cleanup))
         _clean_up(cleanup)
 
 
@@ -150,6 +175,8 @@ def _create(attributes: Attributes, options: Options, log: BrokerLog, clock: Clo
     for name, value in defaults.ATTRIBUTES.items():
         attributes.setdefault(name, value)
     try:
+        if config and boot.rank == 0:
+            _check_tables(config, boot.size, log)
         create_directories(attributes, boot.rank, log, cleanup)
         broker = Broker(reactor, attributes, config, log, boot, modules)
     except FluxError as error:
@@ -158,6 +185,17 @@ def _create(attributes: Attributes, options: Options, log: BrokerLog, clock: Clo
         raise StartError(str(error)) from None
     _define_phases(broker, options.arguments)
     return broker
+
+
+def _check_tables(config: dict[str, Any], size: int, log: BrokerLog) -> None:
+    """Refuse a configuration that a module of flux-core would not start with."""
+    from pytest_flux.broker.config import TableError, check_start
+
+    try:
+        check_start(config, size)
+    except TableError as error:
+        log.write(LOG_ERR, str(error), error.module)
+        raise StartError(f"{error.module}: {os.strerror(errno.EINVAL)}") from None
 
 
 def _define_phases(broker: Broker, command: list[str]) -> None:

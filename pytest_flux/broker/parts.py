@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from pytest_flux.broker.boot.recovery import is_recovery, place
 from pytest_flux.broker.modules import MODULES, Arguments, ModuleConfig, Modules, decode_arguments
@@ -93,9 +93,14 @@ class Parts:
             if lazy.module is None or lazy.module in self.modules:
                 lazy.enable()
 
-    def made_services(self) -> Iterator[Service]:
-        """The services that have had a request."""
-        return (lazy.service for lazy in self.services if lazy.service is not None)
+    def configure(self, config: dict[str, Any]) -> None:
+        """Take over a new configuration, whose tables were checked, in the parts that are made already."""
+        if self._manager is not None:
+            self._manager.configure(config)
+        if self._inventory is not None:
+            self._inventory.configure(config)
+        if self._heart is not None:
+            self._heart.configure(config)
 
     # -- parts of rank 0
 
@@ -227,7 +232,7 @@ class Parts:
     # -- life
 
     def find_state(self) -> None:
-        """Open the state of an earlier instance, if there is one, on rank 0.
+        """Open the state of an earlier instance, if there is one, or begin one that is to last, on rank 0.
 
         FluxError if it cannot be read: whoever restarts an instance must learn that first.
         """
@@ -240,7 +245,11 @@ class Parts:
             from pytest_flux.broker.boot.recovery import restore
 
             restore(attributes, self._log)
-        if os.path.exists(f"{place(attributes)[0]}/content.sqlite"):
+        directory, volatile = place(attributes)
+        if not volatile:
+            # As in flux-core, the file is there from the start: even an unused statedir can be recovered.
+            _ = self.content.backing
+        if not volatile or os.path.exists(f"{directory}/content.sqlite"):
             self.kvs.namespaces()
 
     def begin_to_run(self) -> None:

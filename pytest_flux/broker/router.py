@@ -36,10 +36,23 @@ Receiver = Callable[[Message], None]
 EventCallback = Callable[[Message], None]
 
 
-class Router:
-    """The switch in the middle of a broker. ``peers`` maps ranks of connected neighbours to their senders."""
+_EIO_TEXT = "internal error, see the broker's log"
 
-    def __init__(self, uuid: str, rank: int, topology: Topology) -> None:
+
+def _call_directly(callback: Callable[..., object], *arguments: object) -> bool:
+    callback(*arguments)
+    return True
+
+
+class Router:
+    """The switch in the middle of a broker. ``peers`` maps ranks of connected neighbours to their senders.
+
+    ``call`` calls back and returns whether that succeeded (see Reactor.call): if a receiver raises, its request gets
+    an error, and nobody else is affected.
+    """
+
+    def __init__(self, uuid: str, rank: int, topology: Topology, call: Callable[..., bool] = _call_directly) -> None:
+        self._call = call
         self.uuid = uuid
         self.rank = rank
         self.topology = topology
@@ -64,12 +77,12 @@ class Router:
             self._to_parent(message)
         elif nodeid == NODEID_ANY or message.flags & FLAG_UPSTREAM:
             if service is not None:
-                service(message)
+                self._serve(service, message)
             else:
                 self._to_parent(message)
         elif nodeid == self.rank:
             if service is not None:
-                service(message)
+                self._serve(service, message)
             else:
                 self._refuse_unknown(message)
         else:
@@ -79,6 +92,10 @@ class Router:
                 peer(message)
             else:
                 self.refuse(message, errno.EHOSTUNREACH)
+
+    def _serve(self, service: Receiver, message: Message) -> None:
+        if not self._call(service, message):
+            self.refuse(message, errno.EIO, _EIO_TEXT)
 
     def _to_parent(self, message: Message) -> None:
         if self.parent is None:
@@ -155,7 +172,7 @@ class Router:
             return
         if message.errnum or not message.is_streaming:
             del self._calls[message.matchtag]
-        callback(message)
+        self._call(callback, message)
 
     # -- events
 
@@ -199,9 +216,9 @@ class Router:
                 self.peers[rank](message)
         for prefix, callback in self._subscriptions:
             if (message.topic or "").startswith(prefix):
-                callback(message)
+                self._call(callback, message)
         for deliver in self.on_event:
-            deliver(message)
+            self._call(deliver, message)
 
     def add_service(self, name: str, receiver: Receiver) -> None:
         """Register a service. FluxError EEXIST when the name is taken."""

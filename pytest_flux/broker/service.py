@@ -282,11 +282,17 @@ class Service:
         return None
 
     def configure(self, config: dict[str, Any]) -> None:
-        """Take over a new configuration; FluxError refuses it. Services that use the configuration override this."""
+        """Take over a new configuration, whose tables were checked. Services that use it override this."""
 
     @method("config-reload")
     def config_reload(self, request: Request) -> Answer:
         """``{...}``: a new configuration, for this service alone."""
+        from pytest_flux.broker.config import TableError, check_tables
+
+        try:
+            check_tables(request.json(), module=self.name)
+        except TableError as error:
+            raise FluxError(errno.EINVAL, str(error)) from None
         self.configure(request.json())
         return None
 
@@ -321,13 +327,17 @@ class LazyService:
         self._make = make
 
     def receive(self, message: Message) -> None:
-        """Pass the first request on to the service, which receives the following ones itself."""
+        """Pass the first request on to the service, which receives the following ones itself.
+
+        If it cannot be made, on a full disk for example, the request gets the error, and the next one tries again.
+        """
         try:
             service = self.load()
-        except FluxError as error:
-            self._router.refuse(message, error.errnum, error.text)
-        else:
-            service.receive(message)
+        except OSError as error:
+            text = error.text if isinstance(error, FluxError) else str(error)
+            self._router.refuse(message, error.errno or errno.EIO, text)
+            return
+        service.receive(message)
 
     def load(self) -> Service:
         """Make the service and let it take this one's place."""

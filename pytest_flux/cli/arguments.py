@@ -147,7 +147,7 @@ class ArgumentCommand(Command):
             summary=summary,
             options=options,
             subcommands=subcommands,
-            prefix="-".join(program.replace("-", " ").split()[:2]) + ": ERROR",
+            prefix=_log_name(program) + ": ERROR",
             permute=permute and not subcommands,
         )
         self.rewrites = rewrites
@@ -174,6 +174,12 @@ class ArgumentCommand(Command):
     def usage_error(self) -> OptionExit:
         """Return the error for a wrong number of arguments."""
         return self.parser().usage_error("wrong number of arguments")
+
+
+def _log_name(program: str) -> str:
+    """Return the name that a program logs under: `flux-queue` of `flux-queue start`, `flux-run` of `flux run`."""
+    words = program.split(" ")
+    return words[0] if "-" in words[0] else "-".join(words[:2])
 
 
 def _refusing(run: Run) -> Run:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from typing import Any
 
     from pytest_flux.reactor.reactor import Reactor
 
@@ -79,3 +81,29 @@ def write(data: bytes) -> None:
     sys.stdout.flush()
     sys.stdout.buffer.write(data)
     sys.stdout.buffer.flush()
+
+
+class _LastingOutput(io.FileIO):
+    """A descriptor whose reader may leave: what nobody reads any more is dropped."""
+
+    def write(self, data: Any) -> int | None:  # noqa: ANN401, any buffer
+        try:
+            return super().write(data)
+        except BrokenPipeError:
+            return len(data)
+
+
+def outlive_readers() -> None:
+    """Let stdout and stderr drop what nobody reads, instead of ending the program.
+
+    In Flux, commands that wait for work (run, submit, alloc, exec) go on after their reader has left, as in
+    ``flux run ... | head -1``, and their exit code is that of the work. Other commands end by SIGPIPE.
+    """
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if isinstance(stream, io.TextIOWrapper):
+            stream.flush()
+            output = io.BufferedWriter(_LastingOutput(stream.fileno(), "w", closefd=False))
+            lasting = io.TextIOWrapper(output, encoding=stream.encoding, errors=stream.errors)
+            lasting.reconfigure(line_buffering=stream.line_buffering)
+            setattr(sys, name, lasting)

@@ -231,7 +231,7 @@ class Transaction:
     def __init__(self, flux: Connection, namespace: str) -> None:
         self._flux = flux
         self._namespace = namespace
-        self._ops: list[dict[str, Any]] = []
+        self._ops: list[bytes] = []
 
     def __len__(self) -> int:
         return len(self._ops)
@@ -246,11 +246,13 @@ class Transaction:
 
     def put_entry(self, key: str, entry: TreeObject) -> Transaction:
         """Put a tree object as it is."""
-        return self._add(key, entry.json())
+        # The encoding of a val needs no JSON encoder, which takes its time with large values.
+        is_value = entry.type == treeobj.VAL
+        return self._add(key, entry.encode() if is_value else _json(entry.json()))
 
     def append(self, key: str, value: bytes | str) -> Transaction:
         """Add to a value."""
-        return self._add(key, treeobj.val(_encode(value)).json(), _APPEND)
+        return self._add(key, treeobj.val(_encode(value)).encode(), _APPEND)
 
     def mkdir(self, key: str) -> Transaction:
         """Make an empty directory; it replaces an existing entry."""
@@ -262,17 +264,18 @@ class Transaction:
 
     def unlink(self, key: str) -> Transaction:
         """Remove a key, with all that is below it."""
-        return self._add(key, None)
+        return self._add(key, b"null")
 
-    def _add(self, key: str, dirent: dict[str, Any] | None, flags: int = 0) -> Transaction:
+    def _add(self, key: str, dirent: bytes, flags: int = 0) -> Transaction:
         if not key:
             raise FluxError(errno.EINVAL)
-        self._ops.append({"key": key, "flags": flags, "dirent": dirent})
+        self._ops.append(b'{"key":%b,"flags":%d,"dirent":%b}' % (_json(key), flags, dirent))
         return self
 
     def begin(self, flags: int = 0) -> Rpc:
         """Send the changes without waiting; the answer is ``{rootref, rootseq}``."""
-        return self._flux.rpc("kvs.commit", {"namespace": self._namespace, "flags": flags, "ops": self._ops})
+        head = b'{"namespace":%b,"flags":%d,"ops":[' % (_json(self._namespace), flags)
+        return self._flux.rpc("kvs.commit", b"".join([head, b",".join(self._ops), b"]}\0"]))
 
     def commit(self, flags: int = 0) -> Root:
         """Make the changes. Returns the root that contains them."""
@@ -283,6 +286,10 @@ class Transaction:
 def value_of(answer: dict[str, Any]) -> TreeObject:
     """The tree object in the answer to a lookup. Raises ProtocolError."""
     return decode_treeobj(answer.get("val"))
+
+
+def _json(value: object) -> bytes:
+    return compact(value).encode("utf-8", "surrogatepass")
 
 
 def _encode(value: bytes | str) -> bytes:

@@ -98,7 +98,7 @@ class FluxInstance:
 
     def begin(self) -> None:
         """Start the instance without waiting for it. Raises InstanceError."""
-        environ = {name: value for name, value in os.environ.items() if name not in ("FLUX_URI", "FLUX_START_URI")}
+        environ = {name: value for name, value in os.environ.items() if name != "FLUX_URI"}
         try:
             keep = self.keep or self._durable
             self._preparation = prepare(self.settings, environ, keep=keep, trace=self._trace)
@@ -431,7 +431,7 @@ class FluxInstance:
     def handle(self) -> Any:  # noqa: ANN401 - flux.Flux has no types
         """A ``flux.Flux`` of Flux's own Python bindings. If they cannot be imported, the test is skipped."""
         try:
-            import flux  # type: ignore[import-not-found]
+            import flux
         except ImportError as error:
             raise BindingsError(f"no Python bindings of Flux: `import flux` says {error}") from None
         return flux.Flux(self.uri)

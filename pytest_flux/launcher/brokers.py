@@ -11,6 +11,7 @@ from functools import partial
 from pytest_flux.launcher.command import announcement, broker_argv, broker_environ
 from pytest_flux.launcher.descendants import signal_descendants
 from pytest_flux.launcher.engine import Engine
+from pytest_flux.launcher.lifeline import Lifeline
 from pytest_flux.launcher.report import report, write_error
 from pytest_flux.launcher.rundir import Rundir
 from pytest_flux.launcher.spawn import Launch, Spawner
@@ -40,7 +41,7 @@ class _Broker:
 
 
 class Brokers:
-    """All brokers of one session, in the directory ``rundir`` and the process group ``group``.
+    """All brokers of one session, in the directory ``rundir`` and the process group ``group``, on one ``lifeline``.
 
     ``ended`` is called when none is left. ``found`` is called with directories outside of ``rundir`` that the session
     must remove. ``notify`` is called with ``booted RANK`` when a rank has ended its conversation with the PMI server
@@ -54,6 +55,7 @@ class Brokers:
         engine: Engine,
         rundir: str,
         group: int,
+        lifeline: Lifeline,
         *,
         ended: Callable[[], None],
         found: Callable[[Rundir], None],
@@ -61,7 +63,7 @@ class Brokers:
     ) -> None:
         size = spec.size or 0
         # First, because it checks the size.
-        self._spawner = Spawner(engine, size, rundir, group, wrap=bool(spec.wrap))
+        self._spawner = Spawner(engine, size, rundir, group, lifeline, wrap=bool(spec.wrap))
         self._reactor = reactor
         self._spec = spec
         self._engine = engine

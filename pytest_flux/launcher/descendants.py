@@ -1,8 +1,11 @@
-"""Find and end all processes that descend from an instance, daemons included.
+"""Find and end all processes of an instance, daemons included.
 
 A process that daemonizes leaves its group, its session and its parent, but not the tree: when its parent dies, it
 becomes the child of its nearest ancestor that is a *subreaper* (prctl(2), Linux). Without subreapers (macOS), only
 processes whose ancestors live are found.
+
+Programs that a test runs beside the instance are not descendants of it. They are found by their environment
+(Linux): FLUX_START_URI names the instance that they belong to, FLUX_JOB_TMPDIR the one whose job they are.
 """
 
 from __future__ import annotations
@@ -12,6 +15,7 @@ import signal
 import sys
 import time
 
+_PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
 _KILL_LIMIT = 5.0
 _INTERVAL = 0.002
@@ -19,6 +23,15 @@ _INTERVAL = 0.002
 
 def become_subreaper() -> None:
     """Make orphaned descendants our children, if the system supports it. Children do not inherit this."""
+    _prctl(_PR_SET_CHILD_SUBREAPER, 1)
+
+
+def wake_with_parent() -> None:
+    """Get SIGCONT when our parent dies, if the system supports it. Children do not inherit this."""
+    _prctl(_PR_SET_PDEATHSIG, signal.SIGCONT)
+
+
+def _prctl(option: int, value: int) -> None:
     if not sys.platform.startswith("linux"):
         return
     try:
@@ -26,7 +39,7 @@ def become_subreaper() -> None:
     except ImportError:
         # Some builds of Python have no ctypes.
         return
-    ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    ctypes.CDLL(None).prctl(option, value, 0, 0, 0)
 
 
 def descendants() -> list[int]:
@@ -97,3 +110,35 @@ def kill_descendants() -> bool:
             return True
         time.sleep(_INTERVAL)
     return False
+
+
+def kill_marked(rundir: str) -> None:
+    """Kill the processes whose environment names the instance in ``rundir``, and those that they fork meanwhile."""
+    deadline = time.monotonic() + _KILL_LIMIT
+    while (found := _marked(rundir)) and time.monotonic() < deadline:
+        for pid in found:
+            try:
+                os.kill(pid, signal.SIGKILL)
+            except (ProcessLookupError, PermissionError):
+                continue
+        time.sleep(_INTERVAL)
+
+
+def _marked(rundir: str) -> list[int]:
+    if not os.path.isabs(rundir) or not os.path.isdir("/proc/self"):
+        return []
+    place = os.fsencode(rundir)
+    marks = (b"FLUX_START_URI=local://" + place + b"/", b"FLUX_JOB_TMPDIR=" + place + b"/")
+    found = []
+    for name in os.listdir("/proc"):
+        if not name.isdigit() or int(name) == os.getpid():
+            continue
+        try:
+            with open(f"/proc/{name}/environ", "rb") as file:
+                environ = file.read()
+        except OSError:
+            # It has ended, or is another user's.
+            continue
+        if any(mark in environ for mark in marks):
+            found.append(int(name))
+    return found

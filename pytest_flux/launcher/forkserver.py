@@ -60,6 +60,7 @@ _MAX_DESCRIPTORS = 3
 _MODULES = (
     "pytest_flux.broker.main",
     "pytest_flux.launcher.control",
+    "pytest_flux.launcher.descendants",
     "pytest_flux.launcher.pmi_server",
     "pytest_flux.launcher.session",
     "pytest_flux.launcher.supervisor",
@@ -284,9 +285,13 @@ def _run(
     lifeline: int | None = None,
 ) -> NoReturn:
     """Be the front of a session. Write to ``status`` why it did not start, if so, and the exit code."""
+    from pytest_flux.launcher.descendants import wake_with_parent
+
     code = 1
     try:
         os.setsid()
+        # The server ends with pytest, which may be a moment at which the supervisor is stopped (see session.py).
+        wake_with_parent()
         signal.signal(signal.SIGINT, signal.default_int_handler)
         os.dup2(output, 1)
         os.dup2(output, 2)

@@ -9,6 +9,7 @@ from pytest_flux.record import NamedTuple
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from pytest_flux.launcher.sweeper import Sweeper
     from pytest_flux.launcher.terminal import Terminal
 
 #: Signals that shut an instance down.
@@ -26,7 +27,7 @@ class Links(NamedTuple):
     if given, is another. The supervisor writes to ``notes`` what the front must remove if the supervisor dies, and to
     ``status``, if given, lines for programs that wait: ``rundir PATH``, ``booted RANK``, ``ended RANK CODE``. Brokers
     join the process group ``group``; 0, which is what a process sees of a group outside of its container, means the
-    supervisor's.
+    supervisor's. ``watch`` is the reading end of the brokers' lifeline, whose writing end is inherited, too.
     """
 
     orders: int
@@ -35,6 +36,8 @@ class Links(NamedTuple):
     terminal: Terminal | None
     lifeline: int | None
     status: int | None
+    watch: int
+    sweeper: Sweeper
 
 
 def encode_order(signum: int, delivered: bool) -> bytes:

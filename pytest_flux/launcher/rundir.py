@@ -8,7 +8,13 @@ from __future__ import annotations
 import os
 import stat
 
-from pytest_flux.directories import MAX_RUNDIR, make_directory, make_temporary_directory, remove_tree
+from pytest_flux.directories import (
+    MAX_RUNDIR,
+    make_directory,
+    make_temporary_directory,
+    remove_tree,
+    temporary_parent,
+)
 from pytest_flux.launcher.report import report
 from pytest_flux.launcher.spec import LaunchError, LaunchSpec
 from pytest_flux.record import NamedTuple
@@ -84,9 +90,8 @@ def _make_missing(path: str) -> bool:
 
 
 def _make_temporary() -> str:
-    """Make a directory ``${TMPDIR:-/tmp}/flux-XXXXXX``, or one in /tmp if $TMPDIR is too long for sockets."""
-    # Absolute, for programs that change their working directory.
-    parent = os.path.abspath(os.environ.get("TMPDIR") or "/tmp")
+    """Make a directory ``flux-XXXXXX`` (see temporary_parent), in /tmp if $TMPDIR is too long for sockets."""
+    parent = temporary_parent(os.environ)
     if len(os.fsencode(parent)) + len("/flux-XXXXXX") > MAX_RUNDIR:
         parent = "/tmp"
     try:

@@ -8,7 +8,8 @@ the supervisor dies; the supervisor cleans up if the front dies (:mod:`pytest_fl
          ├─ broker 0      the brokers: in the front's process group, so in the terminal's foreground group if
          └─ broker ...    flux-start is
 
-Both are subreapers (Linux), so no process of the instance can escape them.
+Both are subreapers (Linux), so no process of the instance can escape them. If both are killed, the brokers clean up
+(:mod:`pytest_flux.launcher.lifeline`), else the sweeper (:mod:`pytest_flux.launcher.sweeper`).
 """
 
 from __future__ import annotations
@@ -18,12 +19,13 @@ import os
 import signal
 import sys
 
-from pytest_flux.launcher.descendants import become_subreaper, end_descendants
+from pytest_flux.launcher.descendants import become_subreaper, end_descendants, kill_marked
 from pytest_flux.launcher.engine import Engine
 from pytest_flux.launcher.orders import Debounce, Links, encode_order
 from pytest_flux.launcher.report import report
 from pytest_flux.launcher.rundir import Rundir, remove_leftovers
 from pytest_flux.launcher.spec import PROCESS_LIMITS, LaunchError, LaunchSpec
+from pytest_flux.launcher.sweeper import Sweeper
 from pytest_flux.launcher.terminal import Terminal
 from pytest_flux.reactor.descriptors import open_standard_descriptors
 
@@ -47,10 +49,9 @@ def run_session(spec: LaunchSpec, engine: Engine, *, lifeline: int | None = None
     """
     open_standard_descriptors()
     terminal = Terminal.save()
-    become_subreaper()
     # SIGCHLD may be inherited as ignored, and the BSDs lose it if the action is the default, although it is blocked.
     signal.signal(signal.SIGCHLD, lambda *_: None)
-    signals = {signal.SIGTERM, signal.SIGINT, signal.SIGCHLD}
+    signals = {signal.SIGTERM, signal.SIGINT, signal.SIGCHLD, signal.SIGCONT}
     # nohup(1) makes programs ignore SIGHUP; so do we then.
     if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
         signals.add(signal.SIGHUP)
@@ -60,6 +61,9 @@ def run_session(spec: LaunchSpec, engine: Engine, *, lifeline: int | None = None
             stream.flush()
     orders, give_orders = os.pipe()
     take_notes, notes = os.pipe()
+    # Nobody reads the other end before it is closed: brokers inherit it, and see that we and the supervisor are dead.
+    watch, _ = os.pipe()
+    sweeper = Sweeper()
     group = os.getpgrp()
     try:
         pid = os.fork()
@@ -68,11 +72,14 @@ def run_session(spec: LaunchSpec, engine: Engine, *, lifeline: int | None = None
     if pid == 0:
         os.close(give_orders)
         os.close(take_notes)
-        _supervise(spec, engine, Links(orders, notes, group, terminal, lifeline, status))
-    os.close(orders)
-    os.close(notes)
+        _supervise(spec, engine, Links(orders, notes, group, terminal, lifeline, status, watch, sweeper))
+    for theirs in (orders, notes, watch):
+        os.close(theirs)
+    # Not earlier: the sweeper must become a child of somebody else. No broker has been started yet.
+    sweeper.settle()
+    become_subreaper()
     try:
-        return _Front(pid, signals, give_orders, take_notes, terminal).run()
+        return _Front(pid, signals, give_orders, take_notes, terminal, sweeper).run()
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
@@ -95,13 +102,20 @@ def _supervise(spec: LaunchSpec, engine: Engine, links: Links) -> None:
 
 class _Front:
     def __init__(
-        self, pid: int, signals: set[signal.Signals], orders: int, notes: int, terminal: Terminal | None
+        self,
+        pid: int,
+        signals: set[signal.Signals],
+        orders: int,
+        notes: int,
+        terminal: Terminal | None,
+        sweeper: Sweeper,
     ) -> None:
         self._pid = pid
         self._signals = signals
         self._orders = orders
         self._notes = notes
         self._terminal = terminal
+        self._sweeper = sweeper
 
     def run(self) -> int:
         """Pass signals on until the supervisor has ended, and return the exit code."""
@@ -113,7 +127,12 @@ class _Front:
                 pid, status = os.waitpid(self._pid, os.WNOHANG)
                 if pid:
                     return self._end(os.waitstatus_to_exitcode(status))
-            elif debounce.is_new(signum):
+                continue
+            # It may be stopped. We get SIGCONT ourselves if somebody of the instance has noticed a death.
+            os.kill(self._pid, signal.SIGCONT)
+            if signum == signal.SIGCONT:
+                continue
+            if debounce.is_new(signum):
                 given += 1
                 try:
                     os.write(self._orders, encode_order(signum, from_terminal))
@@ -124,11 +143,16 @@ class _Front:
 
     def _end(self, code: int) -> int:
         if code >= 0 and not _has_children():
+            self._sweeper.dismiss()
             return code
         # The supervisor died, so we clean up. Brokers that it had not noted yet lose their connection to it, and
         # remove their own directories.
         end_descendants(_GRACE)
-        remove_leftovers(self._read_notes())
+        directories = self._read_notes()
+        for directory in directories[:1]:
+            kill_marked(directory.path)
+        remove_leftovers(directories)
+        self._sweeper.dismiss()
         if code >= 0:
             return code
         report(f"supervisor (pid {self._pid}) {signal.strsignal(-code)}: killed all brokers")

@@ -15,8 +15,8 @@ What must stay true:
 * A forked broker never returns into the supervisor's frames: `_become` ends in `os._exit`, whatever happens.
 * Signals are blocked from before the fork until the child has its own handlers, or the supervisor's would run in it.
 * Nothing is allocated between two forks, and `gc.freeze` comes before: pages that are written are copied.
-* The child closes all descriptors except standard streams and its PMI channel; the supervisor makes all of its own
-  close-on-exec (`keep_to_ourselves`) for programs.
+* The child closes all descriptors except standard streams, its PMI channel and its lifeline; the supervisor makes all
+  of its own close-on-exec (`keep_to_ourselves`) for programs.
 * The limit of open files is lowered for the moment of posix_spawn, because that cannot set limits. The original one
   is a promise to jobs; ours must hold two descriptors for each broker.
 * With ``--wrap`` the printed command line is what runs: nothing is forked then.
@@ -34,10 +34,11 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
 from pytest_flux.launcher.engine import Engine
+from pytest_flux.launcher.lifeline import Lifeline
 from pytest_flux.launcher.spec import PROCESS_LIMITS, LaunchError
 from pytest_flux.reactor.descriptors import keep_to_ourselves, open_descriptors
 
-BrokerMain = Callable[[list[str]], int]
+BrokerMain = Callable[[list[str], Lifeline], int]
 
 # Descriptors that a supervisor needs besides those of brokers: for control clients and others.
 _SPARE_FILES = 64
@@ -67,10 +68,12 @@ class Spawner:
     """Starts brokers of one engine. Raises LaunchError if ``size`` brokers exceed a limit.
 
     ``rundir`` is the run directory of the session. ``group`` is the process group that brokers join; for 0 see Links.
+    ``lifeline`` is that of brokers that are forked.
     """
 
-    def __init__(self, engine: Engine, size: int, rundir: str, group: int, *, wrap: bool) -> None:
+    def __init__(self, engine: Engine, size: int, rundir: str, group: int, lifeline: Lifeline, *, wrap: bool) -> None:
         self._group = group
+        self._lifeline = lifeline
         self._limits = _raise_open_files(size)
         self._main: BrokerMain | None = None
         keep_to_ourselves()
@@ -135,8 +138,11 @@ class Spawner:
             if self._group:
                 os.setpgid(0, self._group)
             name_process(f"flux-broker-{launch.rank}")
-            os.closerange(3, launch.channel)
-            os.closerange(launch.channel + 1, descriptors)
+            self._lifeline.attach()
+            first, second = sorted((launch.channel, self._lifeline.descriptor))
+            os.closerange(3, first)
+            os.closerange(first + 1, second)
+            os.closerange(second + 1, descriptors)
             signal.set_wakeup_fd(-1)
             for number, action in signals.items():
                 signal.signal(number, action)
@@ -147,7 +153,7 @@ class Spawner:
                     del os.environ[name]
                 else:
                     os.environ[name] = value
-            status = main(launch.argv[1:])
+            status = main(launch.argv[1:], self._lifeline)
         except SystemExit as end:
             status = end.code if isinstance(end.code, int) else int(end.code is not None)
         except BaseException:  # noqa: BLE001 - the frames above are the supervisor's

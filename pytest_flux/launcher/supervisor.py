@@ -11,14 +11,17 @@ however it comes. We took the pipe, and put all the work into the process that h
 
 So `flux-start` is two processes that watch each other. The front (`session.py`) is the parent of the supervisor and
 sees its end by SIGCHLD; the supervisor sees the front's end by the end of the pipe ``orders``. The one that is left
-kills and removes everything. Only killing both at the same moment leaves something.
+kills and removes everything. If both are killed at the same moment, the brokers do (`lifeline.py`), else the sweeper
+(`sweeper.py`).
 
 What must stay true:
 
 * The supervisor is in a separate process group: a signal to the group of the brokers, from a terminal or a test
   runner, does not reach it.
 * It is a subreaper (Linux): processes of the instance that daemonize become its children, and are found at the end.
-* Only the supervisor and the front hold the ends of ``orders``; brokers must not inherit them.
+* Only the supervisor and the front hold the ends of ``orders``, and the writing ends of the lifeline of the brokers
+  and of the sweeper's pipe; brokers must not inherit them.
+* A stopped guard is none. SIGCONT wakes the supervisor when the front dies, and the front wakes it at every signal.
 * A directory is noted to the front before anything is put into it.
 * All waits are bounded: a stop asks, then signals, then kills, then verifies (`stopping.py`, `descendants.py`).
 """
@@ -30,8 +33,15 @@ import os
 import signal
 
 from pytest_flux.launcher.brokers import Brokers
-from pytest_flux.launcher.descendants import become_subreaper, end_descendants, kill_descendants
+from pytest_flux.launcher.descendants import (
+    become_subreaper,
+    end_descendants,
+    kill_descendants,
+    kill_marked,
+    wake_with_parent,
+)
 from pytest_flux.launcher.engine import Engine
+from pytest_flux.launcher.lifeline import Lifeline
 from pytest_flux.launcher.orders import STOP_SIGNALS, Debounce, Links, decode_orders
 from pytest_flux.launcher.report import report
 from pytest_flux.launcher.rundir import Rundir, prepare_rundir, remove_leftovers
@@ -67,6 +77,7 @@ class Supervisor:
                 # Before it is noted: sockets of another session in it would be removed as ours.
                 rundir.claim()
             self._remember(rundir)
+            self._links.sweeper.mark(rundir.path)
             self._notify(f"rundir {self._directories[0].path}")
             brokers = self._brokers = Brokers(
                 self._reactor,
@@ -74,6 +85,7 @@ class Supervisor:
                 self._engine,
                 self._directories[0].path,
                 self._links.group,
+                Lifeline(self._links.watch, rundir),
                 ended=self._reactor.stop,
                 found=self._remember,
                 notify=self._notify,
@@ -97,6 +109,7 @@ class Supervisor:
             os.setpgid(0, 0)
         name_process("flux-supervisor")
         become_subreaper()
+        wake_with_parent()
         for signum in STOP_SIGNALS:
             self._reactor.on_signal(signum, self._take_signal)
         signal.pthread_sigmask(signal.SIG_SETMASK, ())
@@ -109,6 +122,7 @@ class Supervisor:
     def _remember(self, directory: Rundir) -> None:
         """Note a directory that must be removed at the end, by us or by the front."""
         self._directories.append(directory)
+        self._links.sweeper.remove(directory)
         try:
             os.write(self._links.notes, marshal.dumps(tuple(directory)))
         except BrokenPipeError:
@@ -165,7 +179,11 @@ class Supervisor:
             self._brokers.after_last_words(self._die)
 
     def _die(self) -> None:
-        self._leave(kill_descendants())
+        clean = kill_descendants()
+        for directory in self._directories[:1]:
+            # Programs that a test runs beside the instance.
+            kill_marked(directory.path)
+        self._leave(clean)
         os._exit(128 + signal.SIGKILL)
 
     def _leave(self, clean: bool) -> None:
@@ -174,5 +192,6 @@ class Supervisor:
         if self._brokers is not None:
             self._brokers.close()
         remove_leftovers(self._directories)
+        self._links.sweeper.dismiss()
         if self._links.terminal is not None:
             self._links.terminal.restore()

@@ -3,8 +3,8 @@
 import os
 from typing import Any
 
-import flux.kvs  # type: ignore[import-not-found]
-from flux.modprobe import task  # type: ignore[import-not-found]
+import flux.kvs
+from flux.modprobe import task
 
 MODULES = (
     "content content-backing kvs kvs-watch heartbeat resource "

@@ -14,6 +14,7 @@ import stat
 from typing import TYPE_CHECKING, Any
 
 from pytest_flux.content_sqlite import SqliteBacking, remove_database
+from pytest_flux.postmortem.extents import data_extents
 from pytest_flux.protocol.blobref import DIGEST_SIZES, decode_blobref, hasher
 from pytest_flux.protocol.content_rows import check_schema, decode_checkpoint, decode_object
 from pytest_flux.protocol.errors import FluxError, ProtocolError
@@ -84,7 +85,7 @@ def _copy(source: str, target: str) -> None:
     with open(source, "rb") as original, open(target, "wb") as copy:
         os.fchmod(copy.fileno(), 0o600)
         size = os.fstat(original.fileno()).st_size
-        for start, end in _data(original.fileno(), size):
+        for start, end in data_extents(original.fileno(), size):
             original.seek(start)
             copy.seek(start)
             while start < end and (piece := original.read(min(_PIECE, end - start))):
@@ -95,20 +96,6 @@ def _copy(source: str, target: str) -> None:
                 else:
                     copy.seek(len(piece), os.SEEK_CUR)
         copy.truncate(size)
-
-
-def _data(descriptor: int, size: int) -> Iterator[tuple[int, int]]:
-    """The parts of a file that have data, as far as the file system knows."""
-    end = 0
-    while end < size:
-        try:
-            start = os.lseek(descriptor, end, os.SEEK_DATA)
-            end = os.lseek(descriptor, start, os.SEEK_HOLE)
-        except (OSError, AttributeError) as error:
-            if getattr(error, "errno", None) != errno.ENXIO:
-                yield end, size
-            return
-        yield start, end
 
 
 def repair_copy(path: str, name: str) -> list[str]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 
 from pytest_flux.protocol.errors import ProtocolError
+from pytest_flux.protocol.limits import MAX_PARENTHESES
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -19,8 +20,6 @@ if TYPE_CHECKING:
 _OPERATORS = {"": "properties", "host": "hostlist", "hosts": "hostlist", "rank": "ranks"}
 _TOKEN = r"""\s*(?: (?P<and>&{1,2}|and\b) | (?P<or>\|{1,2}|or\b) | (?P<not>not\b) | (?P<open>\() | (?P<close>\))
     | (?P<negate>-) | (?P<quoted>(?P<mark>['"])[^'"]*) | (?P<term>[^()|&\s"']+) )"""
-
-MAX_DEPTH = 100
 
 
 def parse_constraint(text: str) -> Constraint:
@@ -112,8 +111,8 @@ class _Parser:
         raise ProtocolError(f"Unexpected end of input in '{self._text}'")
 
     def _parenthesis(self, position: int) -> Constraint:
-        if len(self._opened) >= MAX_DEPTH:
-            raise ProtocolError(f"more than {MAX_DEPTH} parentheses at position {position}")
+        if len(self._opened) >= MAX_PARENTHESES:
+            raise ProtocolError(f"more than {MAX_PARENTHESES} parentheses at position {position}")
         self._opened.append(position)
         inner = self.alternatives()
         if self._next()[0] != "close":

@@ -9,7 +9,7 @@ Parsing follows the order of flux-core's `fluid_parse`: a ``.`` means dothex, ``
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from pytest_flux.protocol.errors import ProtocolError
 
@@ -33,6 +33,21 @@ def f58(fluid: int) -> str:
 def f58plain(fluid: int) -> str:
     """F58 that begins with ``f``, for places that take ASCII only."""
     return "f" + _base58(fluid)
+
+
+F58_VARIABLES = ("LC_ALL", "LC_CTYPE", "LANG", "FLUX_F58_FORCE_ASCII")
+"""What :func:`f58_for` looks at in an environment."""
+
+
+def f58_for(fluid: int, environ: Mapping[str, str]) -> str:
+    """F58 as a program with this environment writes it: with ``ƒ`` if its locale has that, and nobody forbids it.
+
+    flux-core asks the C library for the locale (src/common/libutil/fluid.c). By its rules the first of these
+    variables that is not empty counts, and a locale without the name of a character set has not UTF-8 (setlocale(3)).
+    """
+    locale = next(filter(None, (environ.get(name) for name in ("LC_ALL", "LC_CTYPE", "LANG"))), "C")
+    has_utf8 = locale.upper().partition(".")[2].partition("@")[0] in ("UTF-8", "UTF8")
+    return f58(fluid) if has_utf8 and "FLUX_F58_FORCE_ASCII" not in environ else f58plain(fluid)
 
 
 def _base58(fluid: int) -> str:

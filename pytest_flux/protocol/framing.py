@@ -20,8 +20,8 @@ _HEADER = 8
 
 def encode_frame(message: Message) -> bytes:
     """The message with its stream header."""
-    data = message.encode()
-    return _MAGIC + len(data).to_bytes(4, "big") + data
+    pieces = message.pieces()
+    return b"".join([_MAGIC, sum(map(len, pieces)).to_bytes(4, "big"), *pieces])
 
 
 class FrameDecoder:
@@ -32,6 +32,11 @@ class FrameDecoder:
     def __init__(self, limit: int = MAX_MESSAGE) -> None:
         self._buffer = bytearray()
         self._limit = limit
+
+    @property
+    def pending(self) -> int:
+        """Bytes of a message that is not complete yet."""
+        return len(self._buffer)
 
     def feed(self, data: bytes) -> list[Message]:
         """Messages completed by ``data``. Raises ProtocolError: wrong magic, too long, broken message."""
@@ -47,8 +52,8 @@ class FrameDecoder:
                 raise ProtocolError(f"message of {size} bytes is over the limit of {self._limit}")
             if end - start < _HEADER + size:
                 break
-            body = bytes(memoryview(buffer)[start + _HEADER : start + _HEADER + size])
-            messages.append(decode_message(body))
+            with memoryview(buffer) as view, view[start + _HEADER : start + _HEADER + size] as body:
+                messages.append(decode_message(body))
             start += _HEADER + size
         if start:
             del buffer[:start]

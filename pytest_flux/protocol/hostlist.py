@@ -15,13 +15,15 @@ names that no hostlist can express, ``"a1-[1-2]"``; numbers that are not all dig
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
-from itertools import groupby
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from itertools import chain, groupby, islice
 
 from pytest_flux.protocol.errors import ProtocolError
+from pytest_flux.protocol.idset import in_ranges, merge_ranges
+from pytest_flux.protocol.limits import MAX_HOSTS, check_limit
 from pytest_flux.record import NamedTuple
 
-#: The longest name: _POSIX_HOST_NAME_MAX. Together with ``limit`` it bounds what a short text can expand to.
+#: The longest name: _POSIX_HOST_NAME_MAX. Together with MAX_HOSTS it bounds what a short text can expand to.
 MAX_NAME = 255
 
 # flux-core counts with C's unsigned long. It cannot read larger numbers in brackets, so none are written.
@@ -47,13 +49,42 @@ class _Run(NamedTuple):
     width: int
 
 
-def decode_hostlist(text: str, *, limit: int = 2**20) -> list[str]:
+def decode_hostlist(text: str, *, limit: int = MAX_HOSTS) -> list[str]:
     """The names that ``text`` stands for, in order.
 
     Raises ProtocolError for anything malformed, a range that descends, a name longer than :data:`MAX_NAME`,
-    and a list of more than ``limit`` names (flux-core's limit for a single range is the default).
+    and a list of more than ``limit`` names.
     """
-    hosts: list[str] = []
+    return expand(decode_host_ranges(text), limit=limit)
+
+
+class HostRange(NamedTuple):
+    """The names ``prefix``, number, ``suffix`` for all numbers from ``low`` to ``high``, padded to ``width`` digits.
+
+    If ``width`` is 0, there is no number, and ``prefix`` is the one name.
+    """
+
+    prefix: str
+    low: int
+    high: int
+    width: int
+    suffix: str
+
+    @property
+    def size(self) -> int:
+        """The number of names. It may be larger than len() can return."""
+        return self.high - self.low + 1
+
+    def names(self) -> Iterator[str]:
+        """The names, one after another."""
+        if not self.width:
+            return iter((self.prefix,))
+        return (f"{self.prefix}{number:0{self.width}}{self.suffix}" for number in range(self.low, self.high + 1))
+
+
+def decode_host_ranges(text: str) -> list[HostRange]:
+    """The ranges that ``text`` stands for, in order, without the names. Raises ProtocolError if it is malformed."""
+    ranges: list[HostRange] = []
     position = 0
     expression = re.compile(_EXPRESSION)
     while position < len(text):
@@ -69,29 +100,82 @@ def decode_hostlist(text: str, *, limit: int = 2**20) -> list[str]:
         prefix, numbers, suffix = match.groups()
         if numbers is None:
             _check_length(prefix)
-            hosts.append(prefix)
+            ranges.append(HostRange(prefix, 0, 0, 0, ""))
         else:
-            for element in numbers.split(","):
-                hosts.extend(_expand(prefix, element, suffix, limit - len(hosts)))
-        if len(hosts) > limit:
-            raise ProtocolError(f"hostlist of more than {limit} hosts", text[:80])
-    return hosts
+            ranges.extend(_decode_range(prefix, element, suffix) for element in numbers.split(","))
+    return ranges
 
 
-def _expand(prefix: str, element: str, suffix: str, room: int) -> Iterator[str]:
+def _decode_range(prefix: str, element: str, suffix: str) -> HostRange:
     match = re.fullmatch(_RANGE, element)
     if match is None:
         raise ProtocolError("not a range of host numbers", repr(element[:80]))
     low, high = match[1], match[2] or match[1]
     _check_length(prefix + max(low, high, key=len) + suffix)
-    first, last, width = int(low), int(high), len(low)
+    first, last = int(low), int(high)
     if first > last:
         raise ProtocolError("descending range of host numbers", element)
     if last > _MAX_NUMBER:
         raise ProtocolError("host number out of range", element)
-    if last - first + 1 > room:
-        raise ProtocolError("too many hosts in hostlist", element)
-    return (f"{prefix}{number:0{width}}{suffix}" for number in range(first, last + 1))
+    return HostRange(prefix, first, last, len(low), suffix)
+
+
+def expand(ranges: Sequence[HostRange], *, limit: int = MAX_HOSTS) -> list[str]:
+    """The names in ranges, in order. Raises ProtocolError if there are more than ``limit``."""
+    check_limit("hosts in a list", sum(found.size for found in ranges), limit)
+    return [name for found in ranges for name in found.names()]
+
+
+class HostSet:
+    """Host names to look up in. Long ranges stay ranges, so that a short text never takes much memory or time."""
+
+    __slots__ = ("_names", "_ranges")
+
+    def __init__(self, ranges: Iterable[HostRange]) -> None:
+        self._names: set[str] = set()
+        self._ranges: dict[str, dict[tuple[str, int], list[tuple[int, int]]]] = {}
+        for found in ranges:
+            if found.size <= _FEW:
+                self._names.update(expand([found]))
+            else:
+                of_prefix = self._ranges.setdefault(found.prefix, {})
+                of_prefix.setdefault((found.suffix, found.width), []).append((found.low, found.high))
+        for of_prefix in self._ranges.values():
+            for key, numbers in of_prefix.items():
+                of_prefix[key] = merge_ranges(numbers)
+
+    def __contains__(self, name: str) -> bool:
+        if name in self._names:
+            return True
+        # There may be thousands of prefixes, but a name has few letters.
+        ends = range(min(len(name), MAX_NAME) if self._ranges else 0)
+        return any(name[:end] in self._ranges and self._is_in(name[end:], self._ranges[name[:end]]) for end in ends)
+
+    @staticmethod
+    def _is_in(rest: str, of_prefix: dict[tuple[str, int], list[tuple[int, int]]]) -> bool:
+        for (suffix, width), numbers in of_prefix.items():
+            digits = rest.removesuffix(suffix)
+            if rest.endswith(suffix) and digits.isascii() and digits.isdigit() and len(digits) <= MAX_NAME:
+                number = int(digits)
+                if in_ranges(number, numbers) and digits == f"{number:0{width}}":
+                    return True
+        return False
+
+    def first_unknown(self, known: Collection[str]) -> str | None:
+        """The first name, in alphabetic order, that is not in ``known``; None if there is none.
+
+        Names in long ranges are looked at only until one is unknown.
+        """
+        unknown = [name for name in self._names if name not in known]
+        for prefix, of_prefix in self._ranges.items():
+            for (suffix, width), numbers in of_prefix.items():
+                found = (HostRange(prefix, low, high, width, suffix).names() for low, high in numbers)
+                unknown += islice((name for name in chain.from_iterable(found) if name not in known), 1)
+        return min(unknown, default=None)
+
+
+_FEW = 16
+"""Ranges with at most so many names are kept as names."""
 
 
 def _check_length(name: str) -> None:

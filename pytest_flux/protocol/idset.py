@@ -13,9 +13,12 @@ Text may come from anybody and ``"0-2147483647"`` is twelve bytes, so ranges are
 from __future__ import annotations
 
 import re
+from bisect import bisect_right
 from collections.abc import Iterable
+from operator import itemgetter
 
 from pytest_flux.protocol.errors import ProtocolError
+from pytest_flux.protocol.limits import MAX_IDS, check_limit
 
 #: The largest id that flux-core's sets hold.
 MAX_ID = 2**31 - 1
@@ -66,19 +69,35 @@ def _decode_element(element: str) -> tuple[int, int]:
     return first, last
 
 
+def merge_ranges(ranges: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Ranges in any order, which may overlap, as :func:`decode_ranges` returns them."""
+    merged: list[tuple[int, int]] = []
+    for first, last in sorted(ranges):
+        if merged and first <= merged[-1][1] + 1:
+            merged[-1] = (merged[-1][0], max(last, merged[-1][1]))
+        else:
+            merged.append((first, last))
+    return merged
+
+
+def in_ranges(number: int, ranges: list[tuple[int, int]]) -> bool:
+    """Whether a number is in ranges, which are as :func:`decode_ranges` returns them."""
+    place = bisect_right(ranges, number, key=itemgetter(0)) - 1
+    return place >= 0 and number <= ranges[place][1]
+
+
 def encode_ranges(ranges: Iterable[tuple[int, int]]) -> str:
     """The text for ranges in the shape :func:`decode_ranges` returns them."""
     return ",".join(str(first) if first == last else f"{first}-{last}" for first, last in ranges)
 
 
-def decode_idset(text: str, *, limit: int = 2**20) -> list[int]:
+def decode_idset(text: str, *, limit: int = MAX_IDS) -> list[int]:
     """The ids that ``text`` stands for, ascending and unique, in a list.
 
     Raises ProtocolError as :func:`decode_ranges` does, and for a set of more than ``limit`` ids.
     """
     ranges = decode_ranges(text)
-    if sum(last - first + 1 for first, last in ranges) > limit:
-        raise ProtocolError(f"set of more than {limit} ids", text[:80])
+    check_limit("ids in a set", sum(last - first + 1 for first, last in ranges), limit)
     return [number for first, last in ranges for number in range(first, last + 1)]
 
 

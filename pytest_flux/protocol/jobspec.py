@@ -8,6 +8,7 @@ from collections.abc import Collection
 from pytest_flux.protocol.constraint import validate_constraint
 from pytest_flux.protocol.errors import ProtocolError
 from pytest_flux.protocol.json_value import decode_json
+from pytest_flux.protocol.limits import MAX_DEPENDENCIES, MAX_RESOURCE_DEPTH, check_limit
 from pytest_flux.record import NamedTuple
 
 TYPE_CHECKING = False
@@ -15,9 +16,6 @@ if TYPE_CHECKING:
     from typing import Any
 
 Jobspec = dict[str, "Any"]
-
-MAX_DEPTH = 16
-"""How deep resources may be nested. flux-core's scheduler has such a limit, its validator does not."""
 
 _KEYS = frozenset(("resources", "tasks", "version", "attributes"))
 _TASK_KEYS = ("command", "count", "slot")
@@ -81,8 +79,8 @@ def validate_jobspec(jobspec: Jobspec, hosts: Collection[str] | None = None) -> 
 
 
 def _validate_resources(resources: list[Any], depth: int) -> None:
-    if depth > MAX_DEPTH:
-        raise ProtocolError(f"jobspec resource nesting exceeds maximum depth {MAX_DEPTH}")
+    if depth > MAX_RESOURCE_DEPTH:
+        raise ProtocolError(f"jobspec resource nesting exceeds maximum depth {MAX_RESOURCE_DEPTH}")
     for resource in resources:
         _validate_resource(resource)
         below = resource.get("with", [])
@@ -172,6 +170,7 @@ def _validate_attributes(attributes: dict[str, Any], hosts: Collection[str] | No
     dependencies = system.get("dependencies", [])
     if not isinstance(dependencies, list):
         raise ProtocolError("attributes.system.dependencies must be a list")
+    check_limit("attributes.system.dependencies", len(dependencies), MAX_DEPENDENCIES)
     for dependency in dependencies:
         _validate_dependency(dependency)
     if "constraints" in system:
@@ -202,7 +201,7 @@ def jobspec_counts(jobspec: Jobspec) -> Counts:
 
     def walk(resources: object, depth: int, factor: int) -> None:
         nonlocal exclusive
-        if not isinstance(resources, list) or depth > MAX_DEPTH:
+        if not isinstance(resources, list) or depth > MAX_RESOURCE_DEPTH:
             raise ProtocolError(f"level {depth}: must be an array")
         for resource in resources:
             try:

@@ -47,13 +47,13 @@ compact_ascii = json.JSONEncoder(separators=(",", ":")).encode
 """The same in ASCII only, for places that refuse lone surrogates: arguments of programs, columns of SQLite."""
 
 
-def decode_json(data: bytes | str, *, strict: bool = False) -> Any:  # noqa: ANN401 - JSON
+def decode_json(data: bytes | memoryview | str, *, strict: bool = False) -> Any:  # noqa: ANN401 - JSON
     """The value of JSON text. Raises ValueError, RecursionError.
 
     Unless ``strict``, bytes that are not UTF-8 may be surrogates, as in Python's environments.
     """
-    if isinstance(data, bytes):
-        data = data.decode("utf-8", "strict" if strict else "surrogatepass")
+    if not isinstance(data, str):
+        data = str(data, "utf-8", "strict" if strict else "surrogatepass")
     value = _decode(data)
     if strict and "\\u" in data:
         json.dumps(value, ensure_ascii=False).encode()

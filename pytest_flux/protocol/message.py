@@ -45,7 +45,9 @@ _VERSION = 1
 _TYPES = frozenset((REQUEST, RESPONSE, EVENT, CONTROL))
 _STORED_FLAGS = FLAG_NORESPONSE | FLAG_UPSTREAM | FLAG_PRIVATE | FLAG_STREAMING | FLAG_USER1
 _LONG_PART = 255
-# Most parts are routes, one for each hop. Without a limit, each byte of a hostile message would become an object.
+_LARGE = 1 << 16
+_SHORT_SIZES = [bytes([size]) for size in range(_LONG_PART)]
+# Routes, mostly, one for each hop. Without a bound each byte of a hostile message becomes an object.
 _MAX_PARTS = 2**16
 
 
@@ -127,7 +129,7 @@ class Message:
         if not self.payload:
             raise ProtocolError("message has no JSON payload", self.topic or "")
         try:
-            value = decode_json(self.payload.rstrip(b"\0"))
+            value = decode_json(_text(self.payload))
         except (ValueError, RecursionError) as error:
             raise ProtocolError(f"payload is not JSON ({error})", self.topic or "") from None
         if not isinstance(value, dict):
@@ -168,6 +170,10 @@ class Message:
 
     def encode(self) -> bytes:
         """The wire form: parts with their sizes, the proto part last. No stream framing."""
+        return b"".join(self.pieces())
+
+    def pieces(self) -> list[bytes]:
+        """The wire form in pieces: a payload may be large, and is not copied."""
         flags = self.flags
         parts: list[bytes] = []
         if self.routes is not None:
@@ -182,23 +188,29 @@ class Message:
             parts.append(self.payload)
         proto = _PROTO.pack(_MAGIC, _VERSION, self.type, flags, self.userid, self.rolemask, self.aux1, self.aux2)
         parts.append(proto)
-        out = bytearray()
+        out: list[bytes] = []
         for part in parts:
             size = len(part)
-            if size < _LONG_PART:
-                out.append(size)
-            else:
-                out.append(_LONG_PART)
-                out += size.to_bytes(4, "big")
-            out += part
-        return bytes(out)
+            out.append(_SHORT_SIZES[size] if size < _LONG_PART else b"\xff" + size.to_bytes(4, "big"))
+            out.append(part)
+        return out
 
     def __repr__(self) -> str:
         kind = {REQUEST: "request", RESPONSE: "response", EVENT: "event", CONTROL: "control"}[self.type]
         return f"<{kind} {self.topic} aux=({self.aux1}, {self.aux2}) routes={self.routes} payload={self.payload!r}>"
 
 
-def _split(data: bytes) -> list[bytes]:
+def _text(payload: bytes) -> bytes | memoryview:
+    """A payload without its trailing NULs; a large one is not copied."""
+    if len(payload) < _LARGE:
+        return payload.rstrip(b"\0")
+    end = len(payload)
+    while end and not payload[end - 1]:
+        end -= 1
+    return memoryview(payload)[:end]
+
+
+def _split(data: bytes | memoryview) -> list[bytes]:
     parts: list[bytes] = []
     position, end = 0, len(data)
     while position < end:
@@ -213,13 +225,13 @@ def _split(data: bytes) -> list[bytes]:
             raise ProtocolError(f"message part of {size} bytes runs past the end", f"byte {position}")
         if len(parts) == _MAX_PARTS:
             raise ProtocolError(f"message of more than {_MAX_PARTS} parts")
-        parts.append(data[position : position + size])
+        parts.append(bytes(data[position : position + size]))
         position += size
     return parts
 
 
-def decode_message(data: bytes) -> Message:
-    """One whole encoded message. Raises ProtocolError if it breaks RFC 3 (errno EPROTO in Flux's terms)."""
+def decode_message(data: bytes | memoryview) -> Message:
+    """One whole encoded message. Raises ProtocolError where it breaks RFC 3 (errno EPROTO in Flux's terms)."""
     parts = _split(data)
     if not parts or len(parts[-1]) != _PROTO.size:
         raise ProtocolError("message does not end in a proto part of 20 bytes")

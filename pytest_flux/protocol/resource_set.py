@@ -10,16 +10,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from pytest_flux.protocol.errors import ProtocolError
-from pytest_flux.protocol.hostlist import decode_hostlist, encode_hostlist
-from pytest_flux.protocol.idset import decode_idset, encode_idset
+from pytest_flux.protocol.hostlist import decode_host_ranges, encode_hostlist, expand
+from pytest_flux.protocol.idset import decode_idset, decode_ranges, encode_idset
+from pytest_flux.protocol.json_unpack import unpack
+from pytest_flux.protocol.limits import MAX_CORES, MAX_IDS, MAX_NODES, MAX_RESOURCE_BITS, Budget, check_limit
 from pytest_flux.record import NamedTuple
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
-
-MAX_CORES = 1 << 16
-"""Ids of cores and gpus must be smaller, or a short text could make a mask of any size."""
 
 _UNFIT = frozenset("!&'\"^`|()")
 """Characters that a property's name may not contain (RFC 20, "R Format", properties)."""
@@ -36,23 +35,18 @@ class Node(NamedTuple):
 
 
 def mask_of(ids: str) -> int:
-    """The bit mask for an idset. Raises ProtocolError if it is malformed, or has ids from :data:`MAX_CORES` up."""
+    """The bit mask for an idset. Raises ProtocolError if it is malformed, or has ids from MAX_CORES up."""
     mask = 0
-    for number in decode_idset(ids):
-        if number >= MAX_CORES:
-            raise ProtocolError(f"resource id larger than {MAX_CORES - 1}", str(number))
-        mask |= 1 << number
+    for first, last in decode_ranges(ids):
+        check_limit("id of a resource", last, MAX_CORES - 1)
+        mask |= ((1 << (last - first + 1)) - 1) << first
     return mask
 
 
 def ids_of(mask: int) -> list[int]:
     """The ids in a bit mask, ascending."""
-    ids = []
-    while mask:
-        low = mask & -mask
-        ids.append(low.bit_length() - 1)
-        mask ^= low
-    return ids
+    # A text, not shifts: the work then grows with the length of the mask, not with its square.
+    return [number for number, bit in enumerate(f"{mask:b}"[::-1]) if bit == "1"]
 
 
 def text_of(mask: int) -> str:
@@ -67,12 +61,14 @@ def text_of(mask: int) -> str:
 
 def lowest(mask: int, count: int) -> int:
     """The mask of the ``count`` lowest ids in a mask, or of all if it has fewer."""
-    chosen = 0
-    for _ in range(count):
-        low = mask & -mask
-        chosen |= low
-        mask ^= low
-    return chosen
+    low, high = 0, mask.bit_length()
+    while low < high:
+        middle = (low + high) // 2
+        if (mask & ((1 << middle) - 1)).bit_count() < count:
+            low = middle + 1
+        else:
+            high = middle
+    return mask & ((1 << low) - 1)
 
 
 class ResourceSet:
@@ -272,6 +268,9 @@ class ResourceSet:
         )
 
 
+_CONFIG_KINDS: dict[str, type] = {"hosts": str, "cores": str, "gpus": str, "properties": object}
+
+
 def resources_from_config(entries: object) -> ResourceSet:
     """The set that ``[[resource.config]]`` describes: flux-config-resource(5). Raises ProtocolError in Flux's words.
 
@@ -282,25 +281,34 @@ def resources_from_config(entries: object) -> ResourceSet:
     ranks: dict[str, int] = {}
     nodes: dict[int, Node] = {}
     properties: dict[str, set[int]] = {}
+    bits = Budget("bits of resources", MAX_RESOURCE_BITS)
     for index, entry in enumerate(entries):
         place = f"config[{index}]"
-        if not isinstance(entry, dict) or entry.keys() - {"hosts", "cores", "gpus", "properties"}:
-            raise ProtocolError(f"{place}: unexpected key, or not a table")
-        hosts = decode_hostlist(_text(entry.get("hosts"), f"{place}: hosts"))
-        if not hosts:
+        try:
+            unpack(entry, _CONFIG_KINDS, required=("hosts",))
+        except ProtocolError as error:
+            raise ProtocolError(f"{place}: {error}") from None
+        try:
+            host_ranges = decode_host_ranges(entry["hosts"])
+        except ProtocolError:
+            raise ProtocolError(f"{place}: invalid hostlist '{entry['hosts'][:80]}'") from None
+        if not host_ranges:
             raise ProtocolError(f"{place}: empty hostlist specified")
+        hosts = expand(host_ranges, limit=MAX_NODES)
         cores, gpus = (_config_ids(entry, name, place) for name in ("cores", "gpus"))
+        bits.spend(len(hosts) * (cores.bit_length() + gpus.bit_length()))
         names = entry.get("properties", [])
         if not isinstance(names, list):
             raise ProtocolError(f"{place}: properties must be an array")
         for host in hosts:
             rank = ranks.setdefault(host, len(ranks))
-            before = nodes.get(rank, Node(host, 0, 0))
-            nodes[rank] = Node(host, before.cores | cores, before.gpus | gpus)
+            before = nodes.get(rank)
+            nodes[rank] = Node(host, before.cores | cores, before.gpus | gpus) if before else Node(host, cores, gpus)
             for name in names:
                 if not isinstance(name, str) or _UNFIT & set(name):
                     raise ProtocolError(f'{place}: invalid property "{name}"')
                 properties.setdefault(name, set()).add(rank)
+        check_limit("hosts in resource.config", len(nodes), MAX_NODES)
     if not nodes:
         raise ProtocolError("no hosts configured")
     if empty := [node.hostname for node in nodes.values() if not node.cores and not node.gpus]:
@@ -338,18 +346,27 @@ def _nodes(execution: dict[str, Any]) -> dict[int, Node]:
     if not isinstance(nodelist, list):
         raise ProtocolError("execution.nodelist is not an array")
     found: dict[int, tuple[int, int]] = {}
+    ranks_left, bits = Budget("ranks in R", MAX_NODES), Budget("bits of resources in R", MAX_RESOURCE_BITS)
     for index, entry in enumerate(lite):
         place = f"R_lite[{index}]"
         children = _object(_object(entry, place).get("children"), f"{place}.children")
         for kind, ids in children.items():
             _text(ids, f"{place}.children.{kind[:40]}")
         cores, gpus = mask_of(children.get("core", "")), mask_of(children.get("gpu", ""))
-        for rank in decode_idset(_text(entry.get("rank"), f"{place}.rank")):
-            before = found.get(rank, (0, 0))
-            if before[0] & cores or before[1] & gpus:
+        ranks = decode_idset(_text(entry.get("rank"), f"{place}.rank"), limit=MAX_NODES)
+        ranks_left.spend(len(ranks))
+        bits.spend(len(ranks) * (cores.bit_length() + gpus.bit_length()))
+        for rank in ranks:
+            if (before := found.get(rank)) is None:
+                found[rank] = (cores, gpus)
+            elif before[0] & cores or before[1] & gpus:
                 raise ProtocolError(f"{place}: resources of rank {rank} are listed twice")
-            found[rank] = (before[0] | cores, before[1] | gpus)
-    hosts = [host for entry in nodelist for host in decode_hostlist(_text(entry, "execution.nodelist"))]
+            else:
+                found[rank] = (before[0] | cores, before[1] | gpus)
+    hosts = expand(
+        [found for entry in nodelist for found in decode_host_ranges(_text(entry, "execution.nodelist"))],
+        limit=MAX_NODES,
+    )
     if hosts and len(hosts) != len(found):
         raise ProtocolError(f"number of nodes in nodelist ({len(hosts)}) is not that of ranks ({len(found)})")
     return {
@@ -360,12 +377,14 @@ def _nodes(execution: dict[str, Any]) -> dict[int, Node]:
 
 def _properties(value: object, nodes: dict[int, Node]) -> dict[str, frozenset[int]]:
     properties = {}
+    total = Budget("ranks of properties in R", MAX_IDS)
     for name, ids in _object(value, "execution.properties").items():
         if _UNFIT & set(name) or not name:
             raise ProtocolError(f"invalid character in property '{name[:80]}'")
-        ranks = frozenset(decode_idset(_text(ids, f"property {name[:80]}")))
+        ranks = frozenset(decode_idset(_text(ids, f"property {name[:80]}"), limit=MAX_NODES))
         if unknown := ranks - nodes.keys():
             raise ProtocolError(f"{encode_idset(unknown)} not found in target list", f"property {name[:80]}")
+        total.spend(len(ranks))
         properties[name] = ranks
     return properties
 

@@ -74,6 +74,14 @@ class Taskmap:
         """One task on each node."""
         return cls([Block(0, nnodes, 1)])
 
+    @classmethod
+    def compact(cls, blocks: Iterable[Block]) -> Taskmap:
+        """The blocks in this order, compacted by flux-core's rules."""
+        compacted: list[Block] = []
+        for block in blocks:
+            _append(compacted, block)
+        return cls(compacted)
+
     @property
     def blocks(self) -> tuple[Block, ...]:
         """The blocks, in the order of their tasks."""

@@ -27,6 +27,8 @@ VAL, VALREF, DIR, DIRREF, SYMLINK = "val", "valref", "dir", "dirref", "symlink"
 
 _MEMBERS = frozenset(("ver", "type", "data"))
 _ESCAPE = re.compile(r"(?<!\\)((?:\\\\)*\\u)([0-9a-f]{4})")
+# Bytes of an encoding that is kept.
+_KEPT = 4096
 _VALREF_TAIL = b'],"type":"valref","ver":1}'
 
 
@@ -52,7 +54,7 @@ class TreeObject:
             # Not kept, because directories are many and large, and the content store has their encoding.
             entries = self.data
             return b'{"data":{%b},"type":"dir","ver":1}' % b",".join(
-                [_encode_name(name) + entries[name].encode() for name in sorted(entries)]
+                [encode_name(name) + entries[name].encode() for name in sorted(entries)]
             )
         if self.type in (VALREF, DIRREF):
             # Blobrefs have nothing in them that JSON would escape.
@@ -100,6 +102,15 @@ class _Value(TreeObject):
     @property
     def data(self) -> str:
         return binascii.b2a_base64(self._value, newline=False).decode()
+
+    def encode(self) -> bytes:
+        # Not kept if it will hardly be needed again. Base64 has nothing in it that JSON would escape.
+        if self._encoded is not None:
+            return self._encoded
+        encoded = b'{"data":"%b","type":"val","ver":1}' % binascii.b2a_base64(self._value, newline=False)
+        if len(encoded) <= _KEPT:
+            self._encoded = encoded
+        return encoded
 
     @property
     def size(self) -> int:
@@ -218,5 +229,6 @@ def _encode_value(value: object) -> bytes:
 
 
 @lru_cache(maxsize=1 << 14)
-def _encode_name(name: str) -> bytes:
+def encode_name(name: str) -> bytes:
+    """The name of an entry as it begins its encoding: a JSON string and a colon."""
     return _canonical(encode_basestring(name)) + b":"

@@ -39,6 +39,12 @@ class PipeReader:
             os.close(self._fd)
             self._fd = -1
 
+    def broken(self) -> None:
+        """Report the end of the pipe: the callback has failed (see pytest_flux.reactor.reactor)."""
+        if self._fd >= 0:
+            self.close()
+            self._callback(b"")
+
     def _read(self) -> None:
         try:
             data = os.read(self._fd, _CHUNK)
@@ -82,6 +88,10 @@ class PipeWriter:
             self._reactor.on_writable(self._fd, None)
             os.close(self._fd)
             self._fd = -1
+
+    def broken(self) -> None:
+        """Close: the callback has failed (see pytest_flux.reactor.reactor)."""
+        self.close()
 
     def _flush(self) -> None:
         try:

@@ -6,7 +6,7 @@ copies the page tables of a broker for every task of a job, and jobs of a few mi
 made of. posix_spawn(3) does neither: the child borrows the parent's memory until it executes the program.
 
 What posix_spawn cannot do for the child, the parent does to itself for that moment, and undoes it: it changes its
-directory, its soft limits, its processors. A process of one thread can afford that; this module must not be used
+directory and its soft limits. A process of one thread can afford that; this module must not be used
 where other threads run. Some limits would strike the parent before it could undo them (RLIMIT_CPU, RLIMIT_AS, ...). A
 program with such limits is forked, by subprocess.
 
@@ -54,10 +54,8 @@ class Program(NamedTuple):
     """What to run, and how.
 
     ``cwd`` and ``group`` are ours if they are None; ``group`` 0 is a new process group that the program leads.
-    ``limits`` are pairs of a resource (see :mod:`resource`) and its soft limit. ``cpus`` are the processors that it
-    may run on, None for ours; if ``bind_first``, it is bound before it runs, otherwise while it is loaded.
-    ``terminal`` is the path of its controlling terminal, which then is its three standard streams. ``signals`` get
-    their default actions back.
+    ``limits`` are pairs of a resource (see :mod:`resource`) and its soft limit. ``terminal`` is the path of its
+    controlling terminal, which then is its three standard streams. ``signals`` get their default actions back.
     """
 
     argv: Sequence[str]
@@ -65,8 +63,6 @@ class Program(NamedTuple):
     cwd: str | None = None
     group: int | None = None
     limits: Sequence[tuple[int, int]] = ()
-    cpus: frozenset[int] | None = None
-    bind_first: bool = False
     terminal: str | None = None
     signals: Sequence[int] = PYTHON_IGNORES
 
@@ -106,11 +102,11 @@ def start_program(
     return pid, ours
 
 
-def spawn(program: Program, streams: Mapping[int, int], inherited: Sequence[int] = ()) -> int:
+def spawn(program: Program, streams: Mapping[int, int]) -> int:
     """Start a program and return its process id. Raises OSError if it cannot be executed.
 
-    ``streams`` has, by the number of a standard stream, the descriptor that it is to be; the others are ours. The
-    program gets each of the ``inherited`` descriptors under the number that it has here.
+    ``streams`` has our descriptors by the numbers that they have in the program. A standard stream that is not among
+    them is ours. If a descriptor is no standard stream, it must come after those that are.
     """
     _settle_descriptors()
     restore: list[Callable[[], None]] = []
@@ -119,21 +115,16 @@ def spawn(program: Program, streams: Mapping[int, int], inherited: Sequence[int]
             restore.append(_enter(program.cwd))
         path = find_program(program.argv[0], program.environ)
         if any(kind in _DANGEROUS for kind, _ in program.limits):
-            return _fork(path, program, streams, inherited)
+            return _fork(path, program, streams)
         for kind, soft in program.limits:
             before = resource.getrlimit(kind)
             resource.setrlimit(kind, (soft, before[1]))
             restore.append(_later(resource.setrlimit, kind, before))
-        if program.cpus is not None and program.bind_first:
-            restore.append(_later(os.sched_setaffinity, 0, os.sched_getaffinity(0)))
-            os.sched_setaffinity(0, program.cpus)
-        for descriptor in inherited:
-            os.set_inheritable(descriptor, True)
-            restore.append(_later(os.set_inheritable, descriptor, False))
-        pid = _posix_spawn(path, program, streams)
-        if program.cpus is not None and not program.bind_first:
-            _bind(pid, program.cpus)
-        return pid
+        for target, source in streams.items():
+            if source == target:
+                os.set_inheritable(source, True)
+                restore.append(_later(os.set_inheritable, source, False))
+        return _posix_spawn(path, program, streams)
     finally:
         for undo in reversed(restore):
             undo()
@@ -164,17 +155,16 @@ def close_all(descriptors: Iterable[int]) -> None:
 
 
 def _posix_spawn(path: str, program: Program, streams: Mapping[int, int]) -> int:
-    actions: list[tuple[Any, ...]]
+    actions: list[tuple[Any, ...]] = []
     how: dict[str, Any] = {"setsigmask": (), "setsigdef": program.signals}
     if program.terminal is not None:
         # The first terminal that the leader of a session opens becomes its own.
         actions = [(os.POSIX_SPAWN_OPEN, STDIN, program.terminal, os.O_RDWR, 0)]
         actions += [(os.POSIX_SPAWN_DUP2, STDIN, target) for target in (STDOUT, STDERR)]
         how["setsid"] = True
-    else:
-        actions = [(os.POSIX_SPAWN_DUP2, source, target) for target, source in streams.items()]
-        if program.group is not None:
-            how["setpgroup"] = program.group
+    elif program.group is not None:
+        how["setpgroup"] = program.group
+    actions += [(os.POSIX_SPAWN_DUP2, source, target) for target, source in streams.items() if source != target]
     try:
         return os.posix_spawn(path, list(program.argv), program.environ, file_actions=actions, **how)
     except OSError as error:
@@ -184,7 +174,7 @@ def _posix_spawn(path: str, program: Program, streams: Mapping[int, int]) -> int
     return os.posix_spawn("/bin/sh", argv, program.environ, file_actions=actions, **how)
 
 
-def _fork(path: str, program: Program, streams: Mapping[int, int], inherited: Sequence[int]) -> int:
+def _fork(path: str, program: Program, streams: Mapping[int, int]) -> int:
     import subprocess
 
     def before_exec() -> None:
@@ -197,8 +187,9 @@ def _fork(path: str, program: Program, streams: Mapping[int, int], inherited: Se
                 os.close(terminal)
         elif program.group is not None:
             os.setpgid(0, program.group)
-        if program.cpus is not None:
-            os.sched_setaffinity(0, program.cpus)
+        for target, source in streams.items():
+            if target > STDERR:
+                os.dup2(source, target)
         for kind, soft in program.limits:
             resource.setrlimit(kind, (soft, resource.getrlimit(kind)[1]))
 
@@ -210,7 +201,7 @@ def _fork(path: str, program: Program, streams: Mapping[int, int], inherited: Se
         stdin=ends[STDIN],
         stdout=ends[STDOUT],
         stderr=ends[STDERR],
-        pass_fds=tuple(inherited),
+        close_fds=False,
         preexec_fn=before_exec,  # noqa: PLW1509 - there are no threads
     )
     # The reactor reaps it; Popen must neither wait nor warn.
@@ -237,13 +228,6 @@ def _enter(directory: str) -> Callable[[], None]:
             os.close(before)
 
     return leave
-
-
-def _bind(pid: int, cpus: frozenset[int]) -> None:
-    try:
-        os.sched_setaffinity(pid, cpus)
-    except ProcessLookupError:
-        pass
 
 
 @cache

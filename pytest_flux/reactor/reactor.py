@@ -1,4 +1,19 @@
-"""One thread that waits for descriptors, timers, signals and children, and calls back."""
+"""One thread that waits for descriptors, timers, signals and children, and calls back.
+
+Whose fault is an exception
+---------------------------
+
+A callback that raises must not end what it does not serve: a broker has hundreds of clients and jobs on one reactor.
+Nor must it be swallowed: whatever the callback served would hang. So each exception ends one thing, its owner:
+
+* Without ``on_error`` the exception leaves ``run``. That is right for a program that does one thing, as a command.
+* With it, the exception is reported there and the reactor goes on. If the callback is a method of an object that has
+  a method ``broken``, that is called to end what the object serves: a stream closes, a pipe reports its end. A
+  descriptor without such an owner is unregistered; timers and ended children are gone anyway. ``on_error`` may call
+  ``fail``, which ends ``run`` with the exception after all: a broker does so for its own life (see Broker.report).
+* Code that calls back many others in a loop (events to subscribers, commits to watchers) uses ``call``, so that one
+  of them that fails does not cost the others their turn.
+"""
 
 from __future__ import annotations
 
@@ -19,6 +34,7 @@ if TYPE_CHECKING:
 
 Callback = Callable[[], None]
 StatusCallback = Callable[[int], None]
+ErrorCallback = Callable[[Exception, object], None]
 
 # The module selectors does the same, but costs each broker 0.1 MiB.
 _HAS_EPOLL = hasattr(select, "epoll")
@@ -27,6 +43,12 @@ _READ = select.POLLIN
 _WRITE = select.POLLOUT
 # The timeout of epoll is bounded. If a timer is due later, or never (infinity), the loop wakes once an hour.
 _MAX_TIMEOUT = 3600.0
+
+
+def _broken(callback: object) -> Callback | None:
+    """What ends that which a failed callback served, if it says so."""
+    broken: Callback | None = getattr(getattr(callback, "__self__", None), "broken", None)
+    return broken
 
 
 class Timer:
@@ -44,13 +66,17 @@ class Timer:
 
 
 class Reactor:
-    """Callbacks in the order of their causes; an exception in one ends ``run`` and reaches its caller.
+    """Callbacks in the order of their causes.
 
-    ``clock`` is the time of everything that runs here.
+    ``clock`` is the time of everything that runs here. ``on_error`` gets an exception and the callback that raised
+    it. ``on_slow`` gets a callback that took more than ``slow`` seconds, and how long it took.
     """
 
     def __init__(self, clock: Clock | None = None) -> None:
         self.clock = Clock() if clock is None else clock
+        self.on_error: ErrorCallback | None = None
+        self.on_slow: Callable[[object, float], None] | None = None
+        self.slow = 0.1
         self._poll: Any = select.epoll() if _HAS_EPOLL else select.poll()
         self._callbacks: dict[int, list[Callback | None]] = {}
         self._timers: list[tuple[float, int, Timer]] = []
@@ -61,28 +87,73 @@ class Reactor:
         self._previous: dict[int, object] = {}
         self._wakeup: tuple[int, int] | None = None
         self._running = False
+        self._failure: Exception | None = None
 
     def run(self) -> None:
         """Call back until ``stop``."""
         self._running = True
         while self._running:
-            for callbacks, events in self._wait(self._timeout()):
+            for fd, callbacks, events in self._wait(self._timeout()):
                 for index, other in ((0, _WRITE), (1, _READ)):
                     callback = callbacks[index]
-                    if events & ~other and callback is not None:
-                        callback()
+                    if events & ~other and callback is not None and not self.call(callback):
+                        self._drop(fd, callbacks, callback)
             self._run_timers()
             self._run_soon()
+        if self._failure is not None:
+            failure, self._failure = self._failure, None
+            raise failure
 
-    def _wait(self, timeout: float | None) -> list[tuple[list[Callback | None], int]]:
-        """The callbacks for ready descriptors. Looked up at once: a callback may close one and open another."""
+    def fail(self, error: Exception) -> None:
+        """Let ``run`` raise ``error`` at the end of this round."""
+        self._failure = error
+        self._running = False
+
+    def call(self, callback: Callable[..., object], *arguments: object) -> bool:
+        """Call back now. Returns whether it succeeded; without ``on_error`` an exception reaches the caller."""
+        if self.on_slow is not None:
+            return self._call_watched(callback, arguments)
+        if self.on_error is None:
+            callback(*arguments)
+            return True
+        try:
+            callback(*arguments)
+        except Exception as error:  # noqa: BLE001 - the owner of the callback decides
+            self.on_error(error, callback)
+            broken = _broken(callback)
+            if broken is not None and callback != broken:
+                self.call(broken)
+            return False
+        return True
+
+    def _drop(self, fd: int, callbacks: list[Callback | None], callback: Callback) -> None:
+        """Unregister a descriptor whose callback has failed, unless its owner sees to it."""
+        if _broken(callback) is None and self._callbacks.get(fd) is callbacks:
+            self.on_readable(fd, None)
+            self.on_writable(fd, None)
+
+    def _call_watched(self, callback: Callable[..., object], arguments: tuple[object, ...]) -> bool:
+        """As ``call``. A callback within another counts for the outer one only."""
+        report, self.on_slow = self.on_slow, None
+        assert report is not None
+        began = self.clock.monotonic()
+        try:
+            return self.call(callback, *arguments)
+        finally:
+            self.on_slow = report
+            spent = self.clock.monotonic() - began
+            if spent > self.slow:
+                report(callback, spent)
+
+    def _wait(self, timeout: float | None) -> list[tuple[int, list[Callback | None], int]]:
+        """The callbacks for descriptors that are ready: found now, because a number may be reused meanwhile."""
         if timeout is not None:
             # Rounded up: a loop that wakes too early wakes many times. epoll takes seconds, poll milliseconds.
             timeout = math.ceil(timeout * 1000)
             if _HAS_EPOLL:
                 timeout /= 1000
         ready = self._poll.poll(timeout)
-        return [(self._callbacks[fd], events) for fd, events in ready if fd in self._callbacks]
+        return [(fd, self._callbacks[fd], events) for fd, events in ready if fd in self._callbacks]
 
     def stop(self) -> None:
         """Let ``run`` return at the end of this round."""
@@ -102,7 +173,7 @@ class Reactor:
 
     def _run_soon(self) -> None:
         for _ in range(len(self._soon)):
-            self._soon.popleft()()
+            self.call(self._soon.popleft())
 
     def _timeout(self) -> float | None:
         if self._soon:
@@ -119,7 +190,7 @@ class Reactor:
             timer = heapq.heappop(self._timers)[2]
             callback, timer.callback = timer.callback, None
             if callback is not None:
-                callback()
+                self.call(callback)
 
     def call_soon(self, callback: Callback) -> None:
         """Call back in the next round, after the callback that is running."""
@@ -186,7 +257,7 @@ class Reactor:
         for signum in dict.fromkeys(received):
             callback = self._signals.get(signum)
             if callback is not None:
-                callback(signum)
+                self.call(callback, signum)
 
     def on_child(self, pid: int, ended: StatusCallback, stopped: StatusCallback | None = None) -> None:
         """Call ``ended`` with the wait status of a child of ours when it ends, ``stopped`` when it stops.
@@ -211,8 +282,8 @@ class Reactor:
             ended, stopped = self._children.get(pid, (None, None))
             if os.WIFSTOPPED(status):
                 if stopped is not None:
-                    stopped(status)
+                    self.call(stopped, status)
                 continue
             self._children.pop(pid, None)
             if ended is not None:
-                ended(status)
+                self.call(ended, status)

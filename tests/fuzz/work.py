@@ -21,6 +21,35 @@ VALUES: tuple[Any, ...] = (
     *([], [None], {}, {"": None}, [[]], [{"type": "node"}], {"and": [{"x": 1}]}),
 )
 
+NUMBERS: tuple[Any, ...] = (
+    *(
+        -(2**62),
+        -1,
+        0,
+        1,
+        2,
+        63,
+        64,
+        2**14,
+        2**14 + 1,
+        2**20,
+        2**30,
+        2**31 - 1,
+        2**31,
+        2**32,
+        2**40,
+        2**62,
+        2**63 - 1,
+    ),
+    *(1e-300, 0.5, 1e18, 1e300),
+)
+SETS: tuple[str, ...] = (
+    *("0-2147483647", "0-1048575", "4294967295", "0-16383", "0-65535", ",".join(map(str, range(0, 8000, 2)))),
+    *("x[1-1048576]", "x[0-18446744073709551615]", "x[1-16384]", ",".join(f"y{n}[1-99]" for n in range(900))),
+    *("[[0,1,1,1000000000]]", "[[0,2147483647,1,9]]", "(vector,(0,1,2147483647))", "0-2147483646", "99999999999999"),
+)
+"""Short texts that stand for very much: sets of ids, lists of hosts, task maps."""
+
 _CORES = {"execution": {"R_lite": [{"rank": "0", "children": {"core": "0"}}], "nodelist": ["a"], "starttime": 0}}
 _RESOURCES = {"version": 1, **_CORES}
 _VAL = {"ver": 1, "type": "val", "data": "eA=="}
@@ -108,6 +137,7 @@ class Generator:
         self._kinds: tuple[Callable[[], tuple[str, Any]], ...] = (
             *(self._jobspec, self._jobspec, self._signed, self._submission, self._resources),
             *(self._question, self._question, self._question, self._payload, self._key),
+            *(self._number, self._number, self._constraint, self._large_resources),
         )
 
     def __iter__(self) -> Iterator[Request]:
@@ -121,6 +151,63 @@ class Generator:
     def _jobspec(self) -> tuple[str, Any]:
         spec = mutate(self._spec, self._chance)
         return self._submit(sign_none(json.dumps(spec).encode(), os.getuid()))
+
+    def _number(self) -> tuple[str, Any]:
+        """A jobspec that is well formed, but for the size of a number or two."""
+        spec: dict[str, Any] = json.loads(json.dumps(self._spec))
+        for _ in range(self._chance.randrange(1, 3)):
+            place, key = self._chance.choice(self._places(spec))
+            place[key] = self._chance.choice(NUMBERS)
+        return self._submit(sign_none(json.dumps(spec).encode(), os.getuid()))
+
+    def _places(self, spec: dict[str, Any]) -> list[tuple[Any, str]]:
+        node, task, system = spec["resources"][0], spec["tasks"][0], spec["attributes"]["system"]
+        slot = node["with"][0]
+        task["count"] = self._chance.choice(({"per_slot": 1}, {"total": 3}))
+        options = system.setdefault("shell", {}).setdefault("options", {})
+        per_resource = {"type": self._chance.choice(("core", "node")), "count": 1}
+        signal = {"signum": 10, "timeleft": 30}
+        taskmap = {"scheme": self._chance.choice(("cyclic", "manual", "block")), "value": self._chance.choice(SETS)}
+        chosen: tuple[str, Any] = self._chance.choice(
+            (("per-resource", per_resource), ("signal", signal), ("taskmap", taskmap), ("exit-timeout", 3))
+        )
+        options.update([chosen])
+        places = [(node, "count"), (slot, "count"), (slot["with"][0], "count"), (system, "duration")]
+        places += [(task["count"], key) for key in task["count"]]
+        places += [(signal, key) for key in signal] + [(per_resource, "count"), (options, "exit-timeout")]
+        return [*places, (options, "verbose"), (options, "cpu-affinity"), (options, "nosetpgrp")]
+
+    def _constraint(self) -> tuple[str, Any]:
+        """A constraint that is deep, wide, or has sets of very many hosts or ranks, of a job or of a list of jobs."""
+        chance = self._chance
+        operator = chance.choice(("hostlist", "ranks", "properties"))
+        values = [chance.choice(SETS)] * chance.choice((1, 6, 300))
+        constraint: dict[str, Any] = {operator: values if len(str(values)) < 100_000 else values[:1]}
+        for _ in range(chance.choice((0, 1, 40, 200))):
+            constraint = {chance.choice(("and", "or", "not")): [constraint] * chance.choice((1, 1, 1, 2))}
+            if len(str(constraint)) > 100_000:
+                break
+        if chance.random() < 0.5:
+            return "job-list.list", {"max_entries": 1, "attrs": ["all"], "constraint": constraint}
+        spec: dict[str, Any] = json.loads(json.dumps(self._spec))
+        spec["attributes"]["system"]["constraints"] = constraint
+        if chance.random() < 0.5:
+            return "feasibility.check", {"jobspec": spec}
+        return self._submit(sign_none(json.dumps(spec).encode(), os.getuid()))
+
+    def _large_resources(self) -> tuple[str, Any]:
+        """A resource set of very many ranks, cores or hosts; or targets of that kind."""
+        chance = self._chance
+        if chance.random() < 0.5:
+            return "resource.drain", {"targets": chance.choice(SETS), "reason": "x"}
+        execution = {
+            "R_lite": [{"rank": chance.choice(SETS), "children": {"core": chance.choice(SETS)}}]
+            * chance.choice((1, 9)),
+            "nodelist": [chance.choice(SETS)],
+        }
+        path = self._path.with_name(f"{self._path.name}.{chance.randrange(512)}")
+        path.write_text(json.dumps({"version": 1, "execution": execution}))
+        return "resource.reload", {"path": str(path), "xml": False, "force": True}
 
     def _signed(self) -> tuple[str, Any]:
         signed = sign_none(json.dumps(self._spec).encode(), os.getuid()).encode()

@@ -21,6 +21,8 @@ module = types.ModuleType("pytest_flux.broker.main")
 sys.modules["pytest_flux.broker.main"] = module
 module.prepare = lambda size, rundir: None
 from pytest_flux.launcher.engine import Engine
+from pytest_flux.launcher.lifeline import Lifeline
+from pytest_flux.launcher.rundir import Rundir
 from pytest_flux.launcher.spawn import Launch, Spawner
 
 os.environ["LAUNCHER"] = "1"
@@ -40,7 +42,8 @@ def start(spawner, rank, argv, environ):
 
 def run(main, size=200):
     module.main = main
-    spawner = Spawner(Engine("embedded", "/flux-broker", {}), size, "/rundir", os.getpgrp(), wrap=False)
+    engine, lifeline = Engine("embedded", "/flux-broker", {}), Lifeline(os.pipe()[0], Rundir("", False, "", (0, 0)))
+    spawner = Spawner(engine, size, "/rundir", os.getpgrp(), lifeline, wrap=False)
     assert resource.getrlimit(resource.RLIMIT_NOFILE)[0] >= size
     print(start(spawner, 7, ["/flux-broker", "-v", "true"], {"PMI_RANK": "7"}))
 """
@@ -54,7 +57,7 @@ def run(code: str) -> tuple[str, str]:
 
 def test_main_gets_arguments_and_environment_and_gives_the_exit_code() -> None:
     code = """
-def main(argv):
+def main(argv, lifeline):
     print(argv, dict(os.environ) == {"PMI_RANK": "7", "PMI_FD": str(channel)})
     return 9
 run(main)
@@ -64,7 +67,7 @@ run(main)
 
 def test_process_is_as_if_the_user_had_started_it() -> None:
     code = """
-def main(argv):
+def main(argv, lifeline):
     # 3 is that of the listing.
     print({*map(int, os.listdir("/dev/fd"))} == {0, 1, 2, 3, channel})
     print(sorted(number for number in signal.valid_signals() if signal.getsignal(number) == signal.SIG_IGN))
@@ -86,11 +89,11 @@ def test_process_is_listed_under_its_own_name() -> None:
 
 @pytest.mark.parametrize(("end", "code"), [("3", 3), ("None", 0), ("'text'", 1), ("", 0)])
 def test_exit_from_within_is_an_exit(end: str, code: int) -> None:
-    assert run(f"def main(argv):\n    sys.exit({end})\nrun(main)") == (f"{code}\n", "")
+    assert run(f"def main(argv, lifeline):\n    sys.exit({end})\nrun(main)") == (f"{code}\n", "")
 
 
 def test_error_is_shown_and_goes_no_further() -> None:
-    output, errors = run("def main(argv):\n    raise KeyError('mine')\nrun(main)\nprint('once')")
+    output, errors = run("def main(argv, lifeline):\n    raise KeyError('mine')\nrun(main)\nprint('once')")
     assert output == "1\nonce\n"
     assert errors.endswith("KeyError: 'mine'\n")
 

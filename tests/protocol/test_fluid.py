@@ -12,6 +12,7 @@ from pytest_flux.protocol.fluid import (
     FluidGenerator,
     encode_fluid,
     f58,
+    f58_for,
     fluid_timestamp,
     kvs_key,
     parse_fluid,
@@ -121,3 +122,21 @@ def test_generator_out_of_range() -> None:
     """14 bits."""
     with pytest.raises(ProtocolError):
         FluidGenerator(2**14, 0, 0)
+
+
+@pytest.mark.parametrize(
+    ("environ", "prefix"),
+    [
+        ({}, "f"),
+        ({"LANG": "C.UTF-8"}, "ƒ"),
+        ({"LANG": "en_US.utf8@euro"}, "ƒ"),
+        ({"LANG": "en_US"}, "f"),
+        ({"LANG": "en_US.ISO-8859-1"}, "f"),
+        ({"LANG": "C.UTF-8", "LC_CTYPE": "C"}, "f"),
+        ({"LANG": "C.UTF-8", "LC_ALL": "POSIX"}, "f"),
+        ({"LANG": "C", "LC_CTYPE": "C.UTF-8", "LC_ALL": ""}, "ƒ"),
+        ({"LANG": "C.UTF-8", "FLUX_F58_FORCE_ASCII": ""}, "f"),
+    ],
+)
+def test_f58_follows_the_locale(environ: dict[str, str], prefix: str) -> None:
+    assert f58_for(58, environ) == f"{prefix}21"

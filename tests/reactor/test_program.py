@@ -131,11 +131,11 @@ sys.exit(os.read(pipes[STDOUT], 100) != b"word")
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
 
 
-def _spawned(*argv: str, inherited: Sequence[int] = (), **how: Any) -> str:  # noqa: ANN401
+def _spawned(*argv: str, inherited: dict[int, int] | None = None, **how: Any) -> str:  # noqa: ANN401
     """What a program writes that was started by ``spawn``."""
     reading, writing = os.pipe()
     try:
-        pid = spawn(Program(argv, dict(os.environ), **how), {STDOUT: writing}, inherited)
+        pid = spawn(Program(argv, dict(os.environ), **how), {STDOUT: writing, **(inherited or {})})
     finally:
         os.close(writing)
     with open(reading) as stream:
@@ -155,19 +155,21 @@ def test_limits_that_would_strike_us() -> None:
     assert _spawned("sh", "-c", "ulimit -t; ulimit -n; pwd", limits=limits, cwd="/") == "77\n50\n/\n"
 
 
-@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="processes cannot be bound here")
-def test_processors_are_the_programs_alone() -> None:
-    before = os.sched_getaffinity(0)
-    cpu = max(before)
-    script = "import os; print(*os.sched_getaffinity(0))"
-    assert _spawned(sys.executable, "-c", script, cpus=frozenset((cpu,)), bind_first=True) == f"{cpu}\n"
-    assert os.sched_getaffinity(0) == before
-
-
-def test_a_descriptor_is_inherited_under_its_number_and_by_nobody_else() -> None:
+@pytest.mark.parametrize("limits", [[], [(resource.RLIMIT_CPU, 77)]], ids=["spawn", "fork"])
+def test_a_descriptor_gets_another_number(limits: list[tuple[int, int]]) -> None:
     reading, writing = os.pipe()
     try:
-        assert _spawned("sh", "-c", f"test -e /dev/fd/{writing} && echo there", inherited=[writing]) == "there\n"
+        script = f"test -e /dev/fd/99 && ! test -e /dev/fd/{writing} && echo there"
+        assert _spawned("sh", "-c", script, inherited={99: writing}, limits=limits) == "there\n"
+    finally:
+        os.close(reading)
+        os.close(writing)
+
+
+def test_a_descriptor_keeps_its_number_and_is_for_one_program() -> None:
+    reading, writing = os.pipe()
+    try:
+        assert _spawned("sh", "-c", f"test -e /dev/fd/{writing} && echo there", inherited={writing: writing})
         assert not os.get_inheritable(writing)
         assert _spawned("sh", "-c", f"test -e /dev/fd/{writing} || echo gone") == "gone\n"
     finally:

@@ -14,6 +14,7 @@ from pytest_flux.broker.boot.boot import Boot, interface_hint, mapping
 from pytest_flux.broker.boot.flux_script import write_flux_script
 from pytest_flux.broker.boot.rundir import Cleanup, create_directory
 from pytest_flux.broker.log import BrokerLog
+from pytest_flux.directories import temporary_parent
 from pytest_flux.options import Options
 from pytest_flux.protocol.errors import FluxError
 from pytest_flux.protocol.severity import LOG_DEBUG, LOG_ERR, LOG_INFO
@@ -106,7 +107,7 @@ def inherit(attributes: Attributes) -> None:
 
 def create_directories(attributes: Attributes, rank: int, log: BrokerLog, cleanup: Cleanups) -> None:
     """Make rundir, statedir and flux command; their clean-ups go to ``cleanup``. Raises StartError and FluxError."""
-    made = [create_directory(attributes, "rundir", os.environ.get("TMPDIR") or "/tmp")]
+    made = [create_directory(attributes, "rundir", temporary_parent(os.environ))]
     rundir = attributes.get("rundir") or ""
     made.append(_provide_flux(rundir, rank))
     if rank == 0:

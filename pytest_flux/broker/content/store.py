@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 from collections import OrderedDict
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from pytest_flux.broker.boot.recovery import is_recovery, place
 from pytest_flux.protocol.blobref import DIGEST_SIZES, hasher
@@ -22,12 +22,23 @@ if TYPE_CHECKING:
     from pytest_flux.reactor.reactor import Reactor, Timer
 
 _FLUSH_DELAY = 1.0
+# Bytes to write from which on that is done in the next rounds, and at once.
 _DIRTY_BYTES = 8 << 20
+_MOST_DIRTY_BYTES = 64 << 20
 # Bytes of one transaction. On a nearly full disk, blobs that fit must not be rolled back with those that do not.
 _BATCH_BYTES = 1 << 20
 _CLEAN_BYTES = 16 << 20
 _MAX_BLOB = (1 << 31) - 1
 _SEEN_MAX = 256 << 20
+# Replaced versions that can still be loaded.
+_SUPERSEDED = 64
+
+
+class Source(Protocol):
+    """Something that can be encoded as a blob."""
+
+    def encode(self) -> bytes:
+        """The bytes of the blob."""
 
 
 class BlobCache:
@@ -88,6 +99,8 @@ class ContentStore:
         self.clean = BlobCache()
         self.dirty: dict[bytes, bytes] = {}
         self.dirty_bytes = 0
+        self._held: dict[bytes, tuple[Source, int]] = {}
+        self._superseded: OrderedDict[bytes, Source] = OrderedDict()
         self.failure: FluxError | None = None
         self._hash: Callable[[bytes], bytes] | None = None
         self._reactor = reactor
@@ -118,9 +131,11 @@ class ContentStore:
         try:
             self.flush()
         except FluxError:
-            self._cancel_timer()
+            self._disarm()
         self.clean.clear()
         self.dirty.clear()
+        self._held.clear()
+        self._superseded.clear()
         self.dirty_bytes = 0
 
     def attach(self, options: Arguments) -> None:
@@ -143,7 +158,7 @@ class ContentStore:
         except FluxError:
             self._is_backed = False
             raise
-        self._plan_flush()
+        self._arm(_FLUSH_DELAY)
 
     def detach(self) -> None:
         """Write everything and close the file: blobs stay in memory from now on."""
@@ -152,7 +167,7 @@ class ContentStore:
         except FluxError:
             # It is logged, and the blobs are kept.
             pass
-        self._cancel_timer()
+        self._disarm()
         self._is_backed = False
         self.failure = None
         if self._backing is not None:
@@ -195,24 +210,63 @@ class ContentStore:
         if len(data) > self.blob_limit:
             raise FluxError(errno.EFBIG)
         digest = self.hash(data)
+        self._add(digest, data)
+        return digest
+
+    def _add(self, digest: bytes, data: bytes) -> None:
         if digest not in self.dirty:
             # Even if it is on disk: storing it again marks it as used, which protects it from garbage collection.
             self.dirty[digest] = data
             self.dirty_bytes += len(data)
-            if self.dirty_bytes > _DIRTY_BYTES:
-                self._flush_in_background()
-            else:
-                self._plan_flush()
-        return digest
+            if self._timer is None:
+                self._arm(0.0 if self.dirty_bytes > _DIRTY_BYTES else _FLUSH_DELAY)
+            elif self.dirty_bytes > _DIRTY_BYTES and self.failure is None:
+                self._arm(0.0)
 
-    def _plan_flush(self) -> None:
-        if self._timer is None and not self._closed and self._is_backed:
-            self._timer = self._reactor.call_later(_FLUSH_DELAY, self._flush_in_background)
+    # -- blobs that need not be written
 
-    def _cancel_timer(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+    def hold(self, digest: bytes, source: Source) -> None:
+        """Keep a blob that ``source`` can encode, as long as that is not needed. To be called once for each use.
+
+        A large directory of the KVS gets a new version with each commit. Most versions are replaced before the next
+        flush: then it is never encoded, compressed and written. It can still be loaded for a while.
+        """
+        self._superseded.pop(digest, None)
+        if digest not in self.dirty:
+            self._held[digest] = source, self._held.get(digest, (source, 0))[1] + 1
+            if self._timer is None:
+                self._arm(_FLUSH_DELAY)
+
+    def supersede(self, digest: bytes) -> None:
+        """One use of a blob has ended. After the last one it will not be written, unless it is kept before."""
+        held = self._held.pop(digest, None)
+        if held is None:
+            return
+        source, uses = held
+        if uses > 1:
+            self._held[digest] = source, uses - 1
+            return
+        self._superseded[digest] = source
+        if len(self._superseded) > _SUPERSEDED:
+            self._superseded.popitem(last=False)
+
+    @property
+    def has_held(self) -> bool:
+        """Whether there are blobs that might not be written."""
+        return bool(self._held or self._superseded)
+
+    def keep(self, digest: bytes) -> None:
+        """Write a blob after all, if it is held."""
+        source = self._held.pop(digest, (None,))[0] or self._superseded.pop(digest, None)
+        if source is not None:
+            self._add(digest, source.encode())
+
+    def keep_held(self) -> None:
+        """Write every blob that is held and in use."""
+        for digest in list(self._held):
+            self.keep(digest)
+
+    # -- reading and writing
 
     def load(self, digest: bytes) -> bytes:
         """A blob. FluxError ENOENT if there is none, EPROTO if the digest has the wrong size."""
@@ -222,6 +276,9 @@ class ContentStore:
         if blob is None:
             blob = self.clean.get(digest)
         if blob is None:
+            source = self._held.get(digest, (None,))[0] or self._superseded.get(digest)
+            if source is not None:
+                return source.encode()
             if not self.has_file:
                 raise FluxError(errno.ENOENT)
             blob = self.backing.load(digest)
@@ -230,21 +287,30 @@ class ContentStore:
 
     def flush(self) -> None:
         """Write the blobs that are not on disk yet. After a FluxError they are kept and tried again."""
-        self._cancel_timer()
+        self.keep_held()
+        self._disarm()
         if not self._is_backed:
             raise FluxError(errno.ENOSYS)
-        try:
-            while self.dirty:
-                self._write(self._next_batch())
-        except FluxError as error:
-            if self.failure is None or self.failure.errnum != error.errnum:
-                self._complain(f"content store: {error.text or error.strerror}")
-            self.failure = error
-            self._plan_flush()
-            raise
+        while self.dirty:
+            self._write_batch()
         self.failure = None
 
-    def _next_batch(self) -> list[tuple[bytes, bytes]]:
+    def _flush_in_background(self) -> None:
+        """Write some blobs now, and the others in the next rounds, so that others get their turn in between."""
+        self._timer = None
+        self.keep_held()
+        try:
+            if self.dirty:
+                self._write_batch()
+            while self.dirty_bytes > _MOST_DIRTY_BYTES:
+                self._write_batch()
+        except FluxError:
+            # It is logged, and the blobs are kept for the next time.
+            return
+        if self.dirty:
+            self._arm(0.0)
+
+    def _write_batch(self) -> None:
         batch: list[tuple[bytes, bytes]] = []
         size = 0
         for digest, blob in self.dirty.items():
@@ -252,21 +318,30 @@ class ContentStore:
             size += len(blob)
             if size > _BATCH_BYTES:
                 break
-        return batch
-
-    def _write(self, batch: list[tuple[bytes, bytes]]) -> None:
-        self.backing.store(batch)
+        try:
+            self.backing.store(batch)
+        except FluxError as error:
+            if self.failure is None or self.failure.errnum != error.errnum:
+                self._complain(f"content store: {error.text or error.strerror}")
+            self.failure = error
+            self._arm(_FLUSH_DELAY)
+            raise
+        self.failure = None
         for digest, blob in batch:
             del self.dirty[digest]
             self.dirty_bytes -= len(blob)
             self.clean.add(digest, blob)
 
-    def _flush_in_background(self) -> None:
-        try:
-            self.flush()
-        except FluxError:
-            # It is logged, and the blobs are kept for the next time.
-            return
+    def _arm(self, delay: float) -> None:
+        """Flush after ``delay`` seconds."""
+        self._disarm()
+        if not self._closed and self._is_backed:
+            self._timer = self._reactor.call_later(delay, self._flush_in_background)
+
+    def _disarm(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
 
     def check(self) -> None:
         """Raise FluxError if new blobs would stay in memory because they cannot be written."""
@@ -292,7 +367,7 @@ class ContentStore:
         if self._closed:
             return
         self._closed = True
-        self._cancel_timer()
+        self._disarm()
         try:
             if not self.volatile and self._is_backed:
                 self.flush()

@@ -6,7 +6,6 @@ import os
 import shutil
 
 from pytest_flux.broker.exec.options import ShellFailure
-from pytest_flux.protocol.fluid import f58
 
 _MAX_SPARE = 64
 
@@ -21,28 +20,32 @@ class Directories:
         self._spare: list[str] = []
         self._made = 0
 
-    def make(self, job_id: int, shell: int, environ: object) -> str:
-        """Make a directory, in the rundir or, if that fails, in TMPDIR. ShellFailure."""
-        wanted = environ.get("TMPDIR") if isinstance(environ, dict) else None
-        reason: OSError | None = None
-        for parent in (self._rundir, wanted or "/tmp"):
-            path = f"{parent}/jobtmp-{shell}-{f58(job_id)}"
-            try:
-                self._create(path, may_rename=parent == self._rundir)
-            except FileExistsError:
-                return path
-            except OSError as error:
-                reason = error
-                continue
-            return path
-        raise ShellFailure(f"error creating FLUX_JOB_TMPDIR: {reason.strerror if reason else ''}")
+    def make(self, job: str, shell: int, tmpdir: str) -> str:
+        """Make a directory, in the rundir or, if that fails, in ``tmpdir``. ShellFailure.
 
-    def _create(self, path: str, *, may_rename: bool) -> None:
-        if self._spare and may_rename:
+        ``tmpdir`` may belong to everybody, so the name there is random: nobody else can have made it before.
+        (flux-core takes whatever has the name.)
+        """
+        name = f"jobtmp-{shell}-{job}"
+        try:
+            return self._make_in_rundir(f"{self._rundir}/{name}")
+        except OSError:
+            pass
+        path = f"{tmpdir}/{name}-{os.urandom(8).hex()}"
+        try:
+            os.mkdir(path, 0o700)
+        except OSError as error:
+            raise ShellFailure(f"error creating FLUX_JOB_TMPDIR: {error.strerror}") from None
+        self._untouched[path] = _state(path)
+        return path
+
+    def _make_in_rundir(self, path: str) -> str:
+        if self._spare:
             os.rename(self._spare.pop(), path)
         else:
             os.mkdir(path, 0o700)
         self._untouched[path] = _state(path)
+        return path
 
     def remove(self, path: str) -> None:
         """Remove the directory of a job that is over, with everything in it."""

@@ -7,6 +7,7 @@ import errno
 import json
 import os
 import resource
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from pytest_flux.broker.exec import affinity, options
@@ -14,8 +15,9 @@ from pytest_flux.broker.exec.mustache import Tags, TagsOfTask, job_name
 from pytest_flux.broker.exec.options import ShellFailure, nested
 from pytest_flux.broker.exec.output import ERROR, NOTICE, WARNING, Output, Send
 from pytest_flux.broker.exec.placement import Placement
+from pytest_flux.broker.exec.shell_process import ShellProcess
 from pytest_flux.broker.resource import discovery
-from pytest_flux.protocol.fluid import f58, f58plain
+from pytest_flux.protocol.fluid import F58_VARIABLES, f58_for
 from pytest_flux.protocol.resource_set import text_of
 from pytest_flux.reactor.clock import Clock
 from pytest_flux.reactor.program import Program
@@ -39,6 +41,7 @@ class Equipment:
         placement: Placement,
         tmpdir: str,
         send: Send,
+        process: Callable[[], ShellProcess],
     ) -> None:
         self._attributes = attributes
         self._rank = rank
@@ -53,6 +56,7 @@ class Equipment:
         self.tasks = [TagsOfTask(task, index) for index, task in enumerate(placement.tasks(self._shell))]
         self._tags = Tags(
             job_id,
+            job_text(job_id, jobspec),
             job_name(jobspec),
             placement.ntasks,
             lambda shell: placement.describe(shell, attributes.host_of(placement.ranks[shell])),
@@ -61,26 +65,29 @@ class Equipment:
         )
         system = jobspec["attributes"].get("system", {})
         self._cwd = str(system.get("cwd") or os.getcwd())
-        self.output = Output(clock, options.output_options(self._options), self._tags, self._shell, self._cwd, send)
+        self.output = Output(
+            clock, options.output_options(self._options), self._tags, self._shell, self._cwd, send, process
+        )
         self.input_path: str | None = None
         self._environ: dict[str, str] = {}
         self._limits: list[tuple[int, int]] = []
-        self._cpus: list[affinity.Cpus | None] = []
+        self.cpus: list[affinity.Cpus | None] = []
 
     def outfit(self) -> None:
         """Prepare what tasks get. ShellFailure; minor problems are reported in the job's output."""
         self._tell_adjusted()
         self._enter_directory()
         self._environ = job_environ(self._attributes, self._job_id, self._jobspec, self._placement, self._tmpdir)
+        if "TMPDIR" in self._environ and find_tmpdir(self._jobspec) != self._environ["TMPDIR"]:
+            text = f"Unable to create TMPDIR={self._environ['TMPDIR']}, resetting TMPDIR=/tmp"
+            self.output.log(WARNING, text, "tmpdir")
+            self._environ["TMPDIR"] = "/tmp"
         write_files(self._jobspec, self._tmpdir)
         self._limits, complaints = limits(self._options)
         for complaint in complaints:
             self.output.log(WARNING, complaint, "rlimit")
         self._bind()
         self.input_path = self._find_input()
-        self.output.open(self.tasks, running=False)
-        if self._shell == 0:
-            self.output.redirect(self._placement.ntasks, len(self._placement.ranks))
 
     def _tell_adjusted(self) -> None:
         before = self._placement.allocated.nodes[self._rank]
@@ -98,28 +105,28 @@ class Equipment:
         host = self._host
         text = f"host {host}: Could not change dir to {self._cwd}: {os.strerror(number)}. Going to /tmp instead"
         self.output.log(ERROR, text)
-        self._cwd = "/tmp"
+        self._cwd = self.output.directory = "/tmp"
 
     def _bind(self) -> None:
         ntasks = len(self.tasks)
         chosen = affinity.choice(self._options)
         try:
-            self._cpus = affinity.bindings(chosen, self._node, discovery.cores(), ntasks)
+            self.cpus = affinity.bindings(chosen, self._node, discovery.cores(), ntasks)
             if chosen.tells:
                 mine = affinity.processors(self._node, discovery.cores())
-                for line in affinity.describe(chosen, mine, self._cpus, [task.rank for task in self.tasks]):
+                for line in affinity.describe(chosen, mine, self.cpus, [task.rank for task in self.tasks]):
                     self.output.log(NOTICE, line, "cpu-affinity")
         except LookupError:
             # A configuration can have cores that this machine does not have.
             cores = self._placement.describe(self._shell, "")["resources"]["cores"]
             text = f"unable to get cpuset for cores {cores}. Disabling affinity"
             self.output.log(WARNING, text, "cpu-affinity")
-            self._cpus = [None] * ntasks
+            self.cpus = [None] * ntasks
         if chosen.is_dry:
-            self._cpus = [None] * ntasks
+            self.cpus = [None] * ntasks
         everything = discovery.allowed_cpus()
-        if not hasattr(os, "sched_setaffinity") or all(cpus == everything for cpus in self._cpus):
-            self._cpus = [None] * ntasks
+        if not hasattr(os, "sched_setaffinity") or all(cpus == everything for cpus in self.cpus):
+            self.cpus = [None] * ntasks
 
     def _find_input(self) -> str | None:
         if not options.reads_file(self._options):
@@ -134,7 +141,7 @@ class Equipment:
         return full
 
     def program(self, task: TagsOfTask, pmi: int) -> Program:
-        """The program of a task. ``pmi`` is the descriptor of its connection, negative if it has none."""
+        """The program of a task. ``pmi`` is the number of its connection there, negative if it has none."""
         rank, index = task
         environ = {
             **self._environ,
@@ -156,14 +163,27 @@ class Equipment:
             self._cwd,
             None if options.is_set(self._options, "nosetpgrp") else 0,
             self._limits,
-            self._cpus[index],
-            bind_first="cpu-affinity" in self._options,
         )
 
 
-def job_text(job_id: int, environ: dict[str, str]) -> str:
-    """A job's id as its tasks see it."""
-    return f58plain(job_id) if "FLUX_F58_FORCE_ASCII" in environ else f58(job_id)
+def job_text(job_id: int, jobspec: dict[str, Any]) -> str:
+    """A job's id as its shell writes it: in the locale of the broker, and in ASCII if broker or job ask for that."""
+    own = {name: os.environ[name] for name in F58_VARIABLES if name in os.environ}
+    if nested(jobspec, "attributes", "system", "environment", "FLUX_F58_FORCE_ASCII") is not None:
+        own["FLUX_F58_FORCE_ASCII"] = ""
+    return f58_for(job_id, own)
+
+
+def find_tmpdir(jobspec: dict[str, Any]) -> str:
+    """The TMPDIR of a job, which is made if it is not there; /tmp if it has none or it cannot be made."""
+    wanted = nested(jobspec, "attributes", "system", "environment", "TMPDIR")
+    if isinstance(wanted, str):
+        try:
+            os.makedirs(wanted, mode=0o700, exist_ok=True)
+        except OSError:
+            return "/tmp"
+        return wanted
+    return "/tmp"
 
 
 def job_environ(
@@ -173,7 +193,7 @@ def job_environ(
     given = jobspec["attributes"].get("system", {}).get("environment")
     environ = {str(name): str(value) for name, value in given.items()} if isinstance(given, dict) else {}
     environ.pop("FLUX_PROXY_REMOTE", None)
-    text = job_text(job_id, environ)
+    text = job_text(job_id, jobspec)
     path = attributes.get("jobid-path") or "/"
     environ |= {
         "FLUX_URI": attributes.get("local-uri") or "",

@@ -21,6 +21,7 @@ everything else, and only then are resources released; nothing that a shell repo
 
 from __future__ import annotations
 
+import os
 import signal
 from collections.abc import Mapping
 from enum import Enum, auto
@@ -36,6 +37,7 @@ from pytest_flux.broker.exec.messages import (
     ExceptionNote,
     Exchange,
     Exited,
+    Finish,
     GaveUp,
     Kill,
     Log,
@@ -47,9 +49,10 @@ from pytest_flux.broker.exec.messages import (
     Running,
     StdinData,
     TaskExit,
+    TasksDone,
     Write,
 )
-from pytest_flux.broker.exec.options import ShellFailure, shell_options
+from pytest_flux.broker.exec.options import ShellFailure, failure_of, shell_options
 from pytest_flux.broker.exec.output import WARNING
 from pytest_flux.broker.exec.placement import Placement, place
 from pytest_flux.broker.exec.shells import Shells, service_name
@@ -57,7 +60,7 @@ from pytest_flux.broker.exec.terminal import SESSION, terminal_options
 from pytest_flux.broker.exec.work import Work
 from pytest_flux.protocol.idset import encode_idset
 from pytest_flux.protocol.resource_set import ResourceSet
-from pytest_flux.protocol.wait_status import exit_code
+from pytest_flux.protocol.wait_status import exit_code, signal_text
 
 if TYPE_CHECKING:
     from pytest_flux.broker.attributes import Attributes
@@ -135,6 +138,7 @@ class Execution:
         self._not_running = set(self._links)
         self._in_barrier: dict[int, dict[str, str]] = {}
         self._statuses: dict[int, int] = {}
+        self._leader_done = False
         self._early_exit: TaskExit | None = None
         self._given_up: GaveUp | None = None
         self._failure: ShellFailure | None = None
@@ -173,9 +177,9 @@ class Execution:
             self._placement = place(self._work.jobspec, self._resources, self._options)
             self._streams.configure(self._options)
             self._exit_policy = ExitPolicy(self._reactor, self._options, self._doomed)
-        except ShellFailure as failure:
+        except Exception as error:  # noqa: BLE001 - see failure_of
             # The shells find most failures themselves, and report them.
-            self._failure = failure
+            self._failure = failure_of(error)
         ntasks = self._placement.ntasks if self._placement is not None else 0
         self._guest.begin("output", stdout=ntasks, stderr=ntasks)
         self._guest.begin("input", stdin=1)
@@ -200,7 +204,8 @@ class Execution:
                 raise self._failure
             self._warning = LimitWarning(self._reactor, self._options, self._log, self._kill)
             self._warning.arm(self._resources.expiration)
-        except ShellFailure as failure:
+        except Exception as error:  # noqa: BLE001 - see failure_of
+            failure = failure_of(error)
             self._links[self._leader].command(Die(failure.text, component=failure.component))
             return
         self._command(Run())
@@ -231,6 +236,9 @@ class Execution:
                 self._all_running()
         elif isinstance(report, TaskExit):
             self._task_ended(report)
+        elif isinstance(report, TasksDone):
+            self._leader_done = True
+            self._check_finish()
         elif isinstance(report, PmiBarrier):
             self._in_barrier[rank] = report.values
             self._check_barrier()
@@ -244,6 +252,8 @@ class Execution:
                 self._given_up = report
                 self._raise(report.note, report.wait_status)
         elif isinstance(report, Exited):
+            if os.WIFSIGNALED(report.status) and rank != self._leader and self._state not in _DOOMED:
+                self._shell_killed(rank, report.status)
             self._shell_ended(rank, report.status)
 
     def _log(self, level: int, message: str, component: str) -> None:
@@ -300,11 +310,12 @@ class Execution:
             return
         if self._state not in _DOOMED:
             self._enter(State.ENDING)
+        signum = signal.SIGALRM if kind == "timeout" else kill_config(self._config).term_signal
         if self._not_ready:
-            # No task has begun: there is nothing that a signal could reach.
-            self._destroy()
+            # No task has begun, and no shell has set up yet how it handles signals.
+            self._command(Destroy(int(signum)))
             return
-        self._ladder.start(signal.SIGALRM if kind == "timeout" else kill_config(self._config).term_signal)
+        self._ladder.start(signum)
 
     def expiration(self, expiration: float) -> None:
         """The time limit has changed."""
@@ -339,8 +350,25 @@ class Execution:
         self._not_running.discard(rank)
         self._shell_ended(rank, 0)
 
+    def _shell_killed(self, rank: int, status: int) -> None:
+        """The process of a shell was killed. The others go on, as in flux-core (src/shell/exception.c)."""
+        shell, host = list(self._links).index(rank), self._attributes.host_of(rank)
+        self._log(WARNING, f"shell rank {shell} (on {host}): {signal_text(os.WTERMSIG(status))}", "exception")
+        self._not_running.discard(rank)
+        if self._exit_policy is not None:
+            self._exit_policy.begin(self._program, "shell", shell, host, None)
+
+    def _check_finish(self) -> None:
+        """Let the leading shell exit, if its tasks and all other shells have ended.
+
+        Until then it is there to log messages, and to end the job if one of the others hangs.
+        """
+        if self._leader_done and self._links.keys() - self._statuses.keys() == {self._leader}:
+            self._links[self._leader].command(Finish())
+
     def _shell_ended(self, rank: int, status: int) -> None:
         self._statuses[rank] = status
+        self._check_finish()
         active = [other for other in self._links if other not in self._statuses]
         if active and not (rank == self._leader and self._state is State.ENDING):
             return

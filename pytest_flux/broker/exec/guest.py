@@ -21,7 +21,7 @@ _HEADERS = {
     "input": {"encoding": {"stdin": "UTF-8"}},
 }
 
-_DELAY = 0.01
+_DELAY = 0.03
 """For how many seconds a job's logs are gathered. flux-core's job-exec and shells gather them for much longer."""
 
 TOO_MUCH_INPUT = (

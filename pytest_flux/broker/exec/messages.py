@@ -13,6 +13,7 @@ by events and by requests to the leading shell (src/shell/svc.c), and to job-exe
 
 from __future__ import annotations
 
+import signal
 from typing import Any, NamedTuple, TypeVar
 
 from pytest_flux.protocol.errors import ProtocolError
@@ -38,6 +39,10 @@ class TaskExit(NamedTuple):
     """The first task of the shell has ended; ``info`` is the context of the event ``shell.task-exit``."""
 
     info: dict[str, Any]
+
+
+class TasksDone(NamedTuple):
+    """All tasks of the shell that leads the job have ended; it waits for Finish."""
 
 
 class PmiBarrier(NamedTuple):
@@ -72,7 +77,9 @@ class Exited(NamedTuple):
     status: int
 
 
-Report = Ready | Running | OutputLines | TaskExit | PmiBarrier | StdinData | ExceptionNote | GaveUp | Exited
+Report = (
+    Ready | Running | OutputLines | TaskExit | TasksDone | PmiBarrier | StdinData | ExceptionNote | GaveUp | Exited
+)
 
 
 class Run(NamedTuple):
@@ -120,11 +127,17 @@ class Die(NamedTuple):
     wait_status: int | None = None
 
 
+class Finish(NamedTuple):
+    """Exit: all other shells have ended. Only the leading shell waits for this."""
+
+
 class Destroy(NamedTuple):
-    """Kill the tasks, and end without waiting for them."""
+    """Kill the tasks, and end without waiting for them, as if the shell were a process that gets this signal."""
+
+    signum: int = signal.SIGKILL
 
 
-Command = Run | Kill | Write | Exchange | Log | Stored | Die | Destroy
+Command = Run | Kill | Write | Exchange | Log | Stored | Die | Finish | Destroy
 
 _Said = TypeVar("_Said")
 
@@ -133,6 +146,7 @@ _REPORTS: dict[str, type[Report]] = {
     "running": Running,
     "output": OutputLines,
     "task-exit": TaskExit,
+    "tasks-done": TasksDone,
     "pmi": PmiBarrier,
     "stdin": StdinData,
     "raise": ExceptionNote,
@@ -147,6 +161,7 @@ _COMMANDS: dict[str, type[Command]] = {
     "log": Log,
     "stored": Stored,
     "die": Die,
+    "finish": Finish,
     "destroy": Destroy,
 }
 _NAMES = {kind: name for table in (_REPORTS, _COMMANDS) for name, kind in table.items()}

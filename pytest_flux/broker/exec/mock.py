@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 from typing import TYPE_CHECKING, Any
 
 from pytest_flux.broker.exec.guest import Guest
 from pytest_flux.broker.exec.options import nested
 from pytest_flux.broker.exec.work import Work
 from pytest_flux.protocol.duration import parse_duration
-from pytest_flux.protocol.errors import ProtocolError
+from pytest_flux.protocol.errors import FluxError, ProtocolError
 from pytest_flux.reactor.reactor import Timer
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ class MockExecution:
         self._test: dict[str, Any] = system["exec"]["test"]
         self._duration = float(system.get("duration") or 0.0)
         self._timer: Timer | None = None
-        self._is_over = False
+        self._is_over = self._is_running = False
         self._in_exception = False
 
     def begin(self) -> None:
@@ -53,7 +54,23 @@ class MockExecution:
         if self._test.get("mock_exception") == "run":
             self._work.callbacks.exception("exec", 0, "mock run exception generated")
 
+    def override(self, event: str, status: int) -> None:
+        """Start or finish the job, if it waits for that. FluxError EINVAL otherwise (flux-core's testexec.c)."""
+        if not self._test.get("override"):
+            raise FluxError(errno.EINVAL, "Job not in exec override mode")
+        if event == "start":
+            if self._is_running:
+                raise FluxError(errno.EINVAL, "Job already running")
+            self._run()
+        elif event == "finish":
+            if not self._is_running:
+                raise FluxError(errno.EINVAL, "Job not running")
+            self._complete(status)
+        else:
+            raise FluxError(errno.EINVAL, "Invalid event")
+
     def _run(self) -> None:
+        self._is_running = True
         if self._duration > 0:
             self._timer = self._reactor.call_later(
                 self._duration, lambda: self._complete(int(self._test.get("wait_status", 0)))

@@ -9,14 +9,19 @@ from typing import Any, NamedTuple
 from pytest_flux.protocol import fluid
 from pytest_flux.protocol.errors import ProtocolError
 from pytest_flux.protocol.json_value import compact_ascii
+from pytest_flux.protocol.limits import MAX_TEMPLATE, Budget
 
 Tag = Callable[[str], str | None]
 """The text for a tag, or None for an unknown one, which then stays as it is."""
 
 
 def render(template: str, tag: Tag) -> str:
-    """Fill in the tags of a template. Braces that are not closed stay, with all that follows."""
+    """Fill in the tags of a template. Braces that are not closed stay, with all that follows.
+
+    Raises ProtocolError if the result exceeds MAX_TEMPLATE.
+    """
     parts = template.split("{{")
+    length = Budget("characters of a template", MAX_TEMPLATE)
     done = [parts[0]]
     for position, part in enumerate(parts[1:], start=1):
         name, end, rest = part.partition("}}")
@@ -25,6 +30,7 @@ def render(template: str, tag: Tag) -> str:
             break
         text = tag(name)
         done.append((f"{{{{{name}}}}}" if text is None else text) + rest)
+        length.spend(len(done[-1]))
     return "".join(done)
 
 
@@ -36,13 +42,23 @@ class TagsOfTask(NamedTuple):
 
 
 class Tags:
-    """The values of tags in one job. ``nodes`` describes the node of each shell, ``tmpdir`` is this shell's."""
+    """The values of tags in one job. ``nodes`` describes the node of each shell, ``tmpdir`` is this shell's.
+
+    ``f58`` is the job's id as the shell writes it.
+    """
 
     def __init__(
-        self, job_id: int, name: str, ntasks: int, nodes: Callable[[int], dict[str, Any]], size: int, tmpdir: str
+        self,
+        job_id: int,
+        f58: str,
+        name: str,
+        ntasks: int,
+        nodes: Callable[[int], dict[str, Any]],
+        size: int,
+        tmpdir: str,
     ) -> None:
         self._id = job_id
-        self._name = name
+        self._f58 = f58
         self._nodes = nodes
         self._size = size
         self._plain = {
@@ -85,7 +101,7 @@ class Tags:
     def _job_id(self, name: str) -> str | None:
         kind = name[3:] if name[2:3] == "." else "f58" if name == "id" else ""
         try:
-            return fluid.encode_fluid(self._id, kind)
+            return self._f58 if kind == "f58" else fluid.encode_fluid(self._id, kind)
         except ProtocolError:
             return None
 

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 from pytest_flux.protocol.duration import parse_duration
 from pytest_flux.protocol.errors import ProtocolError
+from pytest_flux.protocol.json_unpack import kind_of
 
 OUTPUT_LIMIT = 1 << 30
 """How many bytes of one stream of a job the KVS takes (flux-core's SINGLEUSER_OUTPUT_LIMIT)."""
@@ -29,6 +30,15 @@ class ShellFailure(Exception):
         self.code = code
         self.component = component
         self.wait_status = wait_status
+
+
+def failure_of(error: Exception) -> ShellFailure:
+    """The failure of a shell that an exception amounts to.
+
+    A jobspec may have any value at any place. What no check has found shows as some exception where the value is
+    used; it must end that job, and nothing else.
+    """
+    return error if isinstance(error, ShellFailure) else ShellFailure(f"error parsing jobspec: {error!r}")
 
 
 class OutputOptions(NamedTuple):
@@ -101,8 +111,11 @@ def signal_options(options: dict[str, Any]) -> SignalOptions | None:
         signum, timeleft = value.get("signum", signum), value.get("timeleft", timeleft)
     elif not isinstance(value, int):
         raise ShellFailure("error in shell `signal' option", component="signal")
+    if not isinstance(signum, int) or isinstance(signum, bool):
+        text = f"error in shell `signal' option: Expected integer, got {kind_of(signum)}"
+        raise ShellFailure(text, component="signal")
     seconds = _seconds(timeleft)
-    if seconds is None or signum not in signal.valid_signals() or not isinstance(signum, int):
+    if seconds is None or signum not in signal.valid_signals():
         raise ShellFailure(f"signal.timeleft={timeleft} is invalid", component="signal")
     return SignalOptions(signum, seconds) if seconds > 0 else None
 

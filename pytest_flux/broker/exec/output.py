@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import NamedTuple
 
 from pytest_flux.broker.exec.mustache import Tags, TagsOfTask
 from pytest_flux.broker.exec.options import OutputOptions, ShellFailure
+from pytest_flux.broker.exec.shell_process import ShellProcess
 from pytest_flux.protocol.eventlog import encode_event, make_event
 from pytest_flux.protocol.ioencode import decode_io
 from pytest_flux.reactor.clock import Clock
@@ -69,20 +71,18 @@ def log_line(now: float, shell: int, level: int, message: str, component: str = 
 
 
 class _File(NamedTuple):
-    """An open file. ``label`` puts the task's rank before each line."""
+    """A file of a task's stream. ``label`` puts the task's rank before each line."""
 
-    descriptor: int
+    path: str
     label: bool
-
-    def write(self, rank: int, pieces: Sequence[bytes]) -> None:
-        label = f"{rank}: ".encode() if self.label else b""
-        data = memoryview(b"".join(label + piece for piece in pieces))
-        while data:
-            data = data[os.write(self.descriptor, data) :]
 
 
 class Output:
-    """The output of one shell. Paths that are relative begin at ``directory``, that of the job."""
+    """The output of one shell. Relative paths begin at ``directory``, that of the job.
+
+    Files are opened and written by a process of the shell, which ``process`` gives, because either can block. What
+    fails there is logged, as in flux-core, and does not end the job (src/shell/output/task.c).
+    """
 
     def __init__(
         self,
@@ -92,26 +92,35 @@ class Output:
         shell: int,
         directory: str,
         send: Send,
+        process: Callable[[], ShellProcess],
     ) -> None:
+        self.directory = directory
         self._clock = clock
         self._options = dict(zip(("stdout", "stderr"), options, strict=True))
         self._tags = tags
         self._shell = shell
-        self._directory = directory
         self._send = send
-        self._open: dict[str, int] = {}
+        self._process = process
+        self._opened: set[str] = set()
+        self._failed: set[str] = set()
+        self._unwritten = 0
+        self._closed: Callable[[], None] | None = None
         self._files: dict[tuple[str, int], _File] = {}
 
     def by_line(self, stream: str) -> bool:
         """Whether unfinished lines are held back."""
         return self._options[stream].by_line
 
-    def open(self, tasks: Sequence[TagsOfTask], *, running: bool) -> None:
-        """Open the files of the tasks. ShellFailure if one cannot be opened.
+    def open(
+        self, tasks: Sequence[TagsOfTask], done: Callable[[ShellFailure | None], None], *, running: bool
+    ) -> None:
+        """Open the files of the tasks, then call ``done``, with the failure if one cannot be opened.
 
         If shells share a file, the first shell empties it while all start, and the others open it when all run. They
         are on one host, so what each appends stays whole.
         """
+        wanted: dict[str, int] = {}
+        files: dict[tuple[str, int], _File] = {}
         for stream, options in self._options.items():
             if options.path is None or not tasks:
                 continue
@@ -123,18 +132,37 @@ class Output:
                 flags |= os.O_TRUNC
             for task in tasks:
                 path = self._tags.render(options.path, node=self._shell, task=task)
-                self._files[stream, task.rank] = _File(self._open_path(path, flags), options.label)
+                files[stream, task.rank] = _File(path, options.label)
+                wanted.setdefault(path, flags)
+        wanted = {path: flags for path, flags in wanted.items() if path not in self._opened}
+        left = len(wanted)
+        failure: ShellFailure | None = None
 
-    def _open_path(self, path: str, flags: int) -> int:
-        if path not in self._open:
-            try:
-                self._open[path] = os.open(os.path.join(self._directory, path), flags, 0o644)
-            except OSError as error:
-                text = f"open: {path}: {error.strerror}"
-                self.log(ERROR, text, "output.task")
-                self.log(ERROR, "plugin 'output': shell.init failed")
-                raise ShellFailure(f"shell_init: {error.strerror}") from None
-        return self._open[path]
+        def opened(path: str, _: int, errnum: int) -> None:
+            nonlocal left, failure
+            left -= 1
+            if errnum and failure is None:
+                failure = self._cannot_open(path, errnum)
+            elif not errnum:
+                self._opened.add(path)
+            if not left:
+                finished()
+
+        def finished() -> None:
+            self._files.update({key: file for key, file in files.items() if file.path in self._opened})
+            done(failure)
+
+        for path, flags in wanted.items():
+            full = os.path.join(self.directory, path)
+            self._process().open(full, flags, partial(opened, path))
+        if not wanted:
+            finished()
+
+    def _cannot_open(self, path: str, errnum: int) -> ShellFailure:
+        reason = os.strerror(errnum)
+        self.log(ERROR, f"open: {path}: {reason}", "output.task")
+        self.log(ERROR, "plugin 'output': shell.init failed")
+        return ShellFailure(f"shell_init: {reason}")
 
     def redirect(self, ntasks: int, size: int) -> None:
         """Report which streams are in files. Tags that differ from task to task stay in the paths."""
@@ -151,10 +179,24 @@ class Output:
         if file is None:
             self._send(stream, sum(map(len, pieces)), data_lines(self._clock.time(), stream, rank, pieces))
             return
-        try:
-            file.write(rank, pieces)
-        except OSError as error:
-            self.log(ERROR, f"write {stream} task {rank}: {error.strerror}", "output.task")
+        label = f"{rank}: ".encode() if file.label else b""
+
+        def written(_: int, errnum: int) -> None:
+            # Once for each file: the message may go to a file that cannot be written either.
+            if errnum and file.path not in self._failed:
+                self._failed.add(file.path)
+                self.log(ERROR, f"write {stream} task {rank}: {os.strerror(errnum)}", "output.task")
+
+        self._write(file.path, b"".join(label + piece for piece in pieces), written)
+
+    def _write(self, path: str, data: bytes, written: Callable[[int, int], None]) -> None:
+        def answered(pid: int, errnum: int) -> None:
+            written(pid, errnum)
+            self._unwritten -= 1
+            self._check_closed()
+
+        self._unwritten += 1
+        self._process().write(os.path.join(self.directory, path), data, answered)
 
     def end(self, stream: str, rank: int) -> None:
         """Pass on that a task's stream is at its end."""
@@ -168,13 +210,20 @@ class Output:
             name = _LEVELS[level] if 0 <= level < len(_LEVELS) else None
             parts = [f"flux-shell[{self._shell}]", name, component or None, message]
             text = ": ".join(part for part in parts if part)
-            file._replace(label=False).write(0, [text.encode() + b"\n"])
+            self._write(file.path, text.encode() + b"\n", lambda *_: None)
             return
         self._send("log", 0, log_line(self._clock.time(), self._shell, level, message, component))
 
-    def close(self) -> None:
-        """Close the files."""
-        for descriptor in self._open.values():
-            os.close(descriptor)
-        self._open.clear()
-        self._files.clear()
+    def close(self, done: Callable[[], None]) -> None:
+        """Close the files once everything is written, then call ``done``."""
+        if self._opened:
+            self._closed = done
+            self._check_closed()
+        else:
+            done()
+
+    def _check_closed(self) -> None:
+        # Not before: what fails is logged, maybe to another of the files.
+        if self._closed is not None and not self._unwritten:
+            done, self._closed = self._closed, None
+            self._process().close_files(lambda *_: done())

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from pytest_flux.broker.exec.options import ShellFailure
 from pytest_flux.protocol.errors import ProtocolError
 from pytest_flux.protocol.jobspec import jobspec_counts
+from pytest_flux.protocol.limits import MAX_TASKS, check_limit
 from pytest_flux.protocol.resource_set import ResourceSet, lowest, text_of
-from pytest_flux.protocol.taskmap import Taskmap, decode_taskmap
+from pytest_flux.protocol.taskmap import Block, Taskmap, decode_taskmap
 
 
 class Placement(NamedTuple):
@@ -64,10 +66,8 @@ def place(jobspec: dict[str, Any], resources: ResourceSet, options: dict[str, An
     counts = _per_resource(options, resources) or _spread(jobspec, resources)
     if not any(counts):
         raise ShellFailure(f"error distributing {sum(counts)} tasks over R")
-    taskmap = Taskmap()
-    for shell, count in enumerate(counts):
-        if count:
-            taskmap = taskmap.append(shell, 1, count)
+    _check_tasks(sum(counts))
+    taskmap = Taskmap.compact(Block(shell, 1, count) for shell, count in enumerate(counts) if count)
     kept = _adjusted(jobspec, resources, options, counts)
     return Placement(kept, ranks, _remapped(taskmap, options), resources)
 
@@ -127,9 +127,17 @@ def _spread(jobspec: dict[str, Any], resources: ResourceSet) -> list[int]:
         raise ShellFailure(f"error parsing jobspec: per_slot count: expected 1 got {count.get('per_slot')}")
     cores = [node.cores.bit_count() for node in resources.nodes.values()]
     size = sum(cores) // slots or sum(cores) // tasks
+    _check_tasks(tasks)
     if not size:
         raise ShellFailure(f"error distributing {tasks} tasks over R")
     return _deal(cores, min(size, *cores) if len(cores) > 1 else min(size, cores[0]), tasks)
+
+
+def _check_tasks(count: int) -> None:
+    try:
+        check_limit("tasks of a job", count, MAX_TASKS)
+    except ProtocolError as error:
+        raise ShellFailure(str(error)) from None
 
 
 def _deal(cores: list[int], size: int, tasks: int) -> list[int]:
@@ -187,16 +195,19 @@ def _remapped(taskmap: Taskmap, options: dict[str, Any]) -> Taskmap:
 
 
 def _cyclic(taskmap: Taskmap, value: str) -> Taskmap:
-    stride = int(value) if value.isdigit() else 0 if value else 1
+    stride = int(value) if value.isascii() and value.isdigit() else 0 if value else 1
     if stride <= 0:
         raise ShellFailure(f"invalid cyclic stride: {value}")
     left = [0] * taskmap.nnodes
-    for task in range(taskmap.ntasks):
-        left[taskmap.node_of(task)] += 1
-    mapped = Taskmap()
-    while any(left):
-        for node, count in enumerate(left):
-            if count:
-                mapped = mapped.append(node, 1, min(stride, count))
-                left[node] -= min(stride, count)
-    return mapped
+    for block in taskmap.blocks:
+        for node in range(block.nodeid, block.nodeid + block.nnodes):
+            left[node] += block.ppn * block.repeat
+
+    def deal() -> Iterator[Block]:
+        while any(left):
+            for node, count in enumerate(left):
+                if count:
+                    yield Block(node, 1, min(stride, count))
+                    left[node] -= min(stride, count)
+
+    return Taskmap.compact(deal())

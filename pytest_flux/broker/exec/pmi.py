@@ -8,7 +8,6 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from pytest_flux.broker.exec.options import ShellFailure, nested
-from pytest_flux.protocol.fluid import f58
 from pytest_flux.protocol.pmi import VALLEN_MAX, encode_line
 from pytest_flux.protocol.pmi_server import Abort, ClientError, Event, Finalized, PmiServer, Reply
 from pytest_flux.reactor.reactor import Reactor
@@ -22,13 +21,12 @@ _LOCAL = "local::"
 """The prefix of keys that are for one node only (flux-core's shell has this for Cray's library)."""
 
 
-def pmi_name(job_id: int, starttime: float, program: str) -> str:
-    """The name of a job's key-value space: for ``flux``, whose brokers read their job id from it, the job id.
+def pmi_name(name: str, starttime: float, program: str) -> str:
+    """The name of a job's key-value space: for ``flux``, whose brokers read their job id from it, ``name``, the id.
 
     MPICH names its shared memory on the host after it. The first jobs of all our instances have the same id, so other
     programs get a name that is unique: they must not find the shared memory of a job that was killed.
     """
-    name = f58(job_id)
     return name if program.rpartition("/")[2].startswith("flux") else f"{name}.{starttime:.6f}"
 
 

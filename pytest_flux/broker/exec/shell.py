@@ -9,11 +9,11 @@ from __future__ import annotations
 import errno
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from pytest_flux.broker.exec import options
-from pytest_flux.broker.exec.equipment import Equipment
+from pytest_flux.broker.exec.equipment import Equipment, find_tmpdir, job_text
 from pytest_flux.broker.exec.messages import (
     ExceptionNote,
     Exited,
@@ -24,11 +24,13 @@ from pytest_flux.broker.exec.messages import (
     Report,
     Running,
     TaskExit,
+    TasksDone,
 )
-from pytest_flux.broker.exec.options import ShellFailure
+from pytest_flux.broker.exec.options import ShellFailure, failure_of
 from pytest_flux.broker.exec.output import FATAL, Output, log_line
 from pytest_flux.broker.exec.placement import Placement, place
 from pytest_flux.broker.exec.pmi import ShellPmi, pmi_name, pmi_values
+from pytest_flux.broker.exec.shell_process import ShellProcess, ShellProcesses
 from pytest_flux.broker.exec.task import Task
 from pytest_flux.broker.exec.terminal import Terminal, TerminalOptions, terminal_options
 from pytest_flux.protocol.resource_set import ResourceSet
@@ -38,6 +40,9 @@ if TYPE_CHECKING:
     from pytest_flux.broker.attributes import Attributes
     from pytest_flux.broker.exec.directories import Directories
     from pytest_flux.reactor.reactor import Reactor
+
+_PMI_FD = 20
+"""The number of a task's PMI connection. Scripts and shells use those below for themselves."""
 
 _FINAL = (signal.SIGTERM, signal.SIGALRM, signal.SIGKILL)
 """After one of these signals, a task that has ended does not wait for a client to look at its terminal."""
@@ -57,6 +62,7 @@ class Shell:
         attributes: Attributes,
         rank: int,
         directories: Directories,
+        processes: ShellProcesses,
         job_id: int,
         jobspec: dict[str, Any],
         resources: ResourceSet,
@@ -70,17 +76,22 @@ class Shell:
         self.jobspec = jobspec
         self.options = options.shell_options(jobspec)
         self.report = report
+        self._job = job_text(job_id, jobspec)
         self.tasks: list[Task] = []
         self.is_over = False
-        self.is_paused = False
+        self._has_exited = False
+        self._has_run = False
+        self._is_throttled = self._is_backlogged = False
         self._resources = resources
         self._placed = placement
         self._directories = directories
+        self._processes = processes
+        self._process: ShellProcess | None = None
         self._tmpdir = ""
         self._pmi: ShellPmi | None = None
         self._told_exit = False
         self._code = 0
-        self._fatal_status = 0
+        self._fatal_status = self._status = 0
 
     @property
     def _number(self) -> int:
@@ -91,9 +102,9 @@ class Shell:
     def prepare(self) -> None:
         """Do everything that can fail before a task begins, then report Ready, or Exited."""
         shell = self._number
-        environ = self.jobspec["attributes"].get("system", {}).get("environment")
         try:
-            self._tmpdir = self._directories.make(self.job_id, shell, environ)
+            tmpdir = find_tmpdir(self.jobspec)
+            self._tmpdir = self._directories.make(self._job, shell, tmpdir)
             self.placement = self._placed or place(self.jobspec, self._resources, self.options)
             self._equipment = Equipment(
                 self.reactor.clock,
@@ -104,6 +115,7 @@ class Shell:
                 self.placement,
                 self._tmpdir,
                 self._send_output,
+                self._take_process,
             )
             self.output = self._equipment.output
             options.check_options(self.options)
@@ -113,10 +125,30 @@ class Shell:
             for task in self.tasks:
                 task.terminal = self._terminal_of(task)
             self._start_pmi(len(self.tasks))
-        except ShellFailure as failure:
+            self.output.open(self._equipment.tasks, self._prepared, running=False)
+        except Exception as error:  # noqa: BLE001 - see failure_of
+            self.die(failure_of(error))
+
+    def _prepared(self, failure: ShellFailure | None) -> None:
+        if self.is_over:
+            return
+        if failure is not None:
             self.die(failure)
             return
+        if not self._number:
+            self.output.redirect(self.placement.ntasks, len(self.placement.ranks))
         self.report(Ready())
+
+    def _take_process(self) -> ShellProcess:
+        """The process that opens files and starts tasks. ShellFailure if there cannot be one."""
+        if self._process is None:
+            try:
+                self._process = self._processes.take(next(iter(self._equipment.cpus), None))
+            except OSError as error:
+                raise ShellFailure(f"error starting the shell's process: {error.strerror}") from None
+            self._process.ended = self._process_ended
+            self._process.backlogged = self._backlogged
+        return self._process
 
     def _send_output(self, stream: str, size: int, text: str) -> None:
         self.report(OutputLines(stream, size, text))
@@ -130,7 +162,11 @@ class Shell:
             self.reactor,
             size=self.placement.ntasks,
             local_size=ntasks,
-            name=pmi_name(self.job_id, self._resources.starttime, self.jobspec["tasks"][0]["command"][0]),
+            name=pmi_name(
+                self._job,
+                self._resources.starttime,
+                self.jobspec["tasks"][0]["command"][0],
+            ),
             values=pmi_values(self.attributes, self.placement.taskmap, self.options),
             exchange=None if alone else lambda values: self.report(PmiBarrier(values)),
             abort=lambda note: self.report(ExceptionNote(note)),
@@ -141,33 +177,46 @@ class Shell:
 
     def run(self) -> None:
         """Start the tasks and report Running."""
+        if not self.is_over and not self._has_run:
+            self._has_run = True
+            self.output.open([task.tags for task in self.tasks], self._opened, running=True)
+
+    def _opened(self, failure: ShellFailure | None) -> None:
+        if failure is not None:
+            self.die(failure)
+        else:
+            self._start_next(iter(self.tasks))
+
+    def _start_next(self, tasks: Iterator[Task]) -> None:
         if self.is_over:
             return
-        try:
-            self.output.open([task.tags for task in self.tasks], running=True)
-            for task in self.tasks:
-                self._start(task)
-        except ShellFailure as failure:
-            self.die(failure)
+        task = next(tasks, None)
+        if task is None:
+            self.report(Running())
+            self._check_end()
             return
-        self.report(Running())
-        self._check_end()
-
-    def _start(self, task: Task) -> None:
-        connection = self._pmi.connect(task.tags.rank) if self._pmi is not None else None
-        inherited = [connection.fileno()] if connection is not None else []
-        program = self._equipment.program(task.tags, inherited[0] if inherited else -1)
         try:
-            task.start(program, self._equipment.input_path, inherited)
-        except (OSError, ValueError) as error:
-            number = error.errno if isinstance(error, OSError) else errno.EINVAL
-            code = {errno.ENOENT: 127, errno.EACCES: 126, errno.EPERM: 126}.get(number or 0, 1)
+            self._start(task, tasks)
+        except Exception as error:  # noqa: BLE001 - see failure_of
+            self.die(failure_of(error))
+
+    def _start(self, task: Task, others: Iterator[Task]) -> None:
+        process = self._take_process()
+        inherited = {}
+        if self._pmi is not None:
+            inherited[_PMI_FD] = self._pmi.connect(task.tags.rank).detach()
+        program = self._equipment.program(task.tags, _PMI_FD if inherited else -1)
+
+        def started(errnum: int) -> None:
+            if not errnum:
+                self._start_next(others)
+                return
+            code = {errno.ENOENT: 127, errno.EACCES: 126, errno.EPERM: 126}.get(errnum, 1)
             where = f"task {task.tags.rank} (host {self.attributes.get('hostname')})"
-            text = f"{where}: start failed: {program.argv[0]}: {os.strerror(number or 0)}"
-            raise ShellFailure(text, code) from None
-        finally:
-            if connection is not None:
-                connection.close()
+            self.die(ShellFailure(f"{where}: start failed: {program.argv[0]}: {os.strerror(errnum)}", code))
+
+        cpus = self._equipment.cpus[task.tags.local_id]
+        task.start(process, program, cpus, self._equipment.input_path, inherited, started)
 
     def _terminal_of(self, task: Task) -> Terminal | None:
         chosen, rank = self._terminal_options, task.tags.rank
@@ -198,14 +247,22 @@ class Shell:
         self._check_end()
 
     def _check_end(self) -> None:
-        if not self.is_over and all(task.is_settled for task in self.tasks):
-            self._finish(self._code << 8)
+        if self.is_over or not all(task.is_settled for task in self.tasks):
+            return
+        if not self._number and len(self._resources) > 1:
+            self.report(TasksDone())
+        else:
+            self.finish()
+
+    def finish(self) -> None:
+        """All tasks have ended: exit."""
+        self._finish(self._code << 8)
 
     # -- commands
 
     def kill(self, signum: int) -> None:
-        """Signal all tasks."""
-        for task in self.tasks:
+        """Signal all tasks, if they have been told to run."""
+        for task in self.tasks if self._has_run else ():
             task.kill(signum)
             if task.terminal is not None and signum in _FINAL:
                 task.terminal.forsake()
@@ -216,11 +273,24 @@ class Shell:
             if ranks is None or task.tags.rank in ranks:
                 task.write(data, eof=eof)
 
+    @property
+    def is_paused(self) -> bool:
+        """Whether the output of tasks is left unread."""
+        return self._is_throttled or self._is_backlogged
+
     def pause(self, paused: bool) -> None:
-        """Leave the output of tasks unread, or read on."""
-        self.is_paused = paused
+        """Leave the output of tasks unread, or read on, as far as the broker is concerned."""
+        self._is_throttled = paused
+        self._check_pause()
+
+    def _backlogged(self, backlogged: bool) -> None:
+        """The process has too much to write, or has written most of it."""
+        self._is_backlogged = backlogged
+        self._check_pause()
+
+    def _check_pause(self) -> None:
         for task in self.tasks:
-            task.pause(paused)
+            task.pause(self.is_paused)
 
     def exchanged(self, values: dict[str, str]) -> None:
         """All shells are in a PMI barrier: let the tasks go on."""
@@ -242,20 +312,35 @@ class Shell:
         self.report(GaveUp(failure.text, failure.wait_status))
         self._finish(self._fatal_status)
 
-    def destroy(self) -> None:
-        """Kill everything now, as if the shell were a process that gets SIGKILL."""
-        self._finish(self._fatal_status or signal.SIGKILL)
+    def destroy(self, signum: int = signal.SIGKILL) -> None:
+        """Kill everything now, as if the shell were a process that gets this signal."""
+        self._finish(self._fatal_status or signum, waits=False)
 
-    def _finish(self, status: int) -> None:
-        if self.is_over:
+    def _process_ended(self, status: int) -> None:
+        """The process was killed, by a task or by somebody else: that is the end of the shell."""
+        self._finish(self._status if self.is_over else status, waits=False)
+
+    def _finish(self, status: int, *, waits: bool = True) -> None:
+        """End the tasks, and exit when the output is in its files; at once, unless it ``waits``."""
+        if not self.is_over:
+            self.is_over = True
+            self._status = status
+            for task in self.tasks:
+                task.destroy()
+            if self._pmi is not None:
+                self._pmi.close()
+            if waits and hasattr(self, "output"):
+                self.output.close(self._exit)
+                return
+        if not waits or not hasattr(self, "output"):
+            self._exit()
+
+    def _exit(self) -> None:
+        if self._has_exited:
             return
-        self.is_over = True
-        for task in self.tasks:
-            task.destroy()
-        if self._pmi is not None:
-            self._pmi.close()
-        if hasattr(self, "output"):
-            self.output.close()
+        self._has_exited = True
+        if self._process is not None:
+            self._processes.give(self._process)
         if self._tmpdir:
             self._directories.remove(self._tmpdir)
-        self.report(Exited(status))
+        self.report(Exited(self._status))

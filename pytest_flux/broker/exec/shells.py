@@ -13,6 +13,7 @@ from pytest_flux.broker.exec.messages import (
     Die,
     Exchange,
     Exited,
+    Finish,
     Kill,
     Log,
     Report,
@@ -23,6 +24,7 @@ from pytest_flux.broker.exec.messages import (
 )
 from pytest_flux.broker.exec.options import ShellFailure, reads_file
 from pytest_flux.broker.exec.shell import Shell
+from pytest_flux.broker.exec.shell_process import ShellProcesses
 from pytest_flux.broker.exec.terminal import SESSION
 from pytest_flux.broker.service import Request
 from pytest_flux.protocol.errors import FluxError, ProtocolError
@@ -59,6 +61,7 @@ class Shells:
         self._router = router
         self._attributes = attributes
         self._directories = Directories(attributes.get("rundir") or "", router.rank)
+        self._processes = ShellProcesses(reactor)
         self._shells: dict[int, Shell] = {}
         self._stdins: dict[int, StdinService] = {}
         self._unstored: dict[int, int] = {}
@@ -86,6 +89,7 @@ class Shells:
             self._attributes,
             self._router.rank,
             self._directories,
+            self._processes,
             job_id,
             jobspec,
             resources,
@@ -142,8 +146,10 @@ class Shells:
                 command.text, command.code, component=command.component, wait_status=command.wait_status
             )
             shell.die(failure)
+        elif isinstance(command, Finish):
+            shell.finish()
         elif isinstance(command, Destroy):
-            shell.destroy()
+            shell.destroy(command.signum)
 
     def _event(self, message: Message) -> None:
         number, _, what = (message.topic or "").removeprefix("shell-").partition(".")
@@ -161,6 +167,7 @@ class Shells:
         """The broker ends: end all shells, and everything that they run."""
         for shell in list(self._shells.values()):
             shell.destroy()
+        self._processes.destroy()
         self._directories.destroy()
 
 

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import signal
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 from pytest_flux.broker.exec.mustache import TagsOfTask
 from pytest_flux.broker.exec.output import Output
+from pytest_flux.broker.exec.shell_process import ShellProcess
 from pytest_flux.broker.exec.terminal import Terminal
 from pytest_flux.protocol.wait_status import exit_code
 from pytest_flux.reactor.pipe import LineBuffer, PipeReader, PipeWriter
-from pytest_flux.reactor.program import STDERR, STDIN, STDOUT, Program, close_all, spawn
+from pytest_flux.reactor.program import STDERR, STDIN, STDOUT, Program, close_all
 from pytest_flux.reactor.reactor import Reactor
 
 _LONGEST_LINE = 4 << 20
@@ -25,7 +27,10 @@ class TaskOwner(Protocol):
 
     reactor: Reactor
     output: Output
-    is_paused: bool
+
+    @property
+    def is_paused(self) -> bool:
+        """Whether output is left unread for now."""
 
     def task_ended(self, task: Task) -> None:
         """The process has ended, and its streams are at their end."""
@@ -41,6 +46,8 @@ class Task:
         self.status: int | None = None
         self._leads_group = True
         self._readers: list[PipeReader] = []
+        self._ends: dict[int, int] = {}
+        self._early_signals: list[int] = []
         self._stdin: PipeWriter | None = None
         self._is_over = False
         self.terminal: Terminal | None = None
@@ -62,40 +69,60 @@ class Task:
             self.terminal is not None and self.terminal.is_capturing
         )
 
-    def start(self, program: Program, input_path: str | None = None, inherited: Sequence[int] = ()) -> None:
-        """Start the process. OSError if that fails.
+    def start(
+        self,
+        process: ShellProcess,
+        program: Program,
+        cpus: frozenset[int] | None,
+        input_path: str | None,
+        inherited: Mapping[int, int],
+        started: Callable[[int], None],
+    ) -> None:
+        """Have the shell's process start the program on ``cpus``; then call ``started`` with an errno, or 0.
 
-        Its input is ``input_path``, if there is one, or what ``write`` sends.
+        Its input is ``input_path``, if there is one, or what ``write`` sends. ``inherited`` are further descriptors,
+        by their numbers in the program; they are closed here.
         """
-        if self.terminal is not None:
-            self._start_in_terminal(program, self.terminal, inherited)
-            return
         self._leads_group = program.group is not None
-        ours: dict[int, int] = {}
-        theirs: dict[int, int] = {}
+        streams: dict[int, int] = {}
         try:
-            for stream in (STDOUT, STDERR):
-                ours[stream], theirs[stream] = os.pipe()
-            if input_path is None:
-                theirs[STDIN], ours[STDIN] = os.pipe()
-            else:
-                theirs[STDIN] = os.open(input_path, os.O_RDONLY)
-            self.pid = spawn(program, theirs, inherited)
-        except BaseException:
-            close_all(ours.values())
-            raise
-        finally:
-            close_all(theirs.values())
-        reactor = self.owner.reactor
-        reactor.on_child(self.pid, self._exited)
-        self._readers = [self._read("stdout", ours[STDOUT]), self._read("stderr", ours[STDERR])]
-        self._stdin = PipeWriter(reactor, ours[STDIN]) if input_path is None else None
+            if self.terminal is None:
+                for stream in (STDOUT, STDERR):
+                    self._ends[stream], streams[stream] = os.pipe()
+                if input_path is None:
+                    streams[STDIN], end = os.pipe()
+                    self._stdin = PipeWriter(self.owner.reactor, end)
+        except OSError as error:
+            close_all((*streams.values(), *inherited.values()))
+            started(error.errno or errno.EMFILE)
+            return
+        if self.terminal is not None:
+            program, input_path, self._leads_group = program._replace(terminal=self.terminal.path), None, True
 
-    def _start_in_terminal(self, program: Program, terminal: Terminal, inherited: Sequence[int]) -> None:
-        self.pid = spawn(program._replace(terminal=terminal.path), {}, inherited)
-        self.owner.reactor.on_child(self.pid, self._exited)
-        terminal.pause(self.owner.is_paused)
-        terminal.started()
+        def answered(pid: int, errnum: int) -> None:
+            self._started(pid)
+            started(errnum)
+
+        process.spawn(program, cpus, {**streams, **inherited}, input_path, answered, self._exited)
+
+    def _started(self, pid: int) -> None:
+        """The program runs; or, if there is no pid, it could not be started."""
+        self.pid = pid
+        if self._is_over:
+            # The shell has ended meanwhile.
+            if pid:
+                self._kill(signal.SIGKILL)
+            return
+        if not pid:
+            return
+        if self.terminal is not None:
+            self.terminal.pause(self.owner.is_paused)
+            self.terminal.started()
+        else:
+            ends, self._ends = self._ends, {}
+            self._readers = [self._read("stdout", ends[STDOUT]), self._read("stderr", ends[STDERR])]
+        for signum in self._early_signals:
+            self._kill(signum)
 
     def _read(self, stream: str, descriptor: int) -> PipeReader:
         output, rank = self.owner.output, self.tags.rank
@@ -127,9 +154,11 @@ class Task:
                 self._stdin.end()
 
     def kill(self, signum: int) -> None:
-        """Signal the task, and its process group, if it has not ended."""
+        """Signal the task, and its process group, if it has not ended; as soon as it has started."""
         if self.is_running:
             self._kill(signum)
+        elif not self.pid:
+            self._early_signals.append(signum)
 
     def _kill(self, signum: int) -> None:
         with contextlib.suppress(ProcessLookupError, PermissionError):
@@ -145,6 +174,8 @@ class Task:
             self._kill(signal.SIGKILL)
         for reader in self._readers:
             reader.close()
+        close_all(self._ends.values())
+        self._ends.clear()
         if self._stdin is not None:
             self._stdin.close()
             self._stdin = None

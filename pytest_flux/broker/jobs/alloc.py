@@ -12,6 +12,7 @@ from pytest_flux.protocol.errors import ProtocolError
 from pytest_flux.protocol.fluid import kvs_key
 from pytest_flux.protocol.job_state import FLAG_DEBUG, PRIORITY_MIN, SCHED
 from pytest_flux.protocol.resource_pool import ResourcePool
+from pytest_flux.protocol.resource_set import ResourceSet
 
 if TYPE_CHECKING:
     from pytest_flux.broker.jobs.job import Job
@@ -98,6 +99,14 @@ class Alloc:
         waiting = len(self.scheduler)
         pending = min(waiting, _DEPTH) if self.is_online else 0
         return {"queue_length": waiting - pending, "alloc_pending": pending, "running": self._table.running}
+
+    def allocated(self) -> ResourceSet:
+        """Return the resources of all jobs that hold some."""
+        held = ResourceSet()
+        for job in self._table.active.values():
+            if job.R is not None and job.has_resources and not job.free_posted:
+                held = held.union(ResourceSet.decode(job.R))
+        return held
 
     # -- the scheduler's answers
 

@@ -7,9 +7,12 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 
 from pytest_flux.protocol.errors import ProtocolError
-from pytest_flux.protocol.hostlist import decode_hostlist, encode_hostlist
-from pytest_flux.protocol.idset import decode_idset, decode_ranges, encode_ranges
+from pytest_flux.protocol.hostlist import decode_host_ranges, encode_hostlist, expand
+from pytest_flux.protocol.idset import decode_ranges, encode_ranges, merge_ranges
 from pytest_flux.protocol.jobspec import Counts, jobspec_counts, system_attributes
+from pytest_flux.protocol.limits import MAX_NODES
+
+_INT_END = 1 << 31
 
 
 class Facts(NamedTuple):
@@ -65,9 +68,9 @@ def _from_jobspec(jobspec: dict[str, Any]) -> Facts:
         exclusive = counts.nnodes and counts.exclusive
         return facts._replace(
             duration=counts.duration,
-            nnodes=counts.nnodes or None,
-            ntasks=_tasks(jobspec, counts, counts.nnodes or None, None),
-            ncores=None if exclusive else counts.nslots * counts.cores_per_slot,
+            nnodes=_number(counts.nnodes) or None,
+            ntasks=_number(_tasks(jobspec, counts, counts.nnodes or None, None)),
+            ncores=None if exclusive else _number(counts.nslots * counts.cores_per_slot),
         )
     except (ProtocolError, KeyError, TypeError, ValueError, AttributeError, IndexError):
         return facts
@@ -112,9 +115,14 @@ def _with_resources(facts: Facts, jobspec: dict[str, Any], resources: dict[str, 
         nodelist=where.nodelist,
         nnodes=where.nnodes,
         ncores=where.ncores,
-        ntasks=_tasks(jobspec, jobspec_counts(jobspec), where.nnodes, where.ncores),
+        ntasks=_number(_tasks(jobspec, jobspec_counts(jobspec), where.nnodes, where.ncores)),
         expiration=float(execution.get("expiration", 0.0)),
     )
+
+
+def _number(value: int | None) -> int | None:
+    """The number, or None if it does not fit into a C int: clients of flux-core could not read it."""
+    return value if value is not None and abs(value) < _INT_END else None
 
 
 class _Where(NamedTuple):
@@ -127,19 +135,14 @@ class _Where(NamedTuple):
 @lru_cache(maxsize=256)
 def _where(groups: tuple[tuple[str, str], ...], nodelist: tuple[str, ...]) -> _Where:
     """Return ranks and nodes in job-list's format. Cached, as many jobs run in the same place."""
-    ranks: list[int] = []
-    ncores = 0
+    ranges: list[tuple[int, int]] = []
+    nnodes = ncores = 0
     for rank, cores in groups:
-        here = decode_idset(rank)
-        ncores += len(here) * sum(last - first + 1 for first, last in decode_ranges(cores))
-        ranks += here
-    hosts = [host for text in nodelist for host in decode_hostlist(text)]
-    joined: list[tuple[int, int]] = []
-    for number in sorted(ranks):
-        if joined and number == joined[-1][1] + 1:
-            joined[-1] = (joined[-1][0], number)
-        else:
-            joined.append((number, number))
-    return _Where(
-        sys.intern(bracketed(encode_ranges(joined))), sys.intern(encode_hostlist(hosts)), len(ranks), ncores
-    )
+        here = decode_ranges(rank)
+        count = sum(last - first + 1 for first, last in here)
+        nnodes += count
+        ncores += count * sum(last - first + 1 for first, last in decode_ranges(cores))
+        ranges += here
+    hosts = expand([found for text in nodelist for found in decode_host_ranges(text)], limit=MAX_NODES)
+    ranks = bracketed(encode_ranges(merge_ranges(ranges)))
+    return _Where(sys.intern(ranks), sys.intern(encode_hostlist(hosts)), nnodes, ncores)

@@ -83,7 +83,7 @@ class JobManager:
         self._log.write(LOG_ERR, f"eventlog update failed: {os.strerror(errnum)}", "job-manager")
 
     def configure(self, config: dict[str, Any]) -> None:
-        """Take over ``[queues]`` and ``[job-manager]``. Raises FluxError EINVAL."""
+        """Take over ``[queues]`` and ``[job-manager]`` of a configuration that was checked."""
         self.queues.configure(config)
         self.purge.configure(config)
 

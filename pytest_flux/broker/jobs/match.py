@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 from pytest_flux.protocol import job_state
 from pytest_flux.protocol.duration import parse_timestamp
 from pytest_flux.protocol.errors import ProtocolError
-from pytest_flux.protocol.hostlist import decode_hostlist
+from pytest_flux.protocol.hostlist import decode_host_ranges, decode_hostlist, expand
 from pytest_flux.protocol.idset import decode_idset
 from pytest_flux.protocol.job_state import INACTIVE, RUN
+from pytest_flux.protocol.limits import MAX_CONSTRAINT_DEPTH, MAX_CONSTRAINT_TERMS, Budget, check_limit
 from pytest_flux.protocol.message import USERID_UNKNOWN
 
 if TYPE_CHECKING:
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
 
 Matcher = Callable[["Job"], bool]
 
-_MAX_DEPTH = 64
 _MAX_HOSTS = 1024
 _TIMES = ("t_submit", "t_depend", "t_priority", "t_sched", "t_run", "t_cleanup", "t_inactive")
 _ALL_STATES = job_state.NEW | job_state.ACTIVE | INACTIVE
@@ -32,22 +32,28 @@ _COMPARE: dict[str, Callable[[float, float], bool]] = {
 }
 
 
-def compile_match(constraint: object, everybody: int = USERID_UNKNOWN, depth: int = 0) -> Matcher:
+def compile_match(constraint: object, everybody: int = USERID_UNKNOWN) -> Matcher:
     """Return a function that says whether a job fulfils ``constraint``; every job fulfils None.
 
     ``everybody`` is a user id that stands for all users. Raises ProtocolError, in flux-core's words.
     """
+    return _compile(constraint, everybody, 0, Budget("operators in a constraint", MAX_CONSTRAINT_TERMS))
+
+
+def _compile(constraint: object, everybody: int, depth: int, terms: Budget) -> Matcher:
     if constraint is None or constraint == {}:
         return lambda job: True
     if not isinstance(constraint, dict):
         raise ProtocolError("constraint must be JSON object")
-    if len(constraint) > 1 or depth > _MAX_DEPTH:
+    if len(constraint) > 1:
         raise ProtocolError("constraint must only contain 1 element")
+    check_limit("levels of a constraint", depth, MAX_CONSTRAINT_DEPTH)
+    terms.spend()
     ((operator, values),) = constraint.items()
     if not isinstance(values, list):
         raise ProtocolError(f"operator {operator} values not an array")
     if operator in ("and", "or", "not"):
-        return _combine(operator, [compile_match(value, everybody, depth + 1) for value in values])
+        return _combine(operator, [_compile(value, everybody, depth + 1, terms) for value in values])
     if operator in _TIMES:
         return _time(operator, values)
     makers: dict[str, Callable[[list[object]], Matcher]] = {
@@ -129,16 +135,17 @@ def _results(values: list[object]) -> Matcher:
 
 
 def _hostlist(values: list[object]) -> Matcher:
-    wanted: set[str] = set()
+    ranges = []
     for value in values:
         if not isinstance(value, str):
             raise ProtocolError("host value must be a string")
         try:
-            wanted.update(decode_hostlist(value))
+            ranges += decode_host_ranges(value)
         except ProtocolError:
             raise ProtocolError("host value not in valid Hostlist format") from None
-    if len(wanted) > _MAX_HOSTS:
+    if sum(found.size for found in ranges) > _MAX_HOSTS:
         raise ProtocolError("too many hosts specified")
+    wanted = frozenset(expand(ranges))
 
     def match(job: Job) -> bool:
         nodelist = job.facts.nodelist

@@ -52,22 +52,23 @@ class Queues:
         self._anonymous = Queue(None)
         self._named: dict[str, Queue] = {}
         self._changed = changed
+        self._stops_on_restart = False
         self.configure(config)
 
     def configure(self, config: dict[str, Any]) -> None:
-        """Take over ``[queues]``. Queues that remain keep their state. Raises FluxError EINVAL if it is no table."""
+        """Take over ``[queues]`` of a configuration that was checked. Queues that remain keep their state.
+
+        As in flux-core, jobs of a queue that goes stay active: those that wait for resources still get them. When the
+        last named queue goes, the anonymous one begins anew, enabled and started.
+        """
         tables = config.get("queues") or {}
-        if not isinstance(tables, dict):
-            raise FluxError(errno.EINVAL, "queues must be a table")
-        named: dict[str, Queue] = {}
+        if self._named and not tables:
+            self._anonymous = Queue(None)
+        named = {name: self._named.get(name) or Queue(name) for name in tables}
         for name, table in tables.items():
-            if not isinstance(table, dict):
-                raise FluxError(errno.EINVAL, f"queue {name}: configuration must be a table")
-            queue = self._named.get(name) or Queue(name)
-            requires = table.get("requires")
-            queue.requires = requires if isinstance(requires, list) else None
-            named[name] = queue
+            named[name].requires = table.get("requires")
         self._named = named
+        self._stops_on_restart = bool((config.get("job-manager") or {}).get("stop-queues-on-restart"))
 
     @property
     def names(self) -> list[str]:
@@ -139,3 +140,6 @@ class Queues:
             queue.disable_reason = entry.get("disable_reason")
             queue.is_started = queue.is_started_sticky = bool(entry.get("start", True))
             queue.stop_reason = entry.get("stop_reason")
+            if queue.is_started and self._stops_on_restart:
+                queue.is_started = queue.is_started_sticky = False
+                queue.stop_reason = "Automatically stopped due to restart"

@@ -15,7 +15,7 @@ or collect what arrives in one round of the reactor. We do the third:
 1. ``commit`` and ``append`` only queue. ``submit`` keeps the order of each namespace.
 2. At the end of the round ``settle`` takes the queue. Neighbouring transactions that allow it become one new root
    (RFC 11, NO_MERGE and SYNC do not). If one of them is in error, each is done alone, so that only the bad one fails.
-3. ``Change`` copies a directory when it is first touched, and hashes it once at the end.
+3. ``Change`` opens a directory when it is first touched, and hashes it once at the end (see directory.py).
 4. The new root is published (``kvs.namespace-NAME-setroot``), the commits are answered, those who wait for a version
    are woken, and watchers look at the new root, in this order.
 
@@ -38,6 +38,7 @@ from itertools import count
 from typing import TYPE_CHECKING, Any
 
 from pytest_flux.broker.kvs.appending import Appending
+from pytest_flux.broker.kvs.directory import Directory
 from pytest_flux.broker.kvs.lookup import READDIR, WAITCREATE, WATCH, WATCH_APPEND, Credentials, Lookup
 from pytest_flux.broker.kvs.namespace import PRIMARY, Namespace, choose_checkpoint, encode_checkpoint
 from pytest_flux.broker.kvs.transaction import APPEND, SYNC, Change, Op, Statistics, Transaction
@@ -139,7 +140,11 @@ class Kvs:
         """Make a namespace, empty unless there is a ``rootref``; watchers that wait for it look. FluxError EEXIST."""
         if name in self._all():
             raise FluxError(errno.EEXIST)
-        ref = self.tree.store_directory(treeobj.directory()) if rootref is None else rootref
+        if rootref is None:
+            ref = self.tree.store_directory(Directory.of({}))
+        else:
+            ref = rootref
+            self.tree.keep(ref)
         created = Namespace(name, self.owner if owner is None else owner, ref, flags=flags)
         self._namespaces[name] = created
         self._event(created, "created", rootseq=0, rootref=ref, owner=created.owner)
@@ -160,9 +165,9 @@ class Kvs:
             return
         self._event(removed, "removed")
         for waiter in removed.waiters:
-            waiter.done(FluxError(errno.ENOTSUP))
+            self._reactor.call(waiter.done, FluxError(errno.ENOTSUP))
         for watch in removed.watchers.all():
-            watch.fail(FluxError(errno.ENOTSUP))
+            self._reactor.call(watch.fail, FluxError(errno.ENOTSUP))
 
     def _event(self, namespace: Namespace, what: str, **members: object) -> None:
         payload = encode_json({"namespace": namespace.name, **members})
@@ -271,7 +276,7 @@ class Kvs:
                 return
             self._event(namespace, "error", names=[transactions[0].name], errnum=error.errnum)
             if transactions[0].done is not None:
-                transactions[0].done(error, "", 0)
+                self._reactor.call(transactions[0].done, error, "", 0)
             return
         self._advance(namespace, ref, transactions)
 
@@ -279,12 +284,11 @@ class Kvs:
         is_sync = bool(transactions[0].flags & SYNC)
         if is_sync and namespace.name != PRIMARY:
             raise FluxError(errno.EINVAL)
-        root = self.tree.directory(namespace.ref)
         ref = namespace.ref
         for transaction in transactions:
             self.counts.add(len(transaction.ops))
         if any(transaction.ops for transaction in transactions):
-            change = Change(self.tree, root, namespace.name)
+            change = Change(self.tree, ref, namespace.name)
             for transaction in transactions:
                 for op in transaction.ops:
                     change.apply(op)
@@ -308,8 +312,9 @@ class Kvs:
         )
         for transaction in transactions:
             if transaction.done is not None:
-                transaction.done(None, ref, sequence)
-        namespace.wake()
+                self._reactor.call(transaction.done, None, ref, sequence)
+        for waiter in namespace.take_ready():
+            self._reactor.call(waiter.done, None)
         self._changes.append((namespace, ref, sequence, keys))
         if len(self._changes) == 1:
             self._notify()
@@ -405,8 +410,9 @@ class Kvs:
             namespace, ref, sequence, keys = self._changes[0]
             try:
                 for watch in namespace.watchers.of(keys):
-                    if not watch.finished:
-                        self._show(namespace, watch, ref, sequence)
+                    if not watch.finished and not self._reactor.call(self._show, namespace, watch, ref, sequence):
+                        self._reactor.call(watch.fail, FluxError(errno.EIO))
+                        namespace.watchers.remove(watch)
             finally:
                 self._changes.popleft()
 
@@ -419,7 +425,7 @@ class Kvs:
     # -- checkpoints
 
     def _last_checkpoint(self) -> tuple[str, int]:
-        empty = self.tree.store_directory(treeobj.directory())
+        empty = self.tree.store_directory(Directory.of({}))
         found = choose_checkpoint(self.content.checkpoints(), self.tree, self._complain)
         if found is None:
             return empty, 0
@@ -457,8 +463,8 @@ class Kvs:
         """Write a checkpoint every ``seconds``: a crash loses no more than that."""
 
         def again() -> None:
-            self._try_checkpoint()
             self._reactor.call_later(seconds, again)
+            self._try_checkpoint()
 
         self._reactor.call_later(seconds, again)
 

@@ -45,13 +45,13 @@ class Namespace:
         self.queue = queue[count:]
         return queue[:count]
 
-    def wake(self) -> None:
-        """Tell everybody who waited for this version or an older one."""
-        if self.waiters:
-            ready = [waiter for waiter in self.waiters if waiter.sequence <= self.sequence]
-            self.waiters = [waiter for waiter in self.waiters if waiter.sequence > self.sequence]
-            for waiter in ready:
-                waiter.done(None)
+    def take_ready(self) -> list[Waiter]:
+        """Take everybody who waited for this version or an older one."""
+        if not self.waiters:
+            return []
+        ready = [waiter for waiter in self.waiters if waiter.sequence <= self.sequence]
+        self.waiters = [waiter for waiter in self.waiters if waiter.sequence > self.sequence]
+        return ready
 
 
 class Waiter:

@@ -1,6 +1,6 @@
 """Changes to a tree: operations on copies of the directories that they touch, one new root at the end.
 
-Directories are copied when they are first touched, and hashed once, however many operations there are. The rules are
+A directory is opened when it is first touched, and hashed once, however many operations there are. The rules are
 those of RFC 11 and of flux-core's modules/kvs/kvstxn.c.
 """
 
@@ -10,6 +10,7 @@ import errno
 import math
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from pytest_flux.broker.kvs.directory import Directory
 from pytest_flux.protocol import treeobj
 from pytest_flux.protocol.blobref import MAX_STRING_SIZE
 from pytest_flux.protocol.errors import FluxError, ProtocolError
@@ -79,13 +80,18 @@ class Transaction:
 
 
 class _Draft:
-    """A directory that is being changed, and the names whose entries are not in their stored form yet."""
+    """A directory that is being changed: what it was, under which blobref, and what changes, None for what goes."""
 
-    __slots__ = ("entries", "touched")
+    __slots__ = ("before", "changes", "ref")
 
-    def __init__(self, entries: dict[str, Any], touched: set[str] | None = None) -> None:
-        self.entries: dict[str, Entry] = entries
-        self.touched: set[str] = set() if touched is None else touched
+    def __init__(self, before: Directory, ref: str = "") -> None:
+        self.before = before
+        self.ref = ref
+        self.changes: dict[str, Entry | None] = {}
+
+    def get(self, name: str) -> Entry | None:
+        """The entry of that name as it is now."""
+        return self.changes[name] if name in self.changes else self.before.data.get(name)
 
 
 class _Growing:
@@ -99,15 +105,17 @@ class _Growing:
 
 
 Entry = TreeObject | _Draft | _Growing
+_EMPTY = Directory.of({})
 
 
 class Change:
-    """Operations on one root. None is visible before ``finish``."""
+    """Operations on the root with blobref ``ref``. None is visible before ``finish``."""
 
-    def __init__(self, tree: Tree, root: TreeObject, namespace: str) -> None:
+    def __init__(self, tree: Tree, ref: str, namespace: str) -> None:
         self._tree = tree
         self._namespace = namespace
-        self._root = _Draft(dict(root.data))
+        self._root = _Draft(tree.directory(ref), ref)
+        self._replaced: list[str] = []
 
     def apply(self, op: Op, links: int = 0) -> None:
         """Do one operation. FluxError as flux-core: EINVAL for the root, EISDIR or EOPNOTSUPP for a bad append."""
@@ -117,7 +125,7 @@ class Change:
         *parents, name = key.split(".")
         draft = self._root
         for index, parent in enumerate(parents):
-            entry = draft.entries.get(parent)
+            entry = draft.get(parent)
             if isinstance(entry, TreeObject) and entry.type == SYMLINK:
                 target = self._follow(entry, links)
                 rest = ".".join([*parents[index + 1 :], name])
@@ -127,7 +135,7 @@ class Change:
             if below is None:
                 if op.entry is None:
                     return
-                below = self._enter(draft, parent, _Draft({}))
+                below = self._enter(draft, parent, _Draft(_EMPTY))
             draft = below
         self._put(draft, name, op)
 
@@ -147,27 +155,35 @@ class Change:
         if not isinstance(entry, TreeObject) or entry.type not in (DIR, DIRREF):
             return None
         if entry.type == DIR:
-            return self._enter(draft, name, _Draft(dict(entry.data), set(entry.data)))
+            return self._enter(draft, name, _inline(entry))
         if len(entry.data) != 1:
             raise FluxError(errno.EINVAL)
-        return self._enter(draft, name, _Draft(dict(self._tree.directory(entry.data[0]).data)))
+        ref: str = entry.data[0]
+        return self._enter(draft, name, _Draft(self._tree.directory(ref), ref))
 
     @staticmethod
     def _enter(draft: _Draft, name: str, below: _Draft) -> _Draft:
-        draft.entries[name] = below
-        draft.touched.add(name)
+        draft.changes[name] = below
         return below
 
     def _put(self, draft: _Draft, name: str, op: Op) -> None:
         if op.entry is None:
-            draft.entries.pop(name, None)
-            draft.touched.discard(name)
+            draft.changes[name] = None
             return
         if op.flags & APPEND and op.entry.type != VAL:
             raise FluxError(errno.EPROTO)
-        before = draft.entries.get(name) if op.flags & APPEND else None
-        draft.entries[name] = op.entry if before is None else self._appended(before, op.entry)
-        draft.touched.add(name)
+        before = draft.get(name) if op.flags & APPEND else None
+        if before is None:
+            self._keep_references(op.entry)
+        draft.changes[name] = op.entry if before is None else self._appended(before, op.entry)
+
+    def _keep_references(self, entry: TreeObject) -> None:
+        if entry.type == DIRREF:
+            for ref in entry.data:
+                self._tree.keep(ref)
+        elif entry.type == DIR:
+            for below in entry.data.values():
+                self._keep_references(below)
 
     def _appended(self, before: Entry, addition: TreeObject) -> _Growing:
         if isinstance(before, _Draft) or (isinstance(before, TreeObject) and before.type in (DIR, DIRREF)):
@@ -190,25 +206,41 @@ class Change:
     def finish(self) -> str:
         """Store everything and return the blobref of the new root. FluxError EPROTO if a value is not base64."""
         try:
-            return self._store(self._root)
+            ref = self._store(self._root)
         except ProtocolError as error:
             raise FluxError(errno.EPROTO, str(error)) from None
         except RecursionError:
             raise FluxError(errno.EINVAL, "directories are nested too deeply") from None
+        for replaced in self._replaced:
+            self._tree.replace(replaced)
+        return ref
 
     def _store(self, draft: _Draft) -> str:
-        entries: dict[str, Any] = draft.entries
-        for name in draft.touched:
-            entry = entries[name]
-            if isinstance(entry, _Draft):
-                entries[name] = treeobj.dirref(self._store(entry))
-            elif isinstance(entry, _Growing):
-                entries[name] = entry.before.extended(entry.refs)
-            elif entry.type == DIR:
-                entries[name] = treeobj.dirref(self._store(_Draft(dict(entry.data), set(entry.data))))
-            elif entry.type == VAL and entry.size > MAX_STRING_SIZE:
-                entries[name] = treeobj.valref([self._stored(entry)])
-        return self._tree.store_directory(treeobj.directory(entries))
+        changes = {name: None if entry is None else self._finished(entry) for name, entry in draft.changes.items()}
+        directory = draft.before.changed(changes)
+        ref = self._tree.store_directory(directory)
+        if draft.ref and draft.ref != ref and draft.before.is_large:
+            self._replaced.append(draft.ref)
+        return ref
+
+    def _finished(self, entry: Entry) -> TreeObject:
+        """An entry in its stored form."""
+        if isinstance(entry, _Draft):
+            return treeobj.dirref(self._store(entry))
+        if isinstance(entry, _Growing):
+            return entry.before.extended(entry.refs)
+        if entry.type == DIR:
+            return treeobj.dirref(self._store(_inline(entry)))
+        if entry.type == VAL and entry.size > MAX_STRING_SIZE:
+            return treeobj.valref([self._stored(entry)])
+        return entry
+
+
+def _inline(entry: TreeObject) -> _Draft:
+    """A directory that came with its entries, none of which is in its stored form."""
+    draft = _Draft(_EMPTY)
+    draft.changes.update(entry.data)
+    return draft
 
 
 class Statistics:

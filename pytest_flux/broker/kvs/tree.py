@@ -6,10 +6,11 @@ import errno
 from collections import OrderedDict
 from typing import TYPE_CHECKING
 
+from pytest_flux.broker.kvs.directory import Directory
 from pytest_flux.protocol import treeobj
 from pytest_flux.protocol.blobref import decode_blobref, encode_blobref
 from pytest_flux.protocol.errors import FluxError, ProtocolError
-from pytest_flux.protocol.treeobj import DIR, VAL, VALREF, TreeObject
+from pytest_flux.protocol.treeobj import DIR, DIRREF, VAL, VALREF, TreeObject
 
 if TYPE_CHECKING:
     from pytest_flux.broker.content.store import ContentStore
@@ -28,7 +29,7 @@ class Tree:
 
     def __init__(self, content: ContentStore) -> None:
         self._content = content
-        self._directories: OrderedDict[str, tuple[TreeObject, int]] = OrderedDict()
+        self._directories: OrderedDict[str, tuple[Directory, int]] = OrderedDict()
         self._size = 0
         self.faults = 0
 
@@ -44,7 +45,7 @@ class Tree:
         """Store a blob and return its blobref."""
         return encode_blobref(self._content.hash_name, self._content.store(data))
 
-    def directory(self, ref: str, *, is_root: bool = False) -> TreeObject:
+    def directory(self, ref: str, *, is_root: bool = False) -> Directory:
         """The directory that a reference leads to.
 
         FluxError ENOTRECOVERABLE if that is something else, EINVAL if it should be the root.
@@ -56,19 +57,47 @@ class Tree:
         self.faults += 1
         data = self.load(ref)
         try:
-            directory = treeobj.load_treeobj(data)
+            loaded = treeobj.load_treeobj(data)
         except ProtocolError:
-            directory = None
-        if directory is None or directory.type != DIR:
+            loaded = None
+        if loaded is None or loaded.type != DIR:
             raise FluxError(errno.EINVAL if is_root else ENOTRECOVERABLE)
+        directory = Directory.of(loaded.data)
         self._remember(ref, directory)
         return directory
 
-    def store_directory(self, directory: TreeObject) -> str:
+    def store_directory(self, directory: Directory) -> str:
         """Store a directory and return its blobref. ProtocolError if a name is not Unicode."""
-        ref = self.store(directory.encode())
+        if directory.is_large:
+            digest = directory.digest(self._content.hash_name)
+            self._content.hold(digest, directory)
+            ref = encode_blobref(self._content.hash_name, digest)
+        else:
+            ref = self.store(directory.encode())
         self._remember(ref, directory)
         return ref
+
+    def replace(self, ref: str) -> None:
+        """A new version of the directory ``ref`` has taken its place where it was."""
+        self._content.supersede(decode_blobref(ref))
+
+    def keep(self, ref: str) -> None:
+        """Another place refers to ``ref``: keep it and everything below, even if this place gets a new version."""
+        pending, seen = [ref], set[str]()
+        while pending and self._content.has_held:
+            ref = pending.pop()
+            if ref in seen:
+                continue
+            seen.add(ref)
+            try:
+                directory = self.directory(ref)
+            except FluxError:
+                # Nobody can read it anyway.
+                continue
+            self._content.keep(decode_blobref(ref))
+            for entry in directory.data.values():
+                if entry.type == DIRREF:
+                    pending += entry.data
 
     def value(self, entry: TreeObject) -> bytes:
         """The bytes of a val or valref. FluxError EFBIG if they are more than a message can hold."""
@@ -86,14 +115,11 @@ class Tree:
         """The val that a valref stands for; anything else as it is."""
         return treeobj.val(self.value(entry)) if entry.type == VALREF else entry
 
-    def _remember(self, ref: str, directory: TreeObject) -> None:
+    def _remember(self, ref: str, directory: Directory) -> None:
         if ref in self._directories:
             self._directories.move_to_end(ref)
             return
-        size = len(directory.data) + 1
-        for entry in directory.data.values():
-            if entry.type == VALREF:
-                size += len(entry.data)
+        size = directory.weight
         self._directories[ref] = directory, size
         self._size += size
         while self._size > _CAPACITY and len(self._directories) > 1:

@@ -53,6 +53,7 @@ from pytest_flux.broker.overlay.peers import (
     subtree_status,
 )
 from pytest_flux.protocol.errors import FluxError, ProtocolError
+from pytest_flux.protocol.limits import UNREAD_OF_PEER
 from pytest_flux.protocol.message import (
     CONTROL,
     EVENT,
@@ -114,7 +115,15 @@ class Overlay:
 
     def bind(self, uri: str) -> None:
         """Listen for children at an ``ipc://`` URI. OSError if the socket cannot be bound."""
-        self._server = UsockServer(self._reactor, uri.removeprefix(IPC), self._receive, self._disconnected)
+        self._server = UsockServer(
+            self._reactor,
+            uri.removeprefix(IPC),
+            self._receive,
+            self._disconnected,
+            limit=UNREAD_OF_PEER,
+            spool=self._attributes.get("rundir"),
+            waits=True,
+        )
         self.log(LOG_DEBUG, f"listening on {uri}")
 
     # -- the parent
@@ -188,7 +197,7 @@ class Overlay:
         elif message.type == EVENT:
             router.send_event(message)
         elif message.type == CONTROL and message.aux1 == STATUS_CHANGE:
-            self.set_status(child, message.aux2 if message.aux2 < len(STATUS) else UNKNOWN)
+            self.set_status(child, message.aux2 if 0 <= message.aux2 < len(STATUS) else UNKNOWN)
 
     def _take_leave(self, child: Child, message: Message) -> None:
         assert child.connection is not None

@@ -11,6 +11,7 @@ from pytest_flux.broker.flow import HIGH, LOW
 from pytest_flux.broker.overlay.peers import DISCONNECT, HEARTBEAT, STATUS_CHANGE, Peer
 from pytest_flux.protocol.errors import FluxError, ProtocolError
 from pytest_flux.protocol.framing import FrameDecoder, encode_frame
+from pytest_flux.protocol.limits import UNREAD_OF_PEER
 from pytest_flux.protocol.message import (
     CONTROL,
     EVENT,
@@ -98,7 +99,14 @@ class ParentLink:
             sock.close()
             self._fail(f"{self._path}: belongs to user {uid}")
             return
-        self._stream = Stream(self._reactor, sock, self._receive, self._drop)
+        self._stream = Stream(
+            self._reactor,
+            sock,
+            self._receive,
+            self._drop,
+            limit=UNREAD_OF_PEER,
+            spool=self._attributes.get("rundir"),
+        )
         self._hello()
 
     def _hello(self) -> None:

@@ -129,4 +129,4 @@ def check_hello(hello: dict[str, Any], children: dict[int, Child], rank: int, ve
         child.error = f"client ({theirs}) version mismatched with server ({version})"
         raise FluxError(errno.EINVAL, child.error)
     status = int(hello["status"])
-    return child, str(hello["uuid"]), status if status < len(STATUS) else UNKNOWN
+    return child, str(hello["uuid"]), status if 0 <= status < len(STATUS) else UNKNOWN

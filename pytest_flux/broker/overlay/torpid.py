@@ -36,6 +36,7 @@ class TorpidWatch:
         self._reactor.call_later(period, self._look)
 
     def _look(self) -> None:
+        self._arm()
         if self._overlay.parent is not None:
             self._overlay.parent.beat(self._attributes.duration("tbon.torpid_min"))
         limit = self._attributes.duration("tbon.torpid_max")
@@ -43,7 +44,6 @@ class TorpidWatch:
             if child.is_online:
                 silence = self._reactor.clock.monotonic() - child.heard_at
                 self._judge(child, silence, is_torpid=0 < limit <= silence)
-        self._arm()
 
     def _judge(self, child: Child, silence: float, *, is_torpid: bool) -> None:
         if child.is_torpid == is_torpid:

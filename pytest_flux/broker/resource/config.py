@@ -4,25 +4,31 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+from pytest_flux.protocol.config_tables import check_verify
 from pytest_flux.protocol.duration import parse_duration
 from pytest_flux.protocol.errors import ProtocolError
+from pytest_flux.protocol.hostlist import decode_host_ranges
+from pytest_flux.protocol.idset import decode_ranges
+from pytest_flux.protocol.json_unpack import unpack
 from pytest_flux.protocol.json_value import decode_json
-from pytest_flux.protocol.resource_set import MAX_CORES, Node, ResourceSet, resources_from_config
+from pytest_flux.protocol.limits import MAX_CORES, MAX_NODES
+from pytest_flux.protocol.resource_set import Node, ResourceSet, resources_from_config
 
-_TYPES: dict[str, tuple[type, ...]] = {
-    "path": (str,),
-    "scheduling": (str,),
-    "config": (list,),
-    "verify": (dict,),
-    "exclude": (str,),
-    "norestrict": (bool,),
-    "noverify": (bool,),
-    "no-update-watch": (bool,),
-    "rediscover": (bool,),
-    "journal-max": (int,),
-    "history": (str,),
+_KINDS: dict[str, type] = {
+    "path": str,
+    "scheduling": str,
+    "config": object,
+    "verify": object,
+    "exclude": str,
+    "norestrict": bool,
+    "noverify": bool,
+    "no-update-watch": bool,
+    "rediscover": bool,
+    "journal-max": int,
+    "history": str,
 }
-_MAX_FAKE_NODES = 1 << 20
+JOURNAL_MAX = 100_000
+"""How many resource events are kept by default."""
 
 
 class ResourceConfig(NamedTuple):
@@ -36,29 +42,56 @@ class ResourceConfig(NamedTuple):
     fake: bool
 
 
-def decode_config(config: dict[str, Any]) -> ResourceConfig:
-    """Read both tables. Raises ProtocolError, in flux-core's words if it has any."""
+def check_config(config: dict[str, Any]) -> None:
+    """Check ``[resource]`` as flux-core's resource module does at each change. Raises ProtocolError in its words."""
     table = config.get("resource", {})
-    if not isinstance(table, dict):
-        raise ProtocolError("error parsing [resource] configuration: not a table")
-    for key, value in table.items():
-        if key not in _TYPES:
-            raise ProtocolError(f"error parsing [resource] configuration: 1 object item(s) left unpacked: {key}")
-        if not isinstance(value, _TYPES[key]):
-            raise ProtocolError(f"error parsing [resource] configuration: {key} has the wrong type")
+    try:
+        unpack(table, _KINDS)
+    except ProtocolError as error:
+        raise ProtocolError(f"error parsing [resource] configuration: {error}") from None
+    if "config" in table:
+        _configured(table)
+    elif "path" in table:
+        _load(table["path"])
+    if "scheduling" in table:
+        if "config" not in table and "path" not in table:
+            raise ProtocolError("resource.scheduling requires resource.path or [resource.config]")
+        _load(table["scheduling"], "error loading resource.scheduling: ")
     try:
         parse_duration(table.get("history", "90d"))
     except ProtocolError:
         raise ProtocolError("invalid history time") from None
+    if "verify" in table:
+        check_verify(table["verify"])
+
+
+def decode_config(config: dict[str, Any]) -> ResourceConfig:
+    """Check and read both tables. Raises ProtocolError, in flux-core's words if it has any."""
+    check_config(config)
+    table = config.get("resource", {})
     fake = _fake_resources(config.get("fake-resources"))
     return ResourceConfig(
         _configured(table) if fake is None else fake,
         table.get("exclude", ""),
         not table.get("noverify", False) and fake is None,
         table.get("rediscover", False),
-        table.get("journal-max", 100000),
+        table.get("journal-max", JOURNAL_MAX),
         fake is not None,
     )
+
+
+def check_exclude(decoded: ResourceConfig, size: int) -> None:
+    """Check that excluded ranks exist in an instance of ``size`` brokers. Raises ProtocolError."""
+    if not decoded.exclude:
+        return
+    try:
+        excluded = decode_ranges(decoded.exclude)
+    except ProtocolError:
+        # Hostnames are looked up later, in R.
+        decode_host_ranges(decoded.exclude)
+        return
+    if excluded and excluded[-1][1] >= max(size, len(decoded.resources or ())):
+        raise ProtocolError(f"exclude set {decoded.exclude} is out of range")
 
 
 def _configured(table: dict[str, Any]) -> ResourceSet | None:
@@ -69,10 +102,11 @@ def _configured(table: dict[str, Any]) -> ResourceSet | None:
         except ProtocolError as error:
             raise ProtocolError(f"error parsing [resource.config] array: {error}") from None
     elif "path" in table:
-        resources = load_resources(table["path"])
-    if "scheduling" in table:
-        if resources is None:
-            raise ProtocolError("resource.scheduling requires resource.path or [resource.config]")
+        try:
+            resources = ResourceSet.decode(_load(table["path"]))
+        except ProtocolError as error:
+            raise ProtocolError(f"error parsing R: {error}") from None
+    if "scheduling" in table and resources is not None:
         resources.scheduling = _load(table["scheduling"])
     return resources
 
@@ -82,14 +116,15 @@ def load_resources(path: str) -> ResourceSet:
     return ResourceSet.decode(_load(path))
 
 
-def _load(path: str) -> object:
+def _load(path: str, prefix: str | None = None) -> object:
+    prefix = f"{path}: " if prefix is None else prefix
     try:
         with open(path, "rb") as file:
             return decode_json(file.read(), strict=True)
     except OSError as error:
-        raise ProtocolError(f"{path}: {error.strerror}") from None
+        raise ProtocolError(f"{prefix}unable to open {path}: {error.strerror} on line -1") from None
     except (ValueError, RecursionError) as error:
-        raise ProtocolError(f"{path}: {error}") from None
+        raise ProtocolError(f"{prefix}{error}") from None
 
 
 def _fake_resources(table: object) -> ResourceSet | None:
@@ -103,13 +138,14 @@ def _fake_resources(table: object) -> ResourceSet | None:
     nnodes, cores, gpus = (
         _count(table, key, default, least, most)
         for key, default, least, most in (
-            ("nnodes", 0, 1, _MAX_FAKE_NODES),
+            ("nnodes", 0, 1, MAX_NODES),
             ("cores-per-node", 64, 1, MAX_CORES),
             ("gpus-per-node", 0, 0, MAX_CORES),
         )
     )
     prefix = str(table.get("host-prefix", "fake"))
-    return ResourceSet({rank: Node(f"{prefix}{rank}", (1 << cores) - 1, (1 << gpus) - 1) for rank in range(nnodes)})
+    core_mask, gpu_mask = (1 << cores) - 1, (1 << gpus) - 1
+    return ResourceSet({rank: Node(f"{prefix}{rank}", core_mask, gpu_mask) for rank in range(nnodes)})
 
 
 def _count(table: dict[str, Any], key: str, default: int, least: int, most: int) -> int:

@@ -7,8 +7,9 @@ from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 from pytest_flux.protocol.errors import FluxError, ProtocolError
-from pytest_flux.protocol.hostlist import decode_hostlist, encode_hostlist
-from pytest_flux.protocol.idset import decode_idset, encode_idset
+from pytest_flux.protocol.hostlist import decode_host_ranges, encode_hostlist, expand
+from pytest_flux.protocol.idset import decode_ranges, encode_idset
+from pytest_flux.protocol.limits import MAX_NODES
 from pytest_flux.protocol.resource_set import ResourceSet
 
 MODES = {None: 0, "update": 0, "overwrite": 1, "force-overwrite": 2}
@@ -89,24 +90,29 @@ def decode_targets(text: str, resources: ResourceSet, size: int) -> set[int]:
     Raises FluxError EINVAL, in flux-core's words, if the text is neither, or is empty, or out of range.
     """
     try:
-        ranks = set(decode_idset(text))
+        ranges = decode_ranges(text)
     except ProtocolError:
-        ranks = _ranks_of_hosts(text, resources)
-    if not ranks:
+        return _ranks_of_hosts(text, resources)
+    if not ranges:
         raise FluxError(errno.EINVAL, "idset is empty")
-    if max(ranks) >= max(size, len(resources)):
+    if ranges[-1][1] >= max(size, len(resources)):
         raise FluxError(errno.EINVAL, "idset is out of range")
-    return ranks
+    return {rank for first, last in ranges for rank in range(first, last + 1)}
 
 
 def _ranks_of_hosts(text: str, resources: ResourceSet) -> set[int]:
     try:
-        wanted = decode_hostlist(text)
+        ranges = decode_host_ranges(text)
     except ProtocolError:
         raise FluxError(errno.EINVAL, "invalid targets: Hostlist cannot be decoded") from None
     known: dict[str, set[int]] = {}
     for rank, node in resources.nodes.items():
         known.setdefault(node.hostname, set()).add(rank)
+    if not ranges:
+        raise FluxError(errno.EINVAL, "idset is empty")
+    if sum(found.size for found in ranges) > MAX_NODES:
+        raise FluxError(errno.EINVAL, f"invalid targets: invalid hosts: {text[:200]}")
+    wanted = expand(ranges)
     missing = [host for host in wanted if host not in known]
     if missing:
         raise FluxError(errno.EINVAL, f"invalid targets: invalid hosts: {encode_hostlist(missing)}")

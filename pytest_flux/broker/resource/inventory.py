@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from pytest_flux.broker.boot.recovery import is_recovery
-from pytest_flux.broker.resource.config import decode_config
+from pytest_flux.broker.resource.config import JOURNAL_MAX, decode_config
 from pytest_flux.broker.resource.discovery import core_count, gpu_count
 from pytest_flux.broker.resource.drain import MODES, Drains, decode_targets
 from pytest_flux.broker.resource.journal import Journal
@@ -33,6 +33,8 @@ class Inventory:
     """With ``force_up`` every rank counts as online. With ``is_strict`` a bad configuration is a FluxError EINVAL.
 
     ``on_change`` is called whenever the usable resources change. ``allocated`` returns what jobs hold.
+
+    ``is_muted`` asks the scheduler to take no notice of further changes.
     """
 
     def __init__(
@@ -65,6 +67,7 @@ class Inventory:
         self.torpid: set[int] = set()
         self.excluded: set[int] = set()
         self.lost: set[int] = set()
+        self.is_muted = False
         self.journal = Journal(kvs, clock)
         self._config = decode_config({})
         self._watching = False
@@ -150,10 +153,10 @@ class Inventory:
     def define(self, resources: ResourceSet, method: str) -> None:
         """Use these resources from now on."""
         self.resources, self.method = resources, method
+        encoded = resources.encode()
         if not self._is_recovery:
-            self._kvs.put_json(KEY, resources.encode())
-        commit = not self._is_recovery
-        self.journal.post("resource-define", {"method": method}, resources=resources, commit=commit)
+            self._kvs.put_json(KEY, encoded)
+        self.journal.post("resource-define", {"method": method}, resources=encoded, commit=not self._is_recovery)
         self._changed()
 
     def _recall(self) -> None:
@@ -192,6 +195,10 @@ class Inventory:
             for ranks, entry in self.drains.encode().items()
         }
         self._kvs.put_json(_CHECKPOINT, {"timestamp": self._clock.time(), "drain_state": state})
+
+    def configure(self, config: dict[str, Any]) -> None:
+        """Take over what may change while the instance runs: only ``journal-max``, as in flux-core."""
+        self.journal.limit = config.get("resource", {}).get("journal-max", JOURNAL_MAX)
 
     # -- brokers that are online
 

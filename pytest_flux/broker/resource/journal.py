@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_flux.protocol.errors import FluxError, ProtocolError
 from pytest_flux.protocol.eventlog import Event, decode_eventlog, encode_event, make_event
-from pytest_flux.protocol.resource_set import ResourceSet
 
 if TYPE_CHECKING:
     from pytest_flux.broker.kvs import Kvs
@@ -25,7 +24,7 @@ class Journal:
         self._kvs = kvs
         self._clock = clock
         self.limit = 100000
-        self._events: deque[tuple[Event, ResourceSet | None]] = deque()
+        self._events: deque[tuple[Event, dict[str, Any] | None]] = deque()
         self._followers: list[Request] = []
 
     def recall(self) -> list[Event]:
@@ -44,9 +43,9 @@ class Journal:
         *,
         commit: bool = True,
         timestamp: float | None = None,
-        resources: ResourceSet | None = None,
+        resources: dict[str, Any] | None = None,
     ) -> None:
-        """Add an event; ``resource-define`` comes with its ``resources``."""
+        """Add an event; ``resource-define`` comes with its ``resources``, an R as JSON, which is small."""
         event = make_event(name, context, timestamp=self._clock.time() if timestamp is None else timestamp)
         self._events.append((event, resources))
         while len(self._events) > max(self.limit, 1):
@@ -80,8 +79,8 @@ class Journal:
             self._followers.remove(request)
 
     @staticmethod
-    def _send(request: Request, events: list[Event], resources: ResourceSet | None) -> None:
+    def _send(request: Request, events: list[Event], resources: dict[str, Any] | None) -> None:
         answer: dict[str, Any] = {"events": events}
         if resources is not None:
-            answer["R"] = resources.encode()
+            answer["R"] = resources
         request.respond(answer)

@@ -20,6 +20,7 @@ class Supply:
         self._alloc = alloc
         self._defined = inventory.resources
         self._pool = self._new_pool()
+        inventory.is_muted = False
         inventory.on_change.append(self._changed)
         inventory.allocated = self.allocated
 
@@ -41,6 +42,8 @@ class Supply:
         return pool
 
     def _changed(self) -> None:
+        if self._inventory.is_muted:
+            return
         if self._inventory.resources is not self._defined:
             self._pool = self._new_pool()
             return

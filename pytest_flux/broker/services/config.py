@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
 from pytest_flux.broker.service import ALL, Answer, Request, Service, _Later, method
 from pytest_flux.protocol.errors import FluxError
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class ConfigService(Service):
-    """Reads ``config``, the one object that every part has, and replaces its contents if all ``services`` agree."""
+    """Reads and replaces ``config``, the one object that every part has. ``configure`` calls parts that keep more."""
 
     name = "config"
 
@@ -30,13 +30,13 @@ class ConfigService(Service):
         log: BrokerLog,
         attributes: Attributes,
         config: dict[str, Any],
-        services: Callable[[], Iterable[Service]],
+        configure: Callable[[dict[str, Any]], None],
         is_online: Callable[[], bool],
     ) -> None:
         super().__init__(router, log)
         self._attributes = attributes
         self._config = config
-        self._services = services
+        self._configure = configure
         self._is_online = is_online
 
     def follow(self, post: Callable[[str], None]) -> None:
@@ -69,12 +69,14 @@ class ConfigService(Service):
         return "sync-success"
 
     def _take(self, config: dict[str, Any]) -> None:
-        """Replace the configuration, once every service has agreed, and send it to those who follow it."""
-        for service in self._services():
-            try:
-                service.configure(config)
-            except FluxError as error:
-                raise FluxError(error.errnum, f"error updating {service.name}: {error.text}") from None
+        """Check the configuration, have the parts take it over, and send it to those who follow it."""
+        from pytest_flux.broker.config import TableError, check_tables
+
+        try:
+            check_tables(config)
+        except TableError as error:
+            raise FluxError(errno.EINVAL, f"error updating {error.module}: {error}") from None
+        self._configure(config)
         # In place: every part was given this one dictionary.
         self._config.clear()
         self._config.update(config)

@@ -7,6 +7,7 @@ module, `content-sqlite`, is the file itself, without the cache in front of it.
 from __future__ import annotations
 
 import errno
+import os
 from typing import TYPE_CHECKING, Any
 
 from pytest_flux.broker.content.store import BlobCache
@@ -74,6 +75,29 @@ class ContentService(Service):
     def checkpoint_put(self, request: Request) -> Answer:
         """``{value: checkpoint}`` → empty, when it and all blobs are on disk."""
         self._store.put_checkpoint(request.field("value", dict))
+        return None
+
+    @method("mmap-add")
+    def mmap_add(self, request: Request) -> Answer:
+        """``{path, chunksize, tag}`` → empty, when the blobs of the file are stored.
+
+        flux-core maps the file and reads it when somebody asks for a blob; here the file is copied.
+        """
+        path, chunk_size = request.field("path", str), request.field("chunksize", int)
+        from pytest_flux.postmortem.extents import data_chunks
+
+        try:
+            with open(path, "rb") as file:
+                for _, data in data_chunks(file.fileno(), os.fstat(file.fileno()).st_size, chunk_size):
+                    self._store.store(data)
+        except OSError as error:
+            raise FluxError(error.errno or errno.EIO, f"{path}: {error.strerror}") from None
+        return None
+
+    @method("mmap-remove")
+    def mmap_remove(self, request: Request) -> Answer:
+        """``{tag}`` → empty. Nothing is mapped."""
+        request.field("tag", str)
         return None
 
     @method("register-backing")

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import errno
-import math
 from typing import TYPE_CHECKING, Any
 
 from pytest_flux.broker.service import ALL, Answer, Request, Service, method
+from pytest_flux.protocol.config_tables import heartbeat_settings
 from pytest_flux.protocol.duration import format_duration, parse_duration
 from pytest_flux.protocol.errors import FluxError, ProtocolError
 from pytest_flux.protocol.severity import LOG_WARNING
@@ -18,14 +18,13 @@ if TYPE_CHECKING:
     from pytest_flux.reactor.reactor import Reactor, Timer
 
 TOPIC = "heartbeat.pulse"
-_PERIOD, _TIMEOUT, _WARN_THRESH = 2.0, 300.0, 3
 
 
 class Heart:
     """Beats on rank 0. Another rank that misses beats for too long leaves its parent.
 
     ``period`` is the argument of the module: it counts until the configuration is next changed, as in flux-core.
-    FluxError EINVAL if it, or the configuration, makes no sense.
+    FluxError EINVAL if it makes no sense. The configuration was checked before.
     """
 
     def __init__(
@@ -38,7 +37,7 @@ class Heart:
         self._last = reactor.clock.monotonic()
         self._is_overdue = False
         self._timer: Timer | None = None
-        self.period, self.timeout, self.warn_thresh = decode_config(config)
+        self.period, self.timeout, self.warn_thresh = heartbeat_settings(config)
         if period is not None:
             try:
                 self.period = parse_duration(period)
@@ -49,8 +48,8 @@ class Heart:
         self._arm()
 
     def configure(self, config: dict[str, Any]) -> None:
-        """Take over ``[heartbeat]``. FluxError EINVAL."""
-        self.period, self.timeout, self.warn_thresh = decode_config(config)
+        """Take over ``[heartbeat]``."""
+        self.period, self.timeout, self.warn_thresh = heartbeat_settings(config)
         self._cancel()
         self._arm()
 
@@ -90,40 +89,6 @@ class Heart:
             self._router.rpc("overlay.disconnect-parent", {"reason": reason})
 
 
-def decode_config(config: dict[str, Any]) -> tuple[float, float, int]:
-    """Period, timeout (-1 for none) and warning threshold of ``[heartbeat]``. FluxError EINVAL."""
-    table = config.get("heartbeat", {})
-    start = "error reading [heartbeat] config table: "
-    if not isinstance(table, dict):
-        raise FluxError(errno.EINVAL, f"{start}Expected object")
-    for name, kind in (("period", str), ("timeout", str), ("warn_thresh", int)):
-        if not isinstance(table.get(name, kind()), kind):
-            raise FluxError(errno.EINVAL, f"{start}Expected {'string' if kind is str else 'integer'}")
-    unknown = sorted(table.keys() - {"period", "timeout", "warn_thresh"})
-    if unknown:
-        raise FluxError(errno.EINVAL, f"{start}{len(unknown)} object item(s) left unpacked: {', '.join(unknown)}")
-    period, timeout = (
-        _duration(table, name, default) for name, default in (("period", _PERIOD), ("timeout", _TIMEOUT))
-    )
-    if period <= 0:
-        raise FluxError(errno.EINVAL, "heartbeat.period must be a positive FSD value")
-    if timeout == 0 or math.isinf(timeout):
-        timeout = -1.0
-    if timeout != -1.0 and timeout < period * 2:
-        raise FluxError(errno.EINVAL, "heartbeat.timeout must be >= 2*heartbeat.period, infinity, or 0")
-    warn_thresh: int = table.get("warn_thresh", _WARN_THRESH)
-    if warn_thresh <= 0:
-        raise FluxError(errno.EINVAL, "heartbeat.warn_thresh must be positive")
-    return period, timeout, warn_thresh
-
-
-def _duration(table: dict[str, Any], name: str, default: float) -> float:
-    try:
-        return parse_duration(table[name]) if name in table else default
-    except ProtocolError:
-        raise FluxError(errno.EINVAL, f"error parsing heartbeat.{name} FSD value") from None
-
-
 class HeartbeatService(Service):
     """Describes the heart of this rank."""
 
@@ -143,7 +108,3 @@ class HeartbeatService(Service):
             "count": heart.count,
             "warn_thresh": heart.warn_thresh,
         }
-
-    def configure(self, config: dict[str, Any]) -> None:
-        """See Service."""
-        self._heart.configure(config)

@@ -83,6 +83,13 @@ class JobExecService(Service):
         self._exec.set_critical(request.field("id", int), shells, userid)
         return None
 
+    @method("override", roles=ALL)
+    def override(self, request: Request) -> Answer:
+        """``{jobid, event, status?}``: start or finish a test job that has ``exec.test.override`` set."""
+        event, job_id = request.field("event", str), request.field("jobid", int)
+        self._exec.override(job_id, event, request.field("status", int, 0), request.message.userid)
+        return None
+
     @method("stats-get", roles=ALL)
     def stats_get(self, request: Request) -> Answer:
         """→ how jobs are run and killed, and what is configured about that."""

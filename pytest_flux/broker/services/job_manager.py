@@ -238,11 +238,9 @@ class JobManagerService(Service):
         )
         return None
 
-    @method("config-reload")
-    def config_reload(self, request: Request) -> Answer:
-        """``{...}`` → empty: take over ``[queues]`` and ``[job-manager]``."""
-        self._manager.configure(request.json() if request.message.payload else self._manager.config)
-        return None
+    def configure(self, config: dict[str, Any]) -> None:
+        """See Service."""
+        self._manager.configure(config)
 
     # -- questions
 
@@ -285,6 +283,11 @@ class JobManagerService(Service):
     def alloc_query(self, request: Request) -> Answer:
         """→ ``{queue_length, alloc_pending, running}``."""
         return dict(self._manager.alloc.counts())
+
+    @method("resource-status")
+    def resource_status(self, request: Request) -> Answer:
+        """→ ``{allocated}``: the R of all active jobs together."""
+        return {"allocated": self._manager.alloc.allocated().encode()}
 
     @method("stats-get", roles=ALL)
     def stats_get(self, request: Request) -> Answer:

@@ -92,6 +92,8 @@ class KvsService(Service):
         name = request.field("namespace", str)
         self._kvs.settle()
         namespace = self._kvs.namespace(name, credentials_of(request))
+        # The client may look below this root when it is an old one.
+        self._kvs.content.keep_held()
         return {
             "owner": namespace.owner,
             "rootseq": namespace.sequence,

@@ -109,30 +109,3 @@ class ConnectorService(Service):
     """`connector-local`: who may connect. The connections are in :mod:`pytest_flux.broker.local`."""
 
     name = "connector-local"
-
-    def configure(self, config: dict[str, object]) -> None:
-        """FluxError EINVAL for a table ``[access]`` with an unknown key or a wrong type (jansson's words)."""
-        access = config.get("access", {})
-        problem = ""
-        if not isinstance(access, dict):
-            problem = f"Expected object, got {_kind(access)}"
-        else:
-            wrong = [access[name] for name in _SWITCHES if not isinstance(access.get(name, False), bool)]
-            unknown = access.keys() - {*_SWITCHES, "roles"}
-            if wrong:
-                problem = f"Expected true or false, got {_kind(wrong[0])}"
-            elif unknown:
-                problem = f"{len(unknown)} object item(s) left unpacked: {', '.join(sorted(unknown))}"
-        if problem:
-            raise FluxError(errno.EINVAL, f"error parsing [access] configuration: {problem}")
-
-
-_SWITCHES = ("allow-guest-user", "allow-root-owner", "private-mode")
-
-
-def _kind(value: object) -> str:
-    """What jansson calls the type of a JSON value."""
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    names = {int: "integer", float: "real", str: "string", list: "array", dict: "object"}
-    return names.get(type(value), "null")

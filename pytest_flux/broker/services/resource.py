@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 from typing import TYPE_CHECKING, Any
 
-from pytest_flux.broker.resource.config import decode_config, load_resources
+from pytest_flux.broker.resource.config import load_resources
 from pytest_flux.broker.service import ALL, Answer, Request, Service, _Later, method
 from pytest_flux.protocol.errors import FluxError, ProtocolError
 from pytest_flux.protocol.idset import encode_idset
@@ -25,6 +25,7 @@ class ResourceService(Service):
     def __init__(self, router: Router, log: BrokerLog, inventory: Inventory) -> None:
         super().__init__(router, log)
         self._inventory = inventory
+        inventory.on_change.append(self._online_changed)
 
     @method("status", roles=ALL)
     def status(self, request: Request) -> Answer:
@@ -89,8 +90,28 @@ class ResourceService(Service):
 
     @method("acquire-mute")
     def acquire_mute(self, request: Request) -> Answer:
-        """→ empty, without effect: the built-in scheduler ends together with this service."""
+        """→ empty: keep changes of resources from the scheduler from now on, as for an orderly shutdown."""
+        self._inventory.is_muted = True
         return None
+
+    @method("monitor-waitup")
+    def monitor_waitup(self, request: Request) -> Answer | _Later:
+        """``{up}`` → empty when exactly so many ranks are online."""
+        up = request.field("up", int)
+        if not 0 <= up <= self.router.size:
+            raise FluxError(errno.EPROTO, "up value is out of range")
+        return None if up == len(self._inventory.online) else self.hold(request)
+
+    def _online_changed(self) -> None:
+        for request in self.held_for("resource.monitor-waitup"):
+            if request.field("up", int) == len(self._inventory.online):
+                self.release(request)
+                request.respond()
+
+    @method("topo-get", roles=ALL)
+    def topo_get(self, request: Request) -> Answer:
+        """Refuse to send hwloc XML, which an embedded broker does not have."""
+        raise FluxError(errno.ENOSYS, "embedded brokers have no hwloc topology: install flux-core")
 
     @method("expiration-update")
     def expiration_update(self, request: Request) -> Answer:
@@ -117,10 +138,7 @@ class ResourceService(Service):
 
     def configure(self, config: dict[str, Any]) -> None:
         """See Service."""
-        try:
-            decode_config(config)
-        except ProtocolError as error:
-            raise FluxError(errno.EINVAL, str(error)) from None
+        self._inventory.configure(config)
 
 
 def _plain(resources: ResourceSet) -> dict[str, Any]:

@@ -45,6 +45,15 @@ class SchedService(Service):
         """→ ``{queue_length, alloc_pending, running}``."""
         return dict(self._alloc.counts())
 
+    @method("resource-status")
+    def resource_status(self, request: Request) -> Answer:
+        """→ ``{all, allocated, down}``, each an R: what tools asked before ``resource.sched-status``."""
+        pool = self._alloc.scheduler.pool
+        if pool is None:
+            raise FluxError(errno.ENOSYS)
+        sets = {"all": pool.resources, "allocated": pool.allocated(), "down": pool.down()}
+        return {name: resources.encode() for name, resources in sets.items()}
+
 
 class SchedSimpleService(SchedService):
     """The same under the name of flux-core's module."""

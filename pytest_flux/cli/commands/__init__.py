@@ -61,6 +61,7 @@ TABLE = (
     Entry("queue", "resource.queue", "show queues; stop, start, enable and disable them", INSTANCE),
     Entry("watch", "submit.watch", "print the output of jobs, and wait for them", INSTANCE),
     Entry("uri", "instance.proxy", "tell where an instance is", INSTANCE),
+    Entry("pstree", "jobs.pstree", "show jobs as a tree", INSTANCE),
     Entry("pgrep", "jobs.pgrep", "find jobs by name", INSTANCE),
     Entry("pkill", "jobs.pgrep", "cancel jobs by name", CONTROL),
     Entry("cancel", "jobs.change", "cancel jobs", CONTROL),
@@ -70,10 +71,12 @@ TABLE = (
     Entry("alloc", "submit.nested", "start an instance as a job", CONTROL),
     Entry("proxy", "instance.proxy", "run a command in the environment of an instance", CONTROL),
     Entry("exec", "exec.exec", "run a program next to each broker", CONTROL),
+    Entry("multi-prog", "exec.multi_prog", "run another program for each task of a job", CONTROL),
     Entry("sproc", "exec.sproc", "list, kill or wait for programs that exec left running", CONTROL),
     Entry("event", "instance.event", "publish events, or watch them", CONTROL),
     Entry("kvs", "kvs.kvs", "read, write and follow keys of the key-value store", CONTROL),
     Entry("content", "content.content", "load and store blobs", CONTROL),
+    Entry("archive", "content.files", "keep files in the key-value store, and copy them from there", CONTROL),
     Entry("dump", "content.archive", "write the key-value store to an archive", CONTROL),
     Entry("restore", "content.archive", "read an archive into the key-value store", CONTROL),
     Entry("fsck", "content.fsck", "find what is missing in the content store, and repair that", CONTROL),
@@ -83,6 +86,7 @@ TABLE = (
     Entry("broker", "instance.lifecycle", "be a broker (start does this for you)", OTHER),
     Entry("relay", "instance.proxy", "be the far end of an ssh connection to a broker", OTHER),
     Entry("pmi", "instance.pmi", "try out the process management interface", OTHER),
+    Entry("filemap", "content.files", "deprecated: use archive", OTHER),
     Entry("env", "instance.env", "print the environment of commands, or run one in it", OTHER),
     Entry("version", "instance.version", "print versions", OTHER),
     Entry("help", "help", "print this text, or that of a command", OTHER),
@@ -91,8 +95,8 @@ TABLE = (
 # Commands of flux-core 0.88 that do not exist here. Commands that only flux-core's own programs call are left out.
 LACKING = frozenset(
     (
-        "admin archive cgroup cron fortune gc heaptrace hostlist "
-        "housekeeping jobtap keygen lptest modprobe multi-prog post-job-event pstree "
+        "admin cgroup cron fortune gc heaptrace hostlist "
+        "housekeeping jobtap keygen lptest modprobe post-job-event "
         "python R startlog terminus top"
     ).split()
 )

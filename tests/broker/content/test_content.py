@@ -108,10 +108,30 @@ def test_blobs_are_written_in_the_background(store: ContentStore, reactor: React
     assert store.load(digest) == LARGE
 
 
-def test_many_bytes_are_written_at_once(store: ContentStore) -> None:
+def test_many_bytes_are_written_soon_and_bit_by_bit(store: ContentStore, reactor: Reactor) -> None:
     for number in range(9):
         store.store(bytes([number]) * (1 << 20))
-    assert store.dirty_bytes <= 1 << 20
+    rounds: list[int] = []
+
+    def look() -> None:
+        rounds.append(store.dirty_bytes)
+        if store.dirty:
+            reactor.call_soon(look)
+        else:
+            reactor.stop()
+
+    reactor.call_soon(look)
+    reactor.run()
+    assert rounds[0] > rounds[-1] == 0
+    assert len(rounds) > 3
+
+
+def test_memory_does_not_wait_for_the_next_round(store: ContentStore, reactor: Reactor) -> None:
+    for number in range(80):
+        store.store(bytes([number]) * (1 << 20))
+    reactor.call_later(0.0, reactor.stop)
+    reactor.run()
+    assert store.dirty_bytes <= 64 << 20
 
 
 def test_wrong_digests(store: ContentStore) -> None:

@@ -210,6 +210,107 @@ def test_the_end_of_one_task_can_be_that_of_all(runner: Runner) -> None:
         assert ended.status == 3 << 8
 
 
+@pytest.mark.parametrize(
+    ("signum", "status"),
+    [(signal.SIGKILL, 9), (signal.SIGHUP, 1), (signal.SIGTERM, (128 + 15) << 8), (signal.SIGINT, (128 + 2) << 8)],
+)
+def test_a_task_that_signals_its_parent(runner: Runner, signum: int, status: int) -> None:
+    """As with flux-core's shell: the broker is not the parent."""
+    ended = runner.run("sh", "-c", f"kill -{signum:d} $PPID; sleep 1")
+    assert (ended.status, ended.exceptions) == (status, [])
+    assert runner.run("echo", "alive").text() == "alive\n"
+
+
+def test_a_task_that_kills_its_group(runner: Runner) -> None:
+    for options in ({}, {"nosetpgrp": 1}):
+        assert runner.run("sh", "-c", "kill 0; sleep 1000", options=options).status == (128 + 15) << 8
+    assert runner.run("sh", "-c", "kill -9 0", options={"nosetpgrp": 1}).status == 9
+
+
+def test_a_shell_that_is_killed_does_not_end_the_others(runner: Runner) -> None:
+    script = "if test $FLUX_TASK_RANK = 1; then kill -9 $PPID; else sleep 0.3; fi"
+    ended = runner.run("sh", "-c", script, tasks=2, nodes=2)
+    assert ended.status == 9
+    assert ended.messages == [f"shell rank 1 (on {runner.instance.getattr('hostname')}): Killed"]
+    assert next(event for event in ended.exec if event["name"] == "shell-exit")["context"]["wait_status"] == 0
+
+
+def test_a_fifo_that_nobody_reads_holds_up_its_job_only(runner: Runner, tmp_path: Path) -> None:
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    options = {"output": {"stdout": {"type": "file", "path": str(fifo)}}}
+    waiting, doomed = (runner.submit("echo", "word", options=options) for _ in range(2))
+    runner.jobs.wait_event(waiting, "start", timeout=DEADLINE)
+    assert runner.run("echo", "alive").text() == "alive\n"
+    runner.jobs.wait_event(doomed, "start", timeout=DEADLINE)
+    runner.jobs.cancel(doomed)
+    assert runner.ended(doomed).status == signal.SIGTERM
+    assert fifo.read_text() == "word\n"
+    assert runner.ended(waiting).status == 0
+
+
+def test_output_to_a_full_disk_is_lost(runner: Runner, tmp_path: Path) -> None:
+    """As in flux-core, the job does not fail; what can be said of it is said on standard error."""
+    output = {"stdout": {"type": "file", "path": "/dev/full"}}
+    options = {"output": output}
+    assert runner.run("sh", "-c", "echo a; echo b >&2", options=options).status == 0
+    output["stderr"] = {"type": "file", "path": str(tmp_path / "err")}
+    assert runner.run("sh", "-c", "echo a; echo b >&2", options=options).status == 0
+    lines = (tmp_path / "err").read_text().splitlines()
+    assert sorted(lines) == ["b", "flux-shell[0]: ERROR: output.task: write stdout task 0: No space left on device"]
+
+
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="there is one processor only")
+def test_tasks_are_bound_before_they_run(runner: Runner) -> None:
+    ids = [runner.submit("grep", "Cpus_allowed_list", "/proc/self/status") for _ in range(20)]
+    bound = {runner.ended(jobid).text().split()[1] for jobid in ids}
+    assert all(cpus.isdigit() for cpus in bound), bound
+
+
+@pytest.mark.parametrize("place", ["made", "none"])
+def test_the_tmpdir_of_a_job(runner: Runner, tmp_path: Path, place: str) -> None:
+    (tmp_path / "file").touch()
+    tmpdir = str(tmp_path / ("a/b" if place == "made" else "file/b"))
+    ended = runner.run("sh", "-c", "test -d $TMPDIR && echo $TMPDIR", environment={**os.environ, "TMPDIR": tmpdir})
+    assert ended.text() == f"{tmpdir if place == 'made' else '/tmp'}\n"
+    warning = f"Unable to create TMPDIR={tmpdir}, resetting TMPDIR=/tmp"
+    assert ended.messages == ([] if place == "made" else [warning])
+
+
+def test_job_ids_in_ascii(runner: Runner, tmp_path: Path) -> None:
+    options = {"output": {"stdout": {"type": "file", "path": f"{tmp_path}/{{{{id}}}}"}}}
+    environ = {**runner.instance.env, "FLUX_F58_FORCE_ASCII": "1"}
+    ended = runner.run("env", options=options, environment=environ)
+    name = f58plain(ended.id)
+    found = _environ((tmp_path / name).read_text())
+    assert (found["FLUX_JOB_ID"], found["FLUX_JOB_ID_PATH"]) == (name, f"/{name}")
+    assert found["FLUX_JOB_TMPDIR"].endswith(f"/jobtmp-0-{name}")
+    assert found["FLUX_URI"] == runner.instance.uri
+    ended = runner.run("flux", "broker", "flux", "getattr", "jobid", environment=environ)
+    assert ended.text() == f"{f58plain(ended.id)}\n"
+
+
+@pytest.mark.parametrize("first", [0, 1])
+@pytest.mark.parametrize("options", [{"exit-on-error": 1}, {"exit-timeout": 0.1}])
+def test_the_end_of_one_shell_can_be_that_of_all(runner: Runner, first: int, options: dict[str, object]) -> None:
+    """Whichever shell has no task left: the first one stays to end the job."""
+    script = f"test $FLUX_TASK_RANK = {first} && exit 3; sleep 1000"
+    ended = runner.run("sh", "-c", script, tasks=2, nodes=2, options=options)
+    note = ended.exceptions[0]["note"]
+    assert note.startswith(f"sh: task rank {first} on host {runner.instance.getattr('hostname')}"), note
+    assert note in ended.messages
+    assert ended.status == 3 << 8
+    assert [event["context"]["wait_status"] for event in ended.exec if event["name"] == "shell-exit"] == [3 << 8]
+
+
+def test_the_first_shell_ends_last(runner: Runner) -> None:
+    ended = runner.run("sh", "-c", "test $FLUX_TASK_RANK = 0 && exit 3; sleep 0.2; exit 4", tasks=2, nodes=2)
+    names = [event["name"] for event in ended.exec]
+    assert names[-4:] == ["shell.task-exit", "shell-exit", "complete", "done"]
+    assert ended.status == 4 << 8
+    assert next(event for event in ended.exec if event["name"] == "shell-exit")["context"]["wait_status"] == 3 << 8
+
+
 def test_a_signal_before_the_limit(runner: Runner) -> None:
     options = {"signal": {"signum": int(signal.SIGUSR1), "timeleft": 999.5}}
     ended = runner.run("sh", "-c", "trap 'exit 9' USR1; while :; do sleep 0.05; done", duration=1000, options=options)

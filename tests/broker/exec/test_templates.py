@@ -18,7 +18,7 @@ def _node(shell: int) -> dict[str, Any]:
     return {"id": shell, "name": f"host{shell}", "resources": {"cores": "0-1", "ncores": 2}}
 
 
-TAGS = Tags(JOB, "work", 4, _node, 2, "/tmp/x")
+TAGS = Tags(JOB, "ƒStpTUK", "work", 4, _node, 2, "/tmp/x")
 TASK = TagsOfTask(3, 1)
 
 
@@ -50,7 +50,7 @@ def test_which_templates_differ_between_shells() -> None:
     assert not TAGS.is_per_shell("{{id}}", TASK)
     for template in ("{{node.id}}", "{{taskid}}", "{{tmpdir}}/out"):
         assert TAGS.is_per_shell(template, TASK)
-        assert not Tags(JOB, "work", 4, _node, 1, "/tmp/x").is_per_shell(template, TASK)
+        assert not Tags(JOB, "ƒStpTUK", "work", 4, _node, 1, "/tmp/x").is_per_shell(template, TASK)
 
 
 def test_rendering_asks_for_each_tag() -> None:

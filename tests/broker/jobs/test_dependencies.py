@@ -19,7 +19,7 @@ from pytest_flux.broker.overlay.topology import Topology
 from pytest_flux.broker.router import Router
 from pytest_flux.protocol.errors import FluxError
 from pytest_flux.protocol.fluid import f58
-from pytest_flux.protocol.job_state import DEPEND, INACTIVE, RUN, SCHED
+from pytest_flux.protocol.job_state import CLEANUP, DEPEND, INACTIVE, RUN, SCHED
 from pytest_flux.reactor.reactor import Reactor
 from tests.broker.jobs.played import PlayedInstance, StoppedClock, jobspec, played_instance
 
@@ -318,3 +318,18 @@ def test_a_hold_outlasts_dependencies(tmp_path: Path) -> None:
         flux.wait_state(job_id, SCHED)
         flux.wait_end(target)
         assert flux.job(job_id).priority == 0
+
+
+def test_alone_a_cancelled_job_that_has_not_ended_yet(waiting: _Waiting) -> None:
+    """As with a batch job whose instance is still shutting down: nobody knows the outcome before it has ended."""
+    target = waiting.submit()
+    waiting.run(target)
+    target.start_pending = True
+    ok, anyhow = waiting.submit(("afterok", str(target.id))), waiting.submit(("afterany", str(target.id)))
+    waiting.events.raise_exception(target, "cancel", 0)
+    assert (target.state, ok.state, anyhow.state) == (CLEANUP, DEPEND, DEPEND)
+    waiting.events.post(target, "finish", {"status": 143 << 8})
+    assert (ok.state, anyhow.state) == (DEPEND, DEPEND)
+    target.start_pending = False
+    waiting.events.act(target)
+    assert (target.state, ok.state, anyhow.state) == (INACTIVE, INACTIVE, SCHED)

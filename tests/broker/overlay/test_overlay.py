@@ -14,7 +14,7 @@ from pytest_flux.broker.attributes import Attributes
 from pytest_flux.broker.log import BrokerLog
 from pytest_flux.broker.overlay import tbon
 from pytest_flux.broker.overlay.overlay import Overlay
-from pytest_flux.broker.overlay.peers import FULL, LOST, OFFLINE, PARTIAL, Child
+from pytest_flux.broker.overlay.peers import FULL, LOST, OFFLINE, PARTIAL, UNKNOWN, Child
 from pytest_flux.broker.overlay.topology import Topology
 from pytest_flux.broker.router import Router
 from pytest_flux.protocol.errors import FluxError
@@ -339,3 +339,11 @@ def test_a_parent_that_does_not_read_pauses_everybody(pair: Pair) -> None:
     link.pause(False)
     pair.until(lambda: len(got) == sent)
     assert pair.child.congestion == [True, False]
+
+
+@pytest.mark.parametrize("status", [-100, -1, 6, 1 << 40])
+def test_a_status_that_does_not_exist_is_unknown(pair: Pair, stranger: Stranger, status: int) -> None:
+    stranger.send("overlay.hello", {**HELLO, "status": status})
+    pair.until(stranger.read)
+    assert [message.errnum for message in stranger.got] == [0]
+    assert pair.parent.changes == [(1, UNKNOWN)]

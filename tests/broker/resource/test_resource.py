@@ -213,13 +213,13 @@ def test_what_is_drained_stays_so(start: Starter, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("config", "text"),
     [
-        ({"resource": {"path": 3}}, "path has the wrong type"),
+        ({"resource": {"path": 3}}, "Expected string, got integer"),
         ({"resource": {"odd": 3}}, "odd"),
         ({"resource": {"path": "/nonexistent"}}, "No such file"),
         ({"resource": {"scheduling": "/x"}}, "requires resource.path"),
         ({"resource": {"config": []}}, "no hosts configured"),
         ({"resource": {"history": "x"}}, "invalid history time"),
-        ({"resource": []}, "not a table"),
+        ({"resource": []}, "Expected object, got array"),
         ({"fake-resources": {}}, "requires the 'nnodes' key"),
         ({"fake-resources": {"nnodes": 0}}, "nnodes must be a number"),
         ({"fake-resources": {"nnodes": 1, "amend-r": "x"}}, "embedded brokers cannot"),

@@ -9,7 +9,7 @@ import sys
 import time
 
 from pytest_flux.cli.command import Command, CommandError, Context, reason
-from pytest_flux.cli.stdio import MAX_READ, Stdin
+from pytest_flux.cli.stdio import MAX_READ, Stdin, outlive_readers
 from pytest_flux.client.process import (
     EXITED,
     FAILED,
@@ -244,6 +244,7 @@ def execute(options: Options, context: Context) -> int:
             assert command is not None
             return _run_in_background(flux, context, ranks, command, service, waitable=options.has("waitable"))
 
+        outlive_readers()
         session = ExecSession(flux, context, options, service, started)
         session.start(ranks, command, target)
         return session.run()

@@ -71,10 +71,17 @@ def shutdown(options: Options, context: Context) -> int:
 def _find_uri(options: Options) -> str | None:
     if not options.arguments:
         return None
+    from pytest_flux.client.uri import local_uri, resolve
+
     target = options.arguments[0]
-    if "://" not in target:
-        raise CommandError(f"failed to resolve target {target} to a Flux URI: only local://PATH is understood")
-    return target
+    force_local = "FLUX_URI_RESOLVE_LOCAL" in os.environ
+    try:
+        uri = resolve(target, force_local=force_local)
+        return local_uri(uri) if force_local else uri
+    except (OSError, ValueError) as error:
+        # In flux-core, `flux uri` says why.
+        sys.stderr.write(f"flux-uri: ERROR: {getattr(error, 'strerror', None) or error}\n")
+        raise CommandError(f"failed to resolve target {target} to a Flux URI") from None
 
 
 def _configure_dump(flux: Flux, options: Options, context: Context) -> None:

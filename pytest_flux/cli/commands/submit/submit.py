@@ -11,6 +11,7 @@ from pytest_flux.cli.commands.jobs.common import SUBMISSION_FLAGS, URGENCIES
 from pytest_flux.cli.commands.submit.jobspec import is_idset, make_jobspec
 from pytest_flux.cli.commands.submit.request import BULK, COMMON, REWRITES, TASKS, Request
 from pytest_flux.cli.commands.submit.watch import Destination, WatchSession
+from pytest_flux.cli.stdio import outlive_readers
 from pytest_flux.options import Option, OptionExit
 from pytest_flux.protocol.errors import FluxError
 from pytest_flux.protocol.fluid import f58
@@ -120,6 +121,7 @@ class SubmitSession:
 
     def _connect(self) -> Flux:
         if self._flux is None:
+            outlive_readers()
             self._flux = connect()
             self._watch = WatchSession(
                 self._flux,
@@ -135,8 +137,8 @@ class SubmitSession:
         return self._flux
 
     def _destination(self, request: Request) -> Destination:
-        out: TextIO = sys.stdout
-        error: TextIO = sys.stderr
+        out: TextIO | None = None
+        error: TextIO | None = None
         if request.get("log"):
             out = error = self._open_log(request.get("log") or "")
         if request.get("log-stderr"):
@@ -313,6 +315,7 @@ def attach(flux: Flux, jobid: int, request: Request) -> int:
     from pytest_flux.cli.command import CommandError
     from pytest_flux.cli.commands.jobs.attach import AttachOptions, AttachSession
 
+    outlive_readers()
     if request.has("verbose"):
         sys.stderr.write(f"jobid: {f58(jobid)}\n")
         sys.stderr.flush()

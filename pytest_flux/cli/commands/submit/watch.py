@@ -134,9 +134,9 @@ class Destination:
 
     __slots__ = ("_error", "_output")
 
-    def __init__(self, output: TextIO = sys.stdout, error: TextIO = sys.stderr) -> None:
-        self._output = output
-        self._error = error
+    def __init__(self, output: TextIO | None = None, error: TextIO | None = None) -> None:
+        self._output = output or sys.stdout
+        self._error = error or sys.stderr
 
     def output(self, text: str) -> None:
         """Write text to stdout, or to the file in its place."""
