@@ -128,7 +128,7 @@ class Broker:
             self._config_service,
             ConnectorService(router, log),
             EventService(router, log),
-            ModuleService(router, log, self.parts, self._service_names),
+            ModuleService(router, log, self.parts, self._service_names, self.reactor.clock),
             RunatService(router, log, self.runat),
         ]
         for service in self._services:

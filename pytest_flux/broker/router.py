@@ -62,6 +62,7 @@ class Router:
         self.routes: dict[str, Receiver] = {uuid: self._receive_own}
         self.peers: dict[int, Receiver] = {}
         self.on_event: list[EventCallback] = []
+        self.tracers: list[Callable[[str, int, Message, str], None]] = []
         self._calls: dict[int, Callable[[Message], None]] = {}
         self._subscriptions: list[tuple[str, EventCallback]] = []
         self._matchtags = count(1)

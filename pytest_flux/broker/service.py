@@ -173,7 +173,11 @@ class Service:
     def receive(self, message: Message) -> None:
         """Handle one request for this service."""
         self.received += 1
-        request = Request(message, self.router.respond)
+        respond = self.router.respond
+        if self.router.tracers and self.is_module:
+            self._trace("rx", message)
+            respond = self._respond_traced
+        request = Request(message, respond)
         try:
             handler, roles = self._find(request)
             if not request.message.rolemask & roles:
@@ -192,6 +196,14 @@ class Service:
             # A bug in one handler must not end the instance; the client gets an error.
             self.log(LOG_ERR, f"{request.topic}: {traceback.format_exc()}")
             request.error(errno.EIO, "internal error, see the broker's log")
+
+    def _trace(self, prefix: str, message: Message) -> None:
+        for tracer in list(self.router.tracers):
+            tracer(prefix, -1, message, self.name)
+
+    def _respond_traced(self, message: Message) -> None:
+        self._trace("tx", message)
+        self.router.respond(message)
 
     def _find(self, request: Request) -> tuple[Handler, int]:
         _, _, wanted = request.topic.partition(".")

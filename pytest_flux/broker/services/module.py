@@ -6,7 +6,8 @@ import errno
 import os
 
 from pytest_flux.broker.modules import BUILTINS, MODULES
-from pytest_flux.broker.service import ALL, Answer, Request, Service, method
+from pytest_flux.broker.overlay.trace import Tracer
+from pytest_flux.broker.service import ALL, Answer, Request, Service, _Later, method
 from pytest_flux.protocol.errors import FluxError, ProtocolError
 from pytest_flux.protocol.severity import LOG_DEBUG, LOG_ERR
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from pytest_flux.broker.log import BrokerLog
     from pytest_flux.broker.parts import Parts
     from pytest_flux.broker.router import Router
+    from pytest_flux.reactor.clock import Clock
 
 _RUNNING = 1
 _WAY_OUT = "an embedded broker has its modules built in: install flux-core for others"
@@ -28,11 +30,15 @@ class ModuleService(Service):
     name = "module"
     is_module = False
 
-    def __init__(self, router: Router, log: BrokerLog, parts: Parts, service_names: Callable[[], set[str]]) -> None:
+    def __init__(
+        self, router: Router, log: BrokerLog, parts: Parts, service_names: Callable[[], set[str]], clock: Clock
+    ) -> None:
         super().__init__(router, log)
         self._parts = parts
         self._modules = parts.modules
         self._service_names = service_names
+        self._clock = clock
+        self._tracers: dict[Request, Tracer] = {}
 
     @method("list", roles=ALL)
     def list_modules(self, request: Request) -> Answer:
@@ -94,6 +100,22 @@ class ModuleService(Service):
         if name not in BUILTINS and name not in self._modules:
             raise FluxError(errno.ENOENT)
         return None
+
+    @method("trace")
+    def trace(self, request: Request) -> _Later:
+        """``{names, typemask, topic_glob, full?}`` → each request to a module, and each response from it."""
+        request.field("names", list)
+        if not request.message.is_streaming:
+            raise FluxError(errno.EPROTO)
+        self._tracers[request] = Tracer(request, self._clock)
+        self.router.tracers.append(self._tracers[request])
+        return self.hold(request)
+
+    def abandoned(self, request: Request) -> None:
+        """End the trace of a client that has disconnected or cancelled."""
+        tracer = self._tracers.pop(request, None)
+        if tracer is not None:
+            self.router.tracers.remove(tracer)
 
     @method("status")
     def status(self, request: Request) -> Answer:
