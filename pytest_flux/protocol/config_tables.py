@@ -9,6 +9,8 @@ table that no module of flux-core checks is not checked here either.
 
 from __future__ import annotations
 
+import math
+
 from pytest_flux.protocol.duration import parse_duration
 from pytest_flux.protocol.errors import ProtocolError
 from pytest_flux.protocol.json_unpack import unpack
@@ -72,6 +74,36 @@ def check_access(config: Config) -> None:
         for key in ("users", "groups"):
             if key in entry and not _is_strings(entry[key]):
                 raise ProtocolError(f"[access.roles.{name}] {key} must be a string array")
+
+
+# -- [heartbeat]
+
+
+def heartbeat_settings(config: Config) -> tuple[float, float, int]:
+    """Return the period, the timeout (-1 for none) and the warning threshold (flux-core's heartbeat.c)."""
+    table = config.get("heartbeat")
+    kinds: dict[str, type] = {"period": str, "timeout": str, "warn_thresh": int}
+    _unpack("error reading [heartbeat] config table: ", table, kinds)
+    told = table if isinstance(table, dict) else {}
+    for name in ("period", "timeout"):
+        if name in told and not _is_duration(told[name]):
+            raise ProtocolError(f"error parsing heartbeat.{name} FSD value")
+    period, timeout = parse_duration(told.get("period", "2s")), parse_duration(told.get("timeout", "5m"))
+    if period <= 0:
+        raise ProtocolError("heartbeat.period must be a positive FSD value")
+    if timeout == 0 or math.isinf(timeout):
+        timeout = -1.0
+    elif timeout < period * 2:
+        raise ProtocolError("heartbeat.timeout must be >= 2*heartbeat.period, infinity, or 0")
+    warn_thresh: int = told.get("warn_thresh", 3)
+    if warn_thresh <= 0:
+        raise ProtocolError("heartbeat.warn_thresh must be positive")
+    return period, timeout, warn_thresh
+
+
+def check_heartbeat(config: Config) -> None:
+    """Check ``[heartbeat]``."""
+    heartbeat_settings(config)
 
 
 # -- [kvs]
@@ -373,6 +405,7 @@ def check_job_list(config: Config) -> None:
 
 CHECKS: dict[str, Callable[[Config], None]] = {
     "connector-local": check_access,
+    "heartbeat": check_heartbeat,
     "kvs": check_kvs,
     "job-manager": check_job_manager,
     "job-ingest": check_ingest,

@@ -128,7 +128,7 @@ def test_store_of_others_is_not_believed(shared: Path, process: subprocess.Popen
     with pytest.raises(pytest.UsageError, match=rf"{store}: not ours, owned by nobody \(uid \d+\)"):
         list(sweep())
     with pytest.raises(InstanceError, match=f"{store}: not ours"):
-        Store(str(store)).find_or_start(LAUNCH, -1)
+        Store(str(store)).lease(LAUNCH, -1)
     assert sorted(path.name for path in store.iterdir()) == ["0123456789abcdef.json"]
 
 
@@ -140,7 +140,7 @@ def test_link_in_place_of_the_store_is_not_followed(shared: Path, process: subpr
     with pytest.raises(pytest.UsageError, match="not a directory, but a link, owned by nobody"):
         list(sweep())
     with pytest.raises((InstanceError, OSError)):
-        Store(str(store)).find_or_start(LAUNCH, -1)
+        Store(str(store)).lease(LAUNCH, -1)
     assert [path.name for path in ours.iterdir()] == ["a.json"]
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from pytest_flux.broker.exec.options import NOTICE, exit_timeout, signal_options
@@ -28,7 +28,7 @@ class KillConfig(NamedTuple):
     kill_signal: int = signal.SIGKILL
 
 
-def kill_config(config: dict[str, Any]) -> KillConfig:
+def kill_config(config: Mapping[str, Any]) -> KillConfig:
     """Read the configuration. Wrong values mean the defaults."""
     table = config.get("exec")
     if not isinstance(table, dict):
@@ -39,14 +39,15 @@ def kill_config(config: dict[str, Any]) -> KillConfig:
     except (KeyError, ProtocolError):
         pass
     return chosen._replace(
-        term_signal=_signum(table.get("term-signal"), chosen.term_signal),
-        kill_signal=_signum(table.get("kill-signal"), chosen.kill_signal),
+        term_signal=find_signal(table.get("term-signal")) or chosen.term_signal,
+        kill_signal=find_signal(table.get("kill-signal")) or chosen.kill_signal,
     )
 
 
-def _signum(name: object, default: int) -> int:
+def find_signal(name: object) -> int | None:
+    """The number of a signal, by its name with or without SIG; None if there is none."""
     known = getattr(signal, str(name).upper(), None) or getattr(signal, f"SIG{str(name).upper()}", None)
-    return int(known) if isinstance(known, signal.Signals) else default
+    return int(known) if isinstance(known, signal.Signals) else None
 
 
 class KillLadder:

@@ -23,6 +23,7 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Mapping
 from enum import Enum, auto
 from typing import TYPE_CHECKING, Any
 
@@ -111,7 +112,7 @@ class Execution:
         reactor: Reactor,
         router: Router,
         attributes: Attributes,
-        config: dict[str, Any],
+        config: Mapping[str, Any],
         kvs: Kvs,
         shells: Shells,
         work: Work,
