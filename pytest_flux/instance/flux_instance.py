@@ -11,10 +11,11 @@ import select
 import subprocess
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from pytest_flux.instance.brokers import BrokerHandle, Brokers
+from pytest_flux.instance.errors import NamingKvs, ProgramFailed, ProgramTimeout, named
 from pytest_flux.instance.log import InstanceLog, progress, tail
 from pytest_flux.instance.operations import Events, Job
 from pytest_flux.instance.ownership import mark
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
 OVERLAY_STATUS = ("full", "partial", "degraded", "lost", "offline")
 """What the overlay below a rank can be (flux-core's overlay.c)."""
 
+_T = TypeVar("_T")
 _STOPPED_BY_US = 128 + 15
 _LOST_PARENT = 1
 # The interval, in seconds, between attempts to connect to a broker that does not report when it accepts clients.
@@ -371,8 +373,6 @@ class FluxInstance:
         Options are those of ``subprocess.run``. By default output is captured as text. A string is run by a shell.
         With ``check=True`` or ``timeout=``, the text of the error has what the program has written.
         """
-        from pytest_flux.instance.errors import ProgramFailed, ProgramTimeout
-
         defaults: dict[str, Any] = {"text": True, "stdin": subprocess.DEVNULL, "env": self.env}
         if not {"capture_output", "stdout", "stderr"} & options.keys():
             defaults["capture_output"] = True
@@ -404,19 +404,14 @@ class FluxInstance:
         timeout: float | None = None,
     ) -> dict[str, Any]:
         """Send a request to a service, at ``rank`` or the nearest, and return its response. Raises FluxError."""
-        with self._naming_rank(topic, rank):
-            return self.client.rpc(topic, payload, nodeid=rank).get(self.patience(timeout))
+        wait = self.patience(timeout)
+        return self._name_rank(topic, rank, lambda: self.client.rpc(topic, payload, nodeid=rank).get(wait))
 
-    @contextlib.contextmanager
-    def _naming_rank(self, topic: str, rank: int) -> Iterator[None]:
+    def _name_rank(self, topic: str, rank: int, ask: Callable[[], _T]) -> _T:
         """Name a rank that does not exist in the error about it."""
-        try:
-            yield
-        except FluxError as error:
-            if rank == NODEID_ANY or rank < self.size:
-                raise
-            what = f"{topic}: rank {rank} of an instance of {self.size}"
-            raise FluxError(error.errnum, f"{what}: {error.text or os.strerror(error.errnum)}") from None
+        if rank == NODEID_ANY or rank < self.size:
+            return ask()
+        return named(f"{topic}: rank {rank} of an instance of {self.size}", ask)
 
     def getattr(self, name: str) -> str:
         """A broker attribute of rank 0. Raises FluxError ENOENT, with the nearest name, if it does not exist."""
@@ -439,8 +434,6 @@ class FluxInstance:
     @property
     def kvs(self) -> Kvs:
         """The key-value store: ``put``, ``get``, ``ls``, ``watch``, ..."""
-        from pytest_flux.instance.errors import NamingKvs
-
         return NamingKvs(self.client)
 
     @property
@@ -476,7 +469,7 @@ class FluxInstance:
     def handle(self) -> Any:  # noqa: ANN401 - flux.Flux has no types
         """A ``flux.Flux`` of Flux's own Python bindings. If they cannot be imported, the test is skipped."""
         try:
-            import flux  # type: ignore[import-not-found]
+            import flux  # type: ignore[import-not-found, import-untyped, unused-ignore]
         except ImportError as error:
             raise BindingsError(f"no Python bindings of Flux: `import flux` says {error}") from None
         return flux.Flux(self.uri)
@@ -492,9 +485,9 @@ class FluxInstance:
         deadline = time.monotonic() + patience
         rpc = self.client.rpc("overlay.health", nodeid=rank, streaming=True)
         try:
-            with self._naming_rank(rpc.topic, rank):
-                while seen != status:
-                    seen = str(rpc.get(max(deadline - time.monotonic(), 0))["status"])
+            while seen != status:
+                answer = self._name_rank(rpc.topic, rank, lambda: rpc.get(max(deadline - time.monotonic(), 0)))
+                seen = str(answer["status"])
         except TimeoutError:
             text = f"overlay of rank {rank} not {status} within {patience:g} s: it is {seen}"
             raise TimeoutError(text) from None

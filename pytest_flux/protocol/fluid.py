@@ -9,6 +9,7 @@ Parsing follows the order of flux-core's `fluid_parse`: a ``.`` means dothex, ``
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 
 from pytest_flux.protocol.errors import ProtocolError
@@ -25,9 +26,13 @@ FORMS = ("dec", "hex", "dothex", "kvs", "f58", "f58plain")
 """The names that `flux job id --to` knows, and :func:`encode_fluid` with it."""
 
 
+# As in flux-core's fluid.c: where the locale cannot write the sign, it is an ASCII letter.
+_SIGN = "ƒ" if sys.getfilesystemencoding().startswith("utf") else "f"
+
+
 def f58(fluid: int) -> str:
-    """The form that people see: ``ƒ`` and base58 digits without leading zeros."""
-    return "ƒ" + _base58(fluid)
+    """The form that people see: ``ƒ``, or ``f`` in an ASCII locale, and base58 digits without leading zeros."""
+    return _SIGN + _base58(fluid)
 
 
 def f58plain(fluid: int) -> str:
