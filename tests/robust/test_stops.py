@@ -49,5 +49,5 @@ def test_report_does_not_ask_a_suspended_rank_0(run: Run) -> None:
         "--flux-dump=failed",
     )
     result.assert_outcomes(failed=1)
-    assert "rank 0 is suspended" in (result_path := run.__self__.path / "out.xml").read_text(), result_path  # type: ignore[attr-defined]
+    assert "rank 0 is suspended" in (result_path := run.__self__.path / "out.xml").read_text(), result_path
     result.stdout.fnmatch_lines(["*rank 0 does not answer: *it is suspended"])
