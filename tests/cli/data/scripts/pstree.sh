@@ -1,4 +1,5 @@
-# flux pstree. It ends with no job active.
+# flux pstree. It begins and ends with no job.
+until [ -z "$(flux jobs -ano '{id}')" ]; do flux job purge --force --num-limit=0 >/dev/null; done
 for word in 1 2; do flux run --job-name=one true; done
 flux run --job-name=bad false 2>/dev/null
 flux run --job-name=$(printf 'long%0200d' 1) true
@@ -25,4 +26,4 @@ r flux proxy $nested flux pstree
 flux cancel $one $nested
 flux job wait-event $nested clean >/dev/null
 flux job wait-event $one clean >/dev/null
-flux job purge --force --num-limit=0 >/dev/null
+until [ -z "$(flux jobs -ano '{id}')" ]; do flux job purge --force --num-limit=0 >/dev/null; done
