@@ -12,7 +12,7 @@ flux proxy $nested flux job wait-event $inner start >/dev/null
 r flux pstree
 for options in -a -al -aX -aC '-a --ascii' -x -nx '-x --skip-root=no' '-d progress' '-d stats' '-d foo' -p \
     '--parent-label={id.f58}x' '-L 0' '-L 1' --skip-root=yes --skip-root=no --skip-root=maybe '-f failed' \
-    '-f failed,completed --skip-root=yes' '-f bogus' '-o {bogus}' -c1 1234 xx --foo '--ascii -C'; do
+    '-f failed,completed --skip-root=yes' '-f bogus' '-o {bogus}' 1234 xx --foo '--ascii -C'; do
     r flux pstree $options
 done
 r flux pstree --detail-format='{name:>12}'
