@@ -130,8 +130,8 @@ DIFFERENCES = {
     ),
     "nobody reads": Difference(
         "When the reader of `flux submit --wait` or `bulksubmit` has left, ours go on until the jobs end and exit "
-        "with their code, as `flux run` does; flux-core's end with 1, 120 or the jobs' code, depending on what they write "
-        "when. Other commands end by SIGPIPE; flux-core's Python commands say 'Broken pipe' and exit with 1.",
+        "with their code, as `flux run` does. flux-core's end with 1, 120 or the code of the jobs, depending on what "
+        "they write when. Other commands end by SIGPIPE; those in Python say 'Broken pipe' in flux-core, and exit with 1.",
     ),
     "mapped files are copied": Difference(
         "`flux archive create --mmap` makes rank 0 of flux-core map the file; an embedded broker copies it to its "

@@ -36,6 +36,13 @@ def test_an_unused_statedir_can_be_recovered(tmp_path: Path) -> None:
     assert (done.returncode, done.stdout) == (0, "")
 
 
+def test_an_empty_database_is_told(tmp_path: Path) -> None:
+    (tmp_path / "content.sqlite").touch()
+    done = _start(f"-Sstatedir={tmp_path}", "true", cwd=tmp_path)
+    assert done.returncode == 0
+    assert "content.sqlite is empty: what it held is lost" in done.stderr
+
+
 def test_an_instance_that_is_a_job_is_shut_down_by_its_id(tmp_path: Path) -> None:
     script = """
         id=$(flux alloc --bg -n1) && flux shutdown --quiet $id && flux job wait-event $id clean >/dev/null
