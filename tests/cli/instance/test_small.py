@@ -76,9 +76,13 @@ def test_cron_waits_for_the_sync_event(tmp_path: Path) -> None:
         flux cron sync -d; flux cron interval -c 1 -o timeout=0.1 0.01 sleep inf
         until test "$(flux cron dump -k stats.failure 2)" = 1; do :; done
         flux cron list | awk '{print $3, $4, $NF}'
+        flux module remove cron; flux cron list >/dev/null; flux module load cron sync=a.b sync_epsilon=1s
+        flux cron sync; flux cron list | wc -l
     """
     done = _start("sh", "-c", script, cwd=tmp_path)
-    assert done.stdout.splitlines() == ["STATE #RUNS STATUS", "Active 1 Success", "Stopped 1/1 Timeout"]
+    assert done.stdout.splitlines() == ["STATE #RUNS STATUS", "Active 1 Success", "Stopped 1/1 Timeout", "1"]
+    assert "flux-cron list: " in done.stderr
+    assert 'sync: sync to event "a.b" epsilon=1.000s.' in done.stderr
 
 
 def test_python(tmp_path: Path) -> None:
