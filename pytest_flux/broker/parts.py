@@ -41,7 +41,6 @@ if TYPE_CHECKING:
     from pytest_flux.broker.resource.supply import Supply
     from pytest_flux.broker.router import Router
     from pytest_flux.broker.service import Service
-    from pytest_flux.broker.services.cron import CronService
     from pytest_flux.broker.services.groups import GroupsService
     from pytest_flux.broker.services.heartbeat import Heart
     from pytest_flux.reactor.reactor import Reactor
@@ -79,7 +78,6 @@ class Parts:
         self._manager: JobManager | None = None
         self._supply: Supply | None = None
         self._heart: Heart | None = None
-        self._cron: CronService | None = None
         self._is_played = False
         makers = self._makers_of_rank_0() if router.rank == 0 else self._makers_of_others()
         provider = {service: name for name, module in MODULES.items() for service in (name, *module.services)}
@@ -363,9 +361,6 @@ class Parts:
         if name == "heartbeat" and self._heart is not None:
             self._heart.stop()
             self._heart = None
-        elif name == "cron" and self._cron is not None:
-            self._cron.end()
-            self._cron = None
         elif name == "content" and self._content is not None:
             self._content.forget()
         elif name == "content-sqlite" and self._router.rank == 0:
@@ -527,8 +522,7 @@ class Parts:
         from pytest_flux.broker.services.cron import SYNC, CronService
 
         arguments = SYNC if self.modules.is_implicit("cron") else self.modules.arguments("cron")
-        self._cron = CronService(self._router, self._log, self._reactor, arguments)
-        return self._cron
+        return CronService(self._router, self._log, self._reactor, arguments)
 
     def _make_sched_simple(self) -> Service:
         from pytest_flux.broker.services.sched import SchedSimpleService

@@ -469,6 +469,7 @@ class CronService(Service):
 
     def end(self) -> None:
         """Run nothing any more: the module is removed."""
+        super().end()
         self.router.unsubscribe(self._event)
         for entry in self._entries.values():
             if not entry.stopped:
