@@ -17,8 +17,9 @@ if TYPE_CHECKING:
 def env(options: Options, context: Context) -> int:
     """Print the variables that `flux` sets or reads, or execute the command that is given."""
     del context
+    _find_bindings()
     if not options.arguments:
-        names = sorted(name for name in os.environ if name == "PATH" or name.startswith("FLUX_"))
+        names = sorted(name for name in os.environ if name in ("PATH", "PYTHONPATH") or name.startswith("FLUX_"))
         sys.stdout.writelines(f'export {name}="{os.environ[name]}"\n' for name in names)
         return 0
     program = options.arguments[0]
@@ -35,13 +36,18 @@ def python(options: Options, context: Context) -> int:
     if words[:1] == ["--list-versions"]:
         sys.stdout.writelines(f"{name}\n" for name in _python_versions())
         return 0
-    path = os.environ.get("PYTHONPATH")
-    places = [os.environ.get("FLUX_PYTHONPATH_PREPEND"), PYTHON_PATH if os.path.isdir(PYTHON_PATH) else None, path]
+    _find_bindings()
+    program = os.environ.get("PYTEST_FLUX_PYTHON") or sys.executable
+    raise CommandError(f"execvp ({program}): {become(program, [program, *words])}")
+
+
+def _find_bindings() -> None:
+    """Let Python programs find the package flux, as far as it is there."""
+    prepended = os.environ.get("FLUX_PYTHONPATH_PREPEND", "")
+    places = [prepended, PYTHON_PATH if os.path.isdir(PYTHON_PATH) else "", os.environ.get("PYTHONPATH", "")]
     if any(places):
         parts = dict.fromkeys(part for place in places if place for part in place.split(":"))
         os.environ["PYTHONPATH"] = ":".join(parts)
-    program = os.environ.get("PYTEST_FLUX_PYTHON") or sys.executable
-    raise CommandError(f"execvp ({program}): {become(program, [program, *words])}")
 
 
 def _python_versions() -> list[str]:

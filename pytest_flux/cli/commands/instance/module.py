@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 
-from pytest_flux.cli.command import Command, CommandError, Context, naming, reason
+from pytest_flux.cli.command import Command, CommandError, Context, explaining, naming, reason
 from pytest_flux.options import Option
 from pytest_flux.protocol.errors import FluxError
 
@@ -13,6 +14,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
+    from pytest_flux.client import Flux
     from pytest_flux.options import Options
 
 LIST_OPTIONS = (Option("long", "l", usage="Print the path of each module too"),)
@@ -136,10 +138,76 @@ def _parse_mask(text: str) -> int:
         raise CommandError(f"'{text}' is not a mask of flags") from None
 
 
-def lacking(options: Options, context: Context) -> int:
-    """Refuse subcommands that load or unload code."""
-    name = context.command.name
-    raise CommandError(f"{name}: needs flux-core: an embedded broker has its services built in")
+def _real_path(path: str) -> str:
+    """Return the full path of a file; names of modules stay as they are. Raises CommandError."""
+    if "/" not in path:
+        return path
+    try:
+        return os.path.realpath(path, strict=True)
+    except OSError as error:
+        raise CommandError(f"could not canonicalize module path '{path}': {error.strerror}") from None
+
+
+def _load(flux: Flux, options: Options) -> None:
+    path, *arguments = options.arguments
+    request: dict[str, Any] = {"path": _real_path(path), "args": arguments, "exec": options.has("exec")}
+    request |= {name: options.get(name) for name in ("name", "loader") if options.has(name)}
+    with explaining(f"load {path}"):
+        flux.rpc("module.load", request).get()
+
+
+def _remove(flux: Flux, name: str, options: Options) -> None:
+    request = {"name": _real_path(name), "cancel": options.has("cancel")}
+    try:
+        flux.rpc("module.remove", request).get()
+    except FluxError as error:
+        if not (options.has("force") and error.errnum == errno.ENOENT):
+            raise CommandError(f"remove {name}: {reason(error)}") from None
+
+
+def load(options: Options, context: Context) -> int:
+    """Load a module."""
+    if not options.arguments:
+        raise context.command.usage_error()
+    with context.open() as flux:
+        _load(flux, options)
+    return 0
+
+
+def remove(options: Options, context: Context) -> int:
+    """Remove a module."""
+    if len(options.arguments) != 1:
+        raise context.command.usage_error()
+    with context.open() as flux:
+        _remove(flux, options.arguments[0], options)
+    return 0
+
+
+def reload(options: Options, context: Context) -> int:
+    """Remove a module, and load it again."""
+    if not options.arguments:
+        raise context.command.usage_error()
+    with context.open() as flux:
+        _remove(flux, options.get("name") or options.arguments[0], options)
+        _load(flux, options)
+    return 0
+
+
+def trace(options: Options, context: Context) -> int:
+    """Refuse."""
+    del options, context
+    raise CommandError("trace: needs flux-core")
+
+
+_LOAD = (
+    Option("name", argument="NAME", usage="Call the module so"),
+    Option("exec", usage="Load it as a separate process"),
+    Option("loader", argument="PATH", usage="Load it with this program"),
+)
+_REMOVE = (
+    Option("force", "f", usage="Do not complain about a module that is not loaded"),
+    Option("cancel", usage="Stop it by force"),
+)
 
 
 COMMANDS = (
@@ -161,10 +229,21 @@ COMMANDS = (
                 summary="Print or change debug flags",
                 options=DEBUG_OPTIONS,
             ),
-            *(
-                Command(f"flux-module {name}", lacking, usage="[...]", summary="Needs flux-core", takes_all=True)
-                for name in ("load", "remove", "reload", "trace")
+            Command("flux-module load", load, usage="[OPTIONS] module", summary="Load a module", options=_LOAD),
+            Command(
+                "flux-module remove", remove, usage="[OPTIONS] module", summary="Remove a module", options=_REMOVE
             ),
+            Command(
+                "flux-module unload", remove, usage="[OPTIONS] module", summary="Remove a module", options=_REMOVE
+            ),
+            Command(
+                "flux-module reload",
+                reload,
+                usage="[OPTIONS] module",
+                summary="Remove a module, and load it again",
+                options=(*_REMOVE, *_LOAD),
+            ),
+            Command("flux-module trace", trace, usage="[...]", summary="Needs flux-core", takes_all=True),
         ),
     ),
 )
