@@ -202,9 +202,12 @@ class Broker:
         # With configured hosts, brokers of the recovered instance may still run; they must not connect here.
         if self.overlay.children and not (self._boot.hosts and is_recovery(self.attributes)):
             endpoints.append(tbon.endpoint(self._boot, self.router.rank, rundir))
-            self.overlay.bind(endpoints[0])
+            self.overlay.bind(endpoints[0], writes_secret=bool(self._boot.hosts))
             attributes.set("tbon.endpoint", endpoints[0])
-        cards = self._boot.exchange(Bizcard(attributes.get("hostname") or "", tuple(endpoints)), topology)
+        secret = os.urandom(16).hex() if self.router.rank == 0 else None
+        card = Bizcard(attributes.get("hostname") or "", tuple(endpoints), secret=secret)
+        cards = self._boot.exchange(card, topology)
+        self.overlay.secret = cards.cards[0].secret
         if self.router.parent is not None:
             attributes.set("tbon.parent-endpoint", cards.parent_endpoint)
         attributes.setdefault("hostlist", cards.hostlist)

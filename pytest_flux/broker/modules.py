@@ -81,6 +81,7 @@ MODULES = {
         ),
     ),
     "job-exec": Module(options=_JOB_EXEC, only_rank_0=True),
+    "cron": Module(options=("sync=", "sync_epsilon="), only_rank_0=True),
     "sched-simple": Module(("sched", "feasibility"), _SCHEDULER, only_rank_0=True),
 }
 """In the order in which flux-core's rc1 loads them (etc/modprobe/modprobe.toml)."""

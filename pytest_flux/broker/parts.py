@@ -341,6 +341,11 @@ class Parts:
             _ = self.inventory
         elif name == "job-manager":
             _ = self.manager
+        elif name == "cron":
+            try:
+                float(arguments.get("sync_epsilon", "0"))
+            except ValueError:
+                raise FluxError(errno.EINVAL, "sync_epsilon is not a number") from None
         elif name == "job-exec":
             from pytest_flux.broker.services.job_exec import check_arguments
 
@@ -404,6 +409,7 @@ class Parts:
             "content": self._make_content,
             "content-backing": self._make_content_backing,
             "content-sqlite": self._make_content_sqlite,
+            "cron": self._make_cron,
             "feasibility": self._make_feasibility,
             "heartbeat": self._make_heartbeat,
             "job-exec": self._make_job_exec,
@@ -510,6 +516,11 @@ class Parts:
         from pytest_flux.broker.services.sched import SchedService
 
         return SchedService(self._router, self._log, self.run_jobs().alloc)
+
+    def _make_cron(self) -> Service:
+        from pytest_flux.broker.services.cron import CronService
+
+        return CronService(self._router, self._log, self._reactor, self.modules.arguments("cron"))
 
     def _make_sched_simple(self) -> Service:
         from pytest_flux.broker.services.sched import SchedSimpleService

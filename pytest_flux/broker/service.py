@@ -153,7 +153,7 @@ class Service:
 
     def __init__(self, router: Router, log: BrokerLog) -> None:
         self.router = router
-        self.held: list[Request] = []
+        self.held: dict[Request, None] = {}
         self.received = 0
         self._log = log
 
@@ -214,7 +214,7 @@ class Service:
 
     def hold(self, request: Request) -> _Later:
         """Keep a request that will be answered, or answered again, later."""
-        self.held.append(request)
+        self.held[request] = None
         return LATER
 
     def held_for(self, topic: str) -> Iterator[Request]:
@@ -223,8 +223,7 @@ class Service:
 
     def release(self, request: Request) -> None:
         """Stop keeping a request."""
-        if request in self.held:
-            self.held.remove(request)
+        self.held.pop(request, None)
 
     def abandoned(self, request: Request) -> None:
         """Override this to clean up when the client of a kept request has disconnected or cancelled it."""

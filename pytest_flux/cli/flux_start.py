@@ -86,6 +86,13 @@ OPTIONS = (
         usage="Which broker to run (default=auto: that of an installed Flux, else the embedded one);"
         " the path that -v shows tells which it is",
     ),
+    Option(
+        "attach",
+        argument="URI|PID|last",
+        exact=True,
+        group=3,
+        usage="Run the command, or a shell, inside a running instance: that of a URI or a process, or your last one",
+    ),
     Option("version", exact=True, group=3, usage="Show the version and exit"),
     Option("killer-timeout", argument="FSD", hidden=True, usage="Old name of --test-exit-timeout"),
 )
@@ -103,6 +110,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         options = parser.parse(sys.argv[1:] if argv is None else argv)
         if options.has("version"):
             return _show_version()
+        if options.has("attach"):
+            _attach(options)
         spec = _make_spec(options)
         validate(spec)
         engine = find_engine(spec.broker, os.environ, rehearsal=spec.noexec)
@@ -195,6 +204,15 @@ def _execute(argv: list[str], environ: dict[str, str]) -> NoReturn:
         if error.errno != errno.ENOEXEC:
             raise
         os.execve("/bin/sh", ["/bin/sh", *argv], environ)
+
+
+def _attach(options: Options) -> NoReturn:
+    others = [option.name for option in OPTIONS if option.name not in ("", "attach") and options.has(option.name)]
+    if others:
+        raise LaunchError(f"--attach starts no instance, and excludes --{others[0]}")
+    from pytest_flux.cli.attach import attach
+
+    attach(options.get("attach") or "", options.arguments)
 
 
 def _rehearse_session(spec: LaunchSpec, engine: Engine) -> int:

@@ -86,7 +86,7 @@ def write(data: bytes) -> None:
 class _LastingOutput(io.FileIO):
     """A descriptor whose reader may leave: what nobody reads any more is dropped."""
 
-    def write(self, data: Any) -> int | None:  # noqa: ANN401, any buffer
+    def write(self, data: Any, /) -> int:  # noqa: ANN401, any buffer
         try:
             return super().write(data)
         except BrokenPipeError:

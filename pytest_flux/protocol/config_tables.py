@@ -265,9 +265,41 @@ def check_ingest(config: Config) -> None:
         worker = table.get(name)
         prefix = f"error parsing [ingest.{name}] config table: "
         _unpack(prefix, worker, {"args": object, "plugins": object, "disable": bool}, strict=False)
+        if not isinstance(worker, dict):
+            continue
         for key in ("plugins", "args"):
-            if isinstance(worker, dict) and key in worker and not _is_strings(worker[key]):
+            if key in worker and not _is_strings(worker[key]):
                 raise ProtocolError(f"error in [ingest.{name}] {key} array")
+        _check_worker(name, worker)
+
+
+_PLUGINS = {
+    "validator": ("feasibility", "jobspec", "require-instance", "schema"),
+    "frobnicator": ("constraints", "defaults"),
+}
+_ARGUMENTS = ("require-version", "require-instance-minnodes", "require-instance-mincores")
+
+
+def _check_worker(name: str, worker: dict[str, Any]) -> None:
+    """Refuse plugins and arguments that need flux-core's worker processes. There, jobs are refused instead."""
+    known = _PLUGINS[name]
+    for plugin in (plugin for text in worker.get("plugins", []) for plugin in text.split(",")):
+        if plugin not in known:
+            raise ProtocolError(
+                f"[ingest.{name}]: plugin '{plugin}' needs flux-core; embedded brokers have {', '.join(known)}"
+            )
+    for text in worker.get("args", []):
+        key, _, value = text.removeprefix("--").partition("=")
+        is_number = value.isascii() and value.isdigit() and len(value) < 10
+        if key not in _ARGUMENTS or not (is_number or (key, value) == ("require-version", "any")):
+            raise ProtocolError(f"[ingest.{name}]: argument '{text}' is not one of an embedded broker's plugins")
+        if key == "require-version" and is_number and int(value) != 1:
+            how = "low" if int(value) < 1 else "high"
+            raise ProtocolError(f"[ingest.{name}]: Required jobspec version too {how}: {value} is not 1")
+    sizes = worker.get("require-instance")
+    if name == "validator" and sizes is not None:
+        kinds: dict[str, type] = {"minnodes": int, "mincores": int}
+        _unpack("error parsing [ingest.validator.require-instance] config table: ", sizes, kinds)
 
 
 def parse_size(text: str) -> int:

@@ -7,8 +7,7 @@ import signal
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-from pytest_flux.broker.exec.options import exit_timeout, signal_options
-from pytest_flux.broker.exec.output import NOTICE
+from pytest_flux.broker.exec.options import NOTICE, exit_timeout, signal_options
 from pytest_flux.protocol.duration import format_duration, parse_duration
 from pytest_flux.protocol.errors import ProtocolError
 from pytest_flux.protocol.wait_status import exit_code, signal_text
@@ -119,7 +118,7 @@ class LimitWarning:
         wanted = self._wanted
         if wanted is None:
             return
-        name = signal.Signals(wanted.signum).name
+        name = _signal_name(wanted.signum)
         if not expiration:
             self._log(NOTICE, f"job has no expiration, {name} will not be sent", _WARNING)
             return
@@ -137,6 +136,14 @@ class LimitWarning:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+
+
+def _signal_name(signum: int) -> str:
+    try:
+        return signal.Signals(signum).name
+    except ValueError:
+        # flux-core has no names for real-time signals, and its printf says this.
+        return "(null)"
 
 
 Doomed = Callable[[str, int, "int | None"], None]

@@ -38,7 +38,6 @@ from itertools import count
 from typing import TYPE_CHECKING, Any
 
 from pytest_flux.broker.kvs.appending import Appending
-from pytest_flux.broker.kvs.directory import Directory
 from pytest_flux.broker.kvs.lookup import READDIR, WAITCREATE, WATCH, WATCH_APPEND, Credentials, Lookup
 from pytest_flux.broker.kvs.namespace import PRIMARY, Namespace, choose_checkpoint, encode_checkpoint
 from pytest_flux.broker.kvs.transaction import APPEND, SYNC, Change, Op, Statistics, Transaction
@@ -141,7 +140,7 @@ class Kvs:
         if name in self._all():
             raise FluxError(errno.EEXIST)
         if rootref is None:
-            ref = self.tree.store_directory(Directory.of({}))
+            ref = self.tree.store_directory(treeobj.directory())
         else:
             ref = rootref
             self.tree.keep(ref)
@@ -164,7 +163,7 @@ class Kvs:
         if removed is None:
             return
         self._event(removed, "removed")
-        for waiter in removed.waiters:
+        for waiter in builtins.list(removed.waiters):
             self._reactor.call(waiter.done, FluxError(errno.ENOTSUP))
         for watch in removed.watchers.all():
             self._reactor.call(watch.fail, FluxError(errno.ENOTSUP))
@@ -425,7 +424,7 @@ class Kvs:
     # -- checkpoints
 
     def _last_checkpoint(self) -> tuple[str, int]:
-        empty = self.tree.store_directory(Directory.of({}))
+        empty = self.tree.store_directory(treeobj.directory())
         found = choose_checkpoint(self.content.checkpoints(), self.tree, self._complain)
         if found is None:
             return empty, 0

@@ -1,4 +1,4 @@
-"""`flux env`, and the environment in which `flux` runs commands."""
+"""`flux env` and `flux python`, and the environment in which `flux` runs commands."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import sys
 
 from pytest_flux.cli.command import Command, CommandError, Context
 from pytest_flux.cli.commands.instance.attr import find_attribute
+from pytest_flux.cli.commands.instance.config import PYTHON_PATH
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -22,6 +23,32 @@ def env(options: Options, context: Context) -> int:
         return 0
     program = options.arguments[0]
     raise CommandError(f"execvp ({program}): {become(program, options.arguments)}")
+
+
+def python(options: Options, context: Context) -> int:
+    """Become the Python interpreter of the instance, with a PYTHONPATH on which it finds the package flux."""
+    del context
+    words = options.arguments
+    if words[:1] == ["--get-path"]:
+        print(PYTHON_PATH)
+        return 0
+    if words[:1] == ["--list-versions"]:
+        sys.stdout.writelines(f"{name}\n" for name in _python_versions())
+        return 0
+    path = os.environ.get("PYTHONPATH")
+    places = [os.environ.get("FLUX_PYTHONPATH_PREPEND"), PYTHON_PATH if os.path.isdir(PYTHON_PATH) else None, path]
+    if any(places):
+        parts = dict.fromkeys(part for place in places if place for part in place.split(":"))
+        os.environ["PYTHONPATH"] = ":".join(parts)
+    program = os.environ.get("PYTEST_FLUX_PYTHON") or sys.executable
+    raise CommandError(f"execvp ({program}): {become(program, [program, *words])}")
+
+
+def _python_versions() -> list[str]:
+    """Return the names of the interpreters that stand beside the commands, as `python3.11` for `flux-python3.11`."""
+    places = [place for place in os.environ.get("FLUX_EXEC_PATH", "").split(":") if os.path.isdir(place)]
+    names = {name.removeprefix("flux-") for place in places for name in os.listdir(place)}
+    return sorted(name for name in names if name.startswith("python") and name[6:7].isdigit())
 
 
 def become(program: str, words: list[str]) -> str:
@@ -72,4 +99,5 @@ COMMANDS = (
         summary="Print the environment of commands, or run COMMAND in it",
         prefix="flux",
     ),
+    Command("flux python", python, usage="[PYTHON ARGUMENTS...]", summary="Run Python", takes_all=True),
 )
