@@ -61,7 +61,7 @@ DIFFERENCES = {
         lost=4,
     ),
     "modules are compiled": Difference(
-        "module.load of a library, or of a script in Python, is refused by embedded brokers: ENOTSUP, and the way out.",
+        "module.load of a library, or of a script in Python, is refused by embedded brokers (ENOTSUP).",
         lost=72,
     ),
     "schedulers are built in": Difference(
