@@ -347,6 +347,11 @@ class Parts:
             _ = self.inventory
         elif name == "job-manager":
             _ = self.manager
+        elif name == "cron":
+            try:
+                float(arguments.get("sync_epsilon", "0"))
+            except ValueError:
+                raise FluxError(errno.EINVAL, "sync_epsilon is not a number") from None
         elif name == "job-exec":
             from pytest_flux.broker.services.job_exec import check_arguments
 

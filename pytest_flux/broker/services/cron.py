@@ -9,7 +9,7 @@ from __future__ import annotations
 import errno
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
 from pytest_flux.broker.service import ALL, Answer, Request, Service, method
@@ -447,7 +447,7 @@ class _Entry:
 
 
 class CronService(Service):
-    """On rank 0 only."""
+    """On rank 0 only. ``arguments`` are those of the module, `sync` and `sync_epsilon`: see ``sync``."""
 
     name = "cron"
 

@@ -6,7 +6,7 @@ import errno
 import json
 import os
 
-from pytest_flux.cli.command import Command, CommandError, Context, explaining, naming, reason
+from pytest_flux.cli.command import Command, CommandError, Context, naming, reason
 from pytest_flux.options import Option
 from pytest_flux.protocol.errors import FluxError
 
@@ -38,6 +38,14 @@ DEBUG_OPTIONS = (
     Option("set", "S", "MASK", usage="Set the flags to MASK"),
     Option("setbit", "s", "MASK", usage="Set these flags"),
     Option("clearbit", "c", "MASK", usage="Clear these flags"),
+)
+LOAD_OPTIONS = (
+    Option("name", argument="NAME", usage="Give the module another name"),
+    Option("exec", usage="Run the module in a process of its own"),
+)
+REMOVE_OPTIONS = (
+    Option("force", "f", usage="Do not complain if the module is not loaded"),
+    Option("cancel", usage="Stop a module that does not answer"),
 )
 
 _MAX_IDLE = 99
@@ -138,33 +146,6 @@ def _parse_mask(text: str) -> int:
         raise CommandError(f"'{text}' is not a mask of flags") from None
 
 
-def _real_path(path: str) -> str:
-    """Return the full path of a file; names of modules stay as they are. Raises CommandError."""
-    if "/" not in path:
-        return path
-    try:
-        return os.path.realpath(path, strict=True)
-    except OSError as error:
-        raise CommandError(f"could not canonicalize module path '{path}': {error.strerror}") from None
-
-
-def _load(flux: Flux, options: Options) -> None:
-    path, *arguments = options.arguments
-    request: dict[str, Any] = {"path": _real_path(path), "args": arguments, "exec": options.has("exec")}
-    request |= {name: options.get(name) for name in ("name", "loader") if options.has(name)}
-    with explaining(f"load {path}"):
-        flux.rpc("module.load", request).get()
-
-
-def _remove(flux: Flux, name: str, options: Options) -> None:
-    request = {"name": _real_path(name), "cancel": options.has("cancel")}
-    try:
-        flux.rpc("module.remove", request).get()
-    except FluxError as error:
-        if not (options.has("force") and error.errnum == errno.ENOENT):
-            raise CommandError(f"remove {name}: {reason(error)}") from None
-
-
 def load(options: Options, context: Context) -> int:
     """Load a module."""
     if not options.arguments:
@@ -174,6 +155,15 @@ def load(options: Options, context: Context) -> int:
     return 0
 
 
+def _load(flux: Flux, options: Options) -> None:
+    path, *arguments = options.arguments
+    request: dict[str, Any] = {"path": _canonical(path), "args": arguments, "exec": options.has("exec")}
+    if options.has("name"):
+        request["name"] = options.get("name")
+    with naming(f"load {path}"):
+        flux.rpc("module.load", request).get()
+
+
 def remove(options: Options, context: Context) -> int:
     """Remove a module."""
     if len(options.arguments) != 1:
@@ -181,6 +171,15 @@ def remove(options: Options, context: Context) -> int:
     with context.open() as flux:
         _remove(flux, options.arguments[0], options)
     return 0
+
+
+def _remove(flux: Flux, name: str, options: Options) -> None:
+    with naming(f"remove {name}"):
+        try:
+            flux.rpc("module.remove", {"name": _canonical(name), "cancel": options.has("cancel")}).get()
+        except FluxError as error:
+            if not (options.has("force") and error.errnum == errno.ENOENT):
+                raise
 
 
 def reload(options: Options, context: Context) -> int:
@@ -193,21 +192,15 @@ def reload(options: Options, context: Context) -> int:
     return 0
 
 
-def trace(options: Options, context: Context) -> int:
-    """Refuse."""
-    del options, context
-    raise CommandError("trace: needs flux-core")
+def _canonical(path: str) -> str:
+    """Return the path for a broker that runs in another directory; names of modules are no paths."""
+    return os.path.realpath(path) if "/" in path or path.endswith(".so") else path
 
 
-_LOAD = (
-    Option("name", argument="NAME", usage="Call the module so"),
-    Option("exec", usage="Load it as a separate process"),
-    Option("loader", argument="PATH", usage="Load it with this program"),
-)
-_REMOVE = (
-    Option("force", "f", usage="Do not complain about a module that is not loaded"),
-    Option("cancel", usage="Stop it by force"),
-)
+def lacking(options: Options, context: Context) -> int:
+    """Refuse to trace."""
+    name = context.command.name
+    raise CommandError(f"{name}: only the command of flux-core can do that; it works with embedded brokers, too")
 
 
 COMMANDS = (
@@ -229,21 +222,28 @@ COMMANDS = (
                 summary="Print or change debug flags",
                 options=DEBUG_OPTIONS,
             ),
-            Command("flux-module load", load, usage="[OPTIONS] module", summary="Load a module", options=_LOAD),
             Command(
-                "flux-module remove", remove, usage="[OPTIONS] module", summary="Remove a module", options=_REMOVE
+                "flux-module load",
+                load,
+                usage="[OPTIONS] module [ARGUMENT...]",
+                summary="Load a module",
+                options=LOAD_OPTIONS,
             ),
             Command(
-                "flux-module unload", remove, usage="[OPTIONS] module", summary="Remove a module", options=_REMOVE
+                "flux-module remove",
+                remove,
+                usage="[OPTIONS] module",
+                summary="Remove a module",
+                options=REMOVE_OPTIONS,
             ),
             Command(
                 "flux-module reload",
                 reload,
-                usage="[OPTIONS] module",
-                summary="Remove a module, and load it again",
-                options=(*_REMOVE, *_LOAD),
+                usage="[OPTIONS] module [ARGUMENT...]",
+                summary="Remove a module and load it again",
+                options=(*REMOVE_OPTIONS, *LOAD_OPTIONS),
             ),
-            Command("flux-module trace", trace, usage="[...]", summary="Needs flux-core", takes_all=True),
+            Command("flux-module trace", lacking, usage="[...]", summary="Needs flux-core", takes_all=True),
         ),
     ),
 )
