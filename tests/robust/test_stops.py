@@ -35,12 +35,12 @@ def test_suspended_broker_is_stopped_in_order(rank: int) -> None:
         os.kill(flux.brokers[rank].pid, signal.SIGSTOP)
 
 
-def test_report_does_not_ask_a_suspended_rank_0(run: Run) -> None:
+def test_report_does_not_ask_a_suspended_rank_0(run: Run, pytester: pytest.Pytester) -> None:
     result = run(
         """
         import os, signal
 
-        def test_it(flux_instance, record_property):
+        def test_it(flux_instance):
             os.kill(flux_instance.brokers[0].pid, signal.SIGSTOP)
             assert flux_instance.is_suspended
             raise KeyError
@@ -49,5 +49,5 @@ def test_report_does_not_ask_a_suspended_rank_0(run: Run) -> None:
         "--flux-dump=failed",
     )
     result.assert_outcomes(failed=1)
-    assert "rank 0 is suspended" in (result_path := run.__self__.path / "out.xml").read_text(), result_path
+    assert "rank 0 is suspended" in (pytester.path / "out.xml").read_text()
     result.stdout.fnmatch_lines(["*rank 0 does not answer: *it is suspended"])
