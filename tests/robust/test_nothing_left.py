@@ -22,7 +22,7 @@ import pytest
 
 LIMIT = 2.0
 START_LIMIT = 60.0
-REPORT_LIMIT = 20.0
+REPORT_LIMIT = 60.0
 MARK = "NOTHING_LEFT"
 SEED = int(os.environ.get("ROBUST_SEED", "20261128"))
 BIN = os.path.dirname(sys.executable)
