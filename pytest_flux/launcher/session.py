@@ -27,7 +27,7 @@ from pytest_flux.launcher.rundir import Rundir, remove_leftovers
 from pytest_flux.launcher.spec import PROCESS_LIMITS, LaunchError, LaunchSpec
 from pytest_flux.launcher.sweeper import Sweeper
 from pytest_flux.launcher.terminal import Terminal
-from pytest_flux.reactor.descriptors import open_standard_descriptors
+from pytest_flux.reactor.descriptors import keep_to_ourselves, open_standard_descriptors
 
 _SI_KERNEL = 0x80
 # A supervisor acts on two orders. If there are more, it hangs and is killed.
@@ -49,6 +49,8 @@ def run_session(spec: LaunchSpec, engine: Engine, *, lifeline: int | None = None
     """
     open_standard_descriptors()
     terminal = Terminal.save()
+    # What we have inherited or received, such as pipes of pytest, must not stay open in the sweeper.
+    keep_to_ourselves()
     sweeper = Sweeper()
     # Here, because supervisor and brokers need it, too; and meanwhile the sweeper loses its parent.
     load_prctl()
