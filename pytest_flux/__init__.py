@@ -57,11 +57,12 @@ _PLACES = {
     "start": ("pytest_flux.instance.flux_instance", "start"),
 }
 
+if not TYPE_CHECKING:
+    # Hidden from type checkers, or they would accept any name.
+    def __getattr__(name: str) -> object:
+        if name not in _PLACES:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        from importlib import import_module
 
-def __getattr__(name: str) -> object:
-    if name not in _PLACES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from importlib import import_module
-
-    module, attribute = _PLACES[name]
-    return getattr(import_module(module), attribute)
+        module, attribute = _PLACES[name]
+        return getattr(import_module(module), attribute)

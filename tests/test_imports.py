@@ -34,7 +34,7 @@ MAY_IMPORT = {
     "instance": frozenset({"client", "launcher"}) | _FOUNDATION,
     "plugin": frozenset({"instance", "client", "launcher", "postmortem"}) | _FOUNDATION,
     "libexec": frozenset[str](),
-    "": frozenset({"instance", "plugin", "postmortem"}),
+    "": frozenset({"client", "instance", "plugin", "postmortem"}),
 }
 """For each room, the other rooms or modules that it may import, for type checkers too. "" is the package itself."""
 

@@ -116,7 +116,7 @@ def pytest_enter_pdb(config: pytest.Config) -> None:
     """Show how to attach a second terminal to the instances of a test that a debugger has stopped."""
     pool = run.pool_if_any(config)
     if pool is not None:
-        terminal.show_in_debugger(pool, config)
+        terminal.show_in_debugger(config, [(held.name, held.instance) for held in pool.held])
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -14,6 +14,7 @@ import pytest
 
 from pytest_flux.instance.settings import SettingsError, describe, update
 from pytest_flux.plugin import reporting, shapes
+from pytest_flux.plugin.current import current_item
 from pytest_flux.plugin.providing import refuse_if_attached, require_engine
 from pytest_flux.plugin.tracebacks import is_plain
 
@@ -58,7 +59,7 @@ class FluxInstanceFactory:
     def __call__(self, **given: Unpack[SettingsKeywords]) -> FluxInstance:
         """Start an instance and wait until it runs. Keywords are those of Settings."""
         request = next(reversed(self._tracker.requests), None)
-        item = reporting.current_item(self._config)
+        item = current_item(self._config)
         node: Any = item if request is None or request.scope == "function" else request.node
         refuse_if_attached(self._config, NAME)
         try:
@@ -79,7 +80,7 @@ class FluxInstanceFactory:
 
     def _release(self, held: Held) -> None:
         if held in self._pool.held:
-            last = reporting.current_item(self._config)
+            last = current_item(self._config)
             reporting.add_leaks(last, self._pool.release(held, last), strict=self._pool.strict)
 
     def close(self) -> None:

@@ -51,7 +51,7 @@ def _truth(value: bool | str) -> bool:
     """Convert a word of an ini file to bool. Raises ValueError."""
     if isinstance(value, bool):
         return value
-    word = value.lower()
+    word = str(value).lower()
     if word not in _TRUE + _FALSE:
         raise ValueError(value)
     return word in _TRUE

@@ -34,7 +34,8 @@ from pytest_flux.instance.settings import Settings
 from pytest_flux.launcher import forkserver
 from pytest_flux.launcher.engine import find_engine
 from pytest_flux.launcher.spec import LaunchError
-from pytest_flux.plugin import dumping, options, reporting, shapes
+from pytest_flux.plugin import dumping, options, shapes
+from pytest_flux.plugin.current import current_item
 from pytest_flux.plugin.pristine import Baseline, Verdict
 from pytest_flux.plugin.tracebacks import is_plain
 from pytest_flux.plugin.workers import controller_pid
@@ -218,7 +219,7 @@ class Pool:
         self._nodes.discard(node)
         for held in [held for held in self._idle if held.node is node]:
             self._idle.remove(held)
-            self._stop(held, reporting.current_item(self.config))
+            self._stop(held, current_item(self.config))
 
     def _start(self, instance: FluxInstance, nodeid: str) -> None:
         hook = self.config.hook

@@ -15,6 +15,7 @@ from pytest_flux.instance.store import Store, kept_directory
 from pytest_flux.launcher.engine import find_engine
 from pytest_flux.launcher.spec import LaunchError
 from pytest_flux.plugin import options, reporting, shapes
+from pytest_flux.plugin.current import current_item
 from pytest_flux.plugin.pool import Place
 from pytest_flux.plugin.tracebacks import is_plain
 from pytest_flux.plugin.workers import shared_maker
@@ -31,11 +32,11 @@ def provide(
     pool: Pool, request: pytest.FixtureRequest, given: shapes.Given, *, shared: bool
 ) -> Generator[FluxInstance, None, None]:
     """The body of every fixture that is an instance."""
-    item = reporting.current_item(request.config)
+    item = current_item(request.config)
     given = {name: value(request) if callable(value) else value for name, value in given.items()}
     held = _hold(pool, request, given, item, shared=shared)
     yield held.instance
-    last = reporting.current_item(request.config)
+    last = current_item(request.config)
     reporting.add_leaks(last, pool.release(held, last), strict=pool.strict)
 
 

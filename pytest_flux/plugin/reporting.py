@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from pytest_flux.plugin import options
+from pytest_flux.plugin.current import set_item
 from pytest_flux.plugin.tracebacks import is_plain
 
 if TYPE_CHECKING:
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
     from pytest_flux.plugin.pool import Held, Late, Pool
 
 __tracebackhide__ = is_plain
-_ITEM = pytest.StashKey["pytest.Item | None"]()
 NEXT = pytest.StashKey["pytest.Item | None"]()
 """The test after a test, if known."""
 
@@ -39,7 +39,7 @@ _PMI = "cmd="
 
 def begin(item: pytest.Item, nextitem: pytest.Item | None) -> None:
     """Note that a test begins."""
-    item.config.stash[_ITEM] = item
+    set_item(item.config, item)
     item.stash[NEXT] = nextitem
     item.stash[_STARTED] = time.time()
     item.stash[_LEAKS] = []
@@ -47,12 +47,7 @@ def begin(item: pytest.Item, nextitem: pytest.Item | None) -> None:
 
 def end(item: pytest.Item) -> None:
     """Note that a test is over."""
-    item.config.stash[_ITEM] = None
-
-
-def current_item(config: pytest.Config) -> pytest.Item | None:
-    """The test that runs now."""
-    return config.stash.get(_ITEM, None)
+    set_item(item.config, None)
 
 
 def add_leaks(item: pytest.Item | None, leaks: list[str], *, strict: bool) -> None:

@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING, Any
 from pytest_flux.plugin import options
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     import pytest
 
-    from pytest_flux.plugin.pool import Pool
+    from pytest_flux.instance.flux_instance import FluxInstance
 
 
 def program() -> str:
@@ -46,9 +48,9 @@ def list_kept(terminalreporter: Any, config: pytest.Config) -> None:  # noqa: AN
     terminalreporter.line("  end all: pytest --flux-sweep")
 
 
-def show_in_debugger(pool: Pool, config: pytest.Config) -> None:
-    """Show, where a debugger stops a test, how to attach to the instances that the test uses."""
+def show_in_debugger(config: pytest.Config, used: Iterable[tuple[str, FluxInstance]]) -> None:
+    """Show, where a debugger stops a test, how to attach to its instances, which are given by fixture name."""
     terminal: Any = config.pluginmanager.get_plugin("terminalreporter")
-    for held in pool.held:
-        if terminal is not None and held.instance.is_running:
-            terminal.write_line(f"flux: {held.name}: {attach_command(held.instance.uri)}")
+    for name, instance in used:
+        if terminal is not None and instance.is_running:
+            terminal.write_line(f"flux: {name}: {attach_command(instance.uri)}")

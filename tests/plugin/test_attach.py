@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,6 +22,15 @@ def test(flux_instance):
     open("uris", "a").write(flux_instance.uri + "\\n")
     assert flux_instance.run("flux getattr size").stdout == "1\\n"
 """
+
+
+@pytest.fixture
+def own_tmpdir(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A TMPDIR for one test: a sweep must not end what other tests keep alive."""
+    directory = Path(tempfile.mkdtemp(prefix="a-"))
+    monkeypatch.setenv("TMPDIR", str(directory))
+    yield directory
+    shutil.rmtree(directory)
 
 
 @pytest.fixture
@@ -74,6 +85,7 @@ def test_keep_alive_and_sweep(run: Run, pytester: pytest.Pytester, monkeypatch: 
     assert not os.path.exists(rundir)
 
 
+@pytest.mark.usefixtures("own_tmpdir")
 def test_what_is_kept_alive_is_put_right_at_hand_over(run: Run, pytester: pytest.Pytester) -> None:
     source = """
         import pytest
@@ -128,6 +140,7 @@ def test_attach_says_what_it_cannot_find() -> None:
     assert "--attach starts no instance, and excludes --test-size" in done.stderr
 
 
+@pytest.mark.usefixtures("own_tmpdir")
 def test_kept_instance_that_is_broken_is_replaced(run: Run, pytester: pytest.Pytester) -> None:
     source = """
         import pytest
@@ -145,6 +158,7 @@ def test_kept_instance_that_is_broken_is_replaced(run: Run, pytester: pytest.Pyt
         run("", "--flux-sweep")
 
 
+@pytest.mark.usefixtures("own_tmpdir")
 def test_sweep_leaves_what_was_kept_on_purpose(run: Run, pytester: pytest.Pytester) -> None:
     result = run("def test(flux_instance): open('rundir', 'w').write(flux_instance.rundir)\n", "--flux-keep=all")
     result.assert_outcomes(passed=1)

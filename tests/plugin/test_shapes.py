@@ -289,7 +289,7 @@ def test_toml_with_types(run: Run, pytester: pytest.Pytester) -> None:
     """
     run(source).assert_outcomes(passed=1)
     result = run(source, "--flux-show-config")
-    result.stdout.fnmatch_lines(["flux_size = 2 *(ini)", "flux_strict = True *(ini)", "flux_timeout = 30.5 *(ini)"])
+    result.stdout.fnmatch_lines(["flux_size = 2 *(ini)", "flux_timeout = 30.5 *(ini)", "flux_strict = True *(ini)"])
     (pytester.path / "pyproject.toml").write_text('[tool.pytest]\nflux_size = "two"\n')
     result = run(source)
     assert result.ret == pytest.ExitCode.USAGE_ERROR
@@ -317,20 +317,20 @@ def test_values_of_any_type_are_converted() -> None:
 
 
 def test_attributes_and_configuration_of_the_run(run: Run, pytester: pytest.Pytester) -> None:
-    pytester.makeini("[pytest]\nflux_attr =\n    tbon.topo=kary:1\n    a=ini\nflux_conf = x.y=1\n")
+    pytester.makeini("[pytest]\nflux_attr =\n    tbon.topo=kary:1\n    log-stderr-level=5\nflux_conf = x.y=1\n")
     source = """
         import pytest
 
         def test(flux_instance):
             assert flux_instance.getattr("tbon.topo") == "kary:1"
-            assert flux_instance.getattr("a") == "cli"
+            assert flux_instance.getattr("log-stderr-level") == "4"
             assert flux_instance.rpc("config.get") == {"x": {"y": 1, "z": "some text"}, "l": [1, "b"]}
 
         @pytest.mark.flux(conf={"m": {}})
         def test_marker_wins(flux_instance):
             assert flux_instance.rpc("config.get") == {"m": {}}
     """
-    arguments = ["--flux-attr=a=cli", "--flux-conf=x.z=some text", '--flux-conf=l=[1, "b"]']
+    arguments = ["--flux-attr=log-stderr-level=4", "--flux-conf=x.z=some text", '--flux-conf=l=[1, "b"]']
     run(source, *arguments).assert_outcomes(passed=2)
     for wrong, told in (("--flux-attr=a", "'a': NAME=VALUE is expected"), ("--flux-conf=x.y.z=1", "no table")):
         result = run(source, wrong)
