@@ -468,5 +468,5 @@ COMMANDS = (
             ),
         ),
     ),
-    Command("flux filemap", filemap, takes_all=True),
+    Command("flux filemap", filemap, usage="[...]", summary="Deprecated: use flux archive"),
 )

@@ -28,8 +28,11 @@ def env(options: Options, context: Context) -> int:
 
 def python(options: Options, context: Context) -> int:
     """Become the Python interpreter of the instance, with a PYTHONPATH on which it finds the package flux."""
-    del context
     words = options.arguments
+    if words[:1] == ["--help"]:
+        # Python prints its own help at -h.
+        sys.stdout.write(context.command.parser().help())
+        return 0
     if words[:1] == ["--get-path"]:
         print(PYTHON_PATH)
         return 0

@@ -126,7 +126,7 @@ class Screen:
         import curses
 
         left = view.expiration - time.time()
-        self._put(0, 2, "ƒ", self._paint(_YELLOW))
+        self._put(0, 2, f58(0)[:1], self._paint(_YELLOW))
         self._put(0, max(6 + (73 - len(view.title)) // 2, 6), view.title, self._paint(_BLUE, curses.A_BOLD))
         self._put(0, 70, f"{brief_duration(left):>8}⌚" if left > 0 else f"{'∞':>9}")
         for line, usage in enumerate(view.usages, 1):
