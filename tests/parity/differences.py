@@ -88,6 +88,9 @@ DIFFERENCES = {
         "What somebody writes into the eventlog of a job behind the job manager's back is not seen in job-info.",
         lost=30,
     ),
+    "no libpmi": Difference(
+        "Tasks have no FLUX_PMI_LIBRARY_PATH: programs that load libpmi.so find the one of their MPI.", lost=3
+    ),
     "no housekeeping": Difference(
         "Resources are free when a job ends; `job-manager.housekeeping` is unknown.", lost=7
     ),

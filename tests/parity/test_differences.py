@@ -111,6 +111,12 @@ def _eventlog_behind_the_job_manager(instance: FluxInstance) -> None:
     jobs.result(job_id, timeout=DEADLINE)
 
 
+@_shows("no libpmi")
+def _libpmi(instance: FluxInstance) -> None:
+    tell = ["sh", "-c", "echo ${FLUX_PMI_LIBRARY_PATH-none}"]
+    assert instance.run(["flux", "run", *tell]).stdout == "none\n"
+
+
 @_shows("no housekeeping")
 def _housekeeping(instance: FluxInstance) -> None:
     assert _refusal(instance, "job-manager.housekeeping-kill", {"signum": 15})[0] == errno.ENOSYS

@@ -50,6 +50,7 @@ def test_service_comes_and_goes_with_its_module(instance: FluxInstance) -> None:
     # As in flux-core, the module has written a checkpoint and begins with it.
     assert instance.kvs.get_text("a") == "1"
     assert _refusal(lambda: _load(instance, "kvs"))[0] == errno.EEXIST
+    instance.kvs.unlink("a")
 
 
 def test_module_that_nobody_has_loaded_yet_is_loaded_once(instance: FluxInstance) -> None:
