@@ -109,7 +109,13 @@ def outlive_readers() -> None:
             is_ours = False
         if is_ours:
             stream.flush()
-            output = io.BufferedWriter(_LastingOutput(number, "w", closefd=False))
-            lasting = io.TextIOWrapper(output, encoding=stream.encoding, errors=stream.errors)
-            lasting.reconfigure(line_buffering=stream.line_buffering)
+            raw = _LastingOutput(number, "w", closefd=False)
+            lasting = io.TextIOWrapper(
+                # As Python does with PYTHONUNBUFFERED.
+                raw if stream.write_through else io.BufferedWriter(raw),
+                encoding=stream.encoding,
+                errors=stream.errors,
+                line_buffering=stream.line_buffering,
+                write_through=stream.write_through,
+            )
             setattr(sys, name, lasting)
