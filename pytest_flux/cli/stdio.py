@@ -99,11 +99,23 @@ def outlive_readers() -> None:
     In Flux, commands that wait for work (run, submit, alloc, exec) go on after their reader has left, as in
     ``flux run ... | head -1``, and their exit code is that of the work. Other commands end by SIGPIPE.
     """
-    for name in ("stdout", "stderr"):
+    for number, name in ((1, "stdout"), (2, "stderr")):
         stream = getattr(sys, name)
-        if isinstance(stream, io.TextIOWrapper):
+        if not isinstance(stream, io.TextIOWrapper):
+            continue
+        try:
+            is_ours = stream.fileno() == number
+        except OSError:
+            is_ours = False
+        if is_ours:
             stream.flush()
-            output = io.BufferedWriter(_LastingOutput(stream.fileno(), "w", closefd=False))
-            lasting = io.TextIOWrapper(output, encoding=stream.encoding, errors=stream.errors)
-            lasting.reconfigure(line_buffering=stream.line_buffering)
+            raw = _LastingOutput(number, "w", closefd=False)
+            lasting = io.TextIOWrapper(
+                # As Python does with PYTHONUNBUFFERED.
+                raw if stream.write_through else io.BufferedWriter(raw),
+                encoding=stream.encoding,
+                errors=stream.errors,
+                line_buffering=stream.line_buffering,
+                write_through=stream.write_through,
+            )
             setattr(sys, name, lasting)

@@ -180,7 +180,7 @@ class StatusLine:
         sys.stderr.flush()
 
     def _draw(self) -> None:
-        if not self._shown:
+        if not self._shown or not self._message:
             return
         seconds = int(time.time() - self._started)
         message = self._message
