@@ -3,7 +3,7 @@
 A FLUID has 64 bits: 40 of a clock in milliseconds, 14 of the generator's id, 10 of a counter within a millisecond. It
 is a plain integer in memory and in JSON; the other forms are for people and for keys of the KVS.
 
-Parsing follows the order of flux-core's `fluid_parse`: a ``.`` means dothex, a ``-`` words; ``ƒ`` or ``f`` begins
+Parsing follows the order of flux-core's `fluid_parse`: a ``.`` means dothex, ``ƒ`` or ``f`` begins
 F58, a character of four bytes in UTF-8 begins emoji; the rest is ``0x`` or decimal digits.
 """
 
@@ -22,7 +22,7 @@ _SEQUENCE_BITS = 10
 _GENERATOR_BITS = 14
 _SPACE = " \t\n\v\f\r"
 
-FORMS = ("dec", "hex", "dothex", "kvs", "f58", "f58plain", "words", "emoji")
+FORMS = ("dec", "hex", "dothex", "kvs", "f58", "f58plain", "emoji")
 """The names that `flux job id --to` knows, and :func:`encode_fluid` with it."""
 
 
@@ -84,18 +84,6 @@ def kvs_key(fluid: int, name: str = "") -> str:
     return f"{key}.{name}" if name else key
 
 
-def words(fluid: int) -> str:
-    """Six words, three for each half. The half with the lower bits comes first (RFC 19, mnemonic encoding)."""
-    from pytest_flux.protocol.fluid_tables import WORDS
-
-    halves = []
-    for half in (fluid & 0xFFFFFFFF, fluid >> 32):
-        rest, first = divmod(half, len(WORDS))
-        third, second = divmod(rest, len(WORDS))
-        halves.append("-".join((WORDS[first], WORDS[second], WORDS[third])))
-    return "--".join(halves)
-
-
 def emoji(fluid: int) -> str:
     """Digits in base 576 (RFC 19, emoji encoding)."""
     from pytest_flux.protocol.fluid_tables import EMOJI
@@ -116,7 +104,6 @@ def encode_fluid(fluid: int, form: str = "f58") -> str:
         "kvs": kvs_key,
         "f58": f58,
         "f58plain": f58plain,
-        "words": words,
         "emoji": emoji,
     }
     if form not in encoders:
@@ -131,7 +118,8 @@ def parse_fluid(text: str) -> int:
         if "." in stripped:
             return _parse_dothex(stripped)
         if "-" in stripped:
-            return _parse_words(stripped.rstrip(_SPACE))
+            # Words (RFC 19, "FLUID Mnemonic (words) Encoding"): the list of words is not ours to distribute.
+            raise ValueError
         if stripped[:1] in ("ƒ", "f"):
             return _parse_f58(stripped[1:])
         if stripped[:1] > "\uffff":
@@ -165,22 +153,6 @@ def _parse_f58(digits: str) -> int:
     for digit in digits:
         fluid = fluid * 58 + _VALUES[digit]
     return _checked(fluid)
-
-
-def _parse_words(text: str) -> int:
-    from pytest_flux.protocol.fluid_tables import WORDS
-
-    names = text.split("-")
-    # Between the halves, there are two dashes.
-    if len(names) != 7 or names.pop(3):
-        raise ValueError
-    low, high = 0, 0
-    for place in (2, 1, 0):
-        low = low * len(WORDS) + WORDS.index(names[place])
-        high = high * len(WORDS) + WORDS.index(names[3 + place])
-    if max(low, high) > 0xFFFFFFFF:
-        raise ValueError
-    return high << 32 | low
 
 
 def _parse_emoji(text: str) -> int:
