@@ -86,6 +86,20 @@ OPTIONS = (
         usage="Which broker to run (default=auto: that of an installed Flux, else the embedded one);"
         " the path that -v shows tells which it is",
     ),
+    Option(
+        "link",
+        argument="DIR",
+        exact=True,
+        group=3,
+        usage="Put a flux into DIR that has flux start and, with FLUX_URI, every other command; and exit",
+    ),
+    Option("attach", argument="URI", exact=True, group=3, usage="With --link: the instance to use without FLUX_URI"),
+    Option(
+        "install-bindings",
+        exact=True,
+        group=3,
+        usage="Have pip bring the files for `import flux' where PyPI has no wheel for the platform, and exit",
+    ),
     Option("version", exact=True, group=3, usage="Show the version and exit"),
     Option("killer-timeout", argument="FSD", hidden=True, usage="Old name of --test-exit-timeout"),
 )
@@ -103,6 +117,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         options = parser.parse(sys.argv[1:] if argv is None else argv)
         if options.has("version"):
             return _show_version()
+        if any(options.has(name) for name in ("link", "attach", "install-bindings")):
+            return _prepare_machine(options)
         spec = _make_spec(options)
         validate(spec)
         engine = find_engine(spec.broker, os.environ, rehearsal=spec.noexec)
@@ -121,6 +137,22 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
     except KeyboardInterrupt:
         return 130
+
+
+def _prepare_machine(options: Options) -> int:
+    """Do what --link and --install-bindings ask for; neither starts an instance. Raises LaunchError."""
+    from pytest_flux.cli.linking import install_bindings, link
+
+    directory = options.get("link")
+    if options.arguments:
+        raise LaunchError("--link and --install-bindings take no command")
+    if options.has("attach") and not directory:
+        raise LaunchError("--attach only works with --link")
+    if directory:
+        link(directory, options.get("attach"))
+    if options.has("install-bindings"):
+        install_bindings()
+    return 0
 
 
 def _make_spec(options: Options) -> LaunchSpec:

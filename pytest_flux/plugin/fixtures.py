@@ -35,6 +35,18 @@ def flux_instance(request: pytest.FixtureRequest) -> Generator[FluxInstance, Non
 
 
 @pytest.fixture
+def flux_executor(flux_instance: FluxInstance) -> Generator[Any, None, None]:
+    """A ``flux.job.FluxExecutor`` on ``flux_instance``, shut down after the test: its jobs are cancelled then.
+
+    If `flux` cannot be imported, the test is skipped.
+    """
+    from pytest_flux.instance.executor import open_executor
+
+    with open_executor(flux_instance) as executor:
+        yield executor
+
+
+@pytest.fixture
 def flux_instance_factory(request: pytest.FixtureRequest) -> Generator[Starter, None, None]:
     """Start any number of instances: ``flux_instance_factory(size=4)``. All are stopped after the test."""
     from pytest_flux.instance.settings import SettingsError, update

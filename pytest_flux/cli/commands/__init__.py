@@ -88,6 +88,7 @@ TABLE = (
     Entry("pmi", "instance.pmi", "try out the process management interface", OTHER),
     Entry("filemap", "content.files", "deprecated: use archive", OTHER),
     Entry("env", "instance.env", "print the environment of commands, or run one in it", OTHER),
+    Entry("python", "instance.env", "run Python with the bindings on its path", OTHER),
     Entry("version", "instance.version", "print versions", OTHER),
     Entry("help", "help", "print this text, or that of a command", OTHER),
 )
@@ -97,7 +98,7 @@ LACKING = frozenset(
     (
         "admin cgroup cron fortune gc heaptrace hostlist "
         "housekeeping jobtap keygen lptest modprobe post-job-event "
-        "python R startlog terminus top"
+        "R startlog terminus top"
     ).split()
 )
 

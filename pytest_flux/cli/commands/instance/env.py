@@ -1,10 +1,11 @@
-"""`flux env`, and the environment in which `flux` runs commands."""
+"""`flux env`, `flux python`, and the environment in which `flux` runs commands."""
 
 from __future__ import annotations
 
 import os
 import sys
 
+from pytest_flux import python_path
 from pytest_flux.cli.command import Command, CommandError, Context
 from pytest_flux.cli.commands.instance.attr import find_attribute
 
@@ -12,16 +13,29 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from pytest_flux.options import Options
 
+_PATHS = ("PATH", "PYTHONPATH")
+
 
 def env(options: Options, context: Context) -> int:
     """Print the variables that `flux` sets or reads, or execute the command that is given."""
     del context
+    os.environ["PYTHONPATH"] = python_path.with_stand_in(os.environ)
     if not options.arguments:
-        names = sorted(name for name in os.environ if name == "PATH" or name.startswith("FLUX_"))
+        names = sorted(name for name in os.environ if name in _PATHS or name.startswith("FLUX_"))
         sys.stdout.writelines(f'export {name}="{os.environ[name]}"\n' for name in names)
         return 0
     program = options.arguments[0]
     raise CommandError(f"execvp ({program}): {become(program, options.arguments)}")
+
+
+def python(options: Options, context: Context) -> int:
+    """Become the Python that runs this command, with the bindings on its path."""
+    del context
+    if options.arguments[:1] == ["--get-path"]:
+        print(python_path.stand_in())
+        return 0
+    os.environ["PYTHONPATH"] = python_path.with_stand_in(os.environ)
+    raise CommandError(f"{sys.executable}: {become(sys.executable, [sys.executable, *options.arguments])}")
 
 
 def become(program: str, words: list[str]) -> str:
@@ -71,5 +85,13 @@ COMMANDS = (
         usage="[OPTIONS...] [COMMAND...]",
         summary="Print the environment of commands, or run COMMAND in it",
         prefix="flux",
+    ),
+    Command(
+        "flux python",
+        python,
+        usage="[--get-path] [ARGUMENTS...]",
+        summary="Run the Python of this command, with the bindings of Flux on its path",
+        prefix="flux",
+        takes_all=True,
     ),
 )
