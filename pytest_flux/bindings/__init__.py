@@ -34,7 +34,7 @@ def check() -> str:
     try:
         version = metadata.version("flux-python")
     except metadata.PackageNotFoundError:
-        way = "pip install 'pytest-flux[bindings]' (where PyPI has no wheel for the platform: flux-start --install-bindings)"
+        way = "pip install 'pytest-flux[bindings]' (no wheel for the platform: flux-start --install-bindings)"
         raise ImportError(f"flux-python is not installed; {need}: {way}") from None
     if not f"{version}.".startswith(f"{FLUX_PYTHON}."):
         raise ImportError(f"flux-python {version} is installed; {need}: pip install 'flux-python=={FLUX_PYTHON}.*'")
@@ -55,7 +55,7 @@ def enable() -> None:
     except ImportError:
         sys.path[:] = before
         raise
-    _forget_failed_import()
+    forget_failed_import()
 
 
 def _has_real_bindings() -> bool:
@@ -71,7 +71,8 @@ def _has_real_bindings() -> bool:
     return "_flux" in names and not any(name.startswith("flux_python-") for name in names)
 
 
-def _forget_failed_import() -> None:
-    """An `import flux` that failed has left behind a `_flux` that knows only the wheel's directory."""
-    if "_flux" in sys.modules and "_flux._core" not in sys.modules:
-        del sys.modules["_flux"]
+def forget_failed_import() -> None:
+    """Forget what an `import flux` that failed has left behind: subpackages, and a `_flux` without C module."""
+    if "flux" not in sys.modules:
+        for name in [name for name in sys.modules if name.partition(".")[0] in ("flux", "_flux")]:
+            del sys.modules[name]

@@ -32,7 +32,7 @@ def link(directory: str, uri: str | None) -> None:
     Without FLUX_URI, commands go to the instance at ``uri``, if that is given. Raises LaunchError where an installed
     Flux, or any other file, would be hidden.
     """
-    from pytest_flux.broker.boot.flux_script import is_flux_script, write_script
+    from pytest_flux.broker.boot.flux_script import flux_script, is_flux_script, write_script
 
     path = os.path.join(directory, "flux")
     real = installed_flux(os.environ)
@@ -45,7 +45,7 @@ def link(directory: str, uri: str | None) -> None:
         if os.path.lexists(path) and not is_flux_script(path):
             raise LaunchError(f"--link={directory}: {path} exists, and is not ours")
         os.makedirs(directory, exist_ok=True)
-        write_script(path, sys.executable, preamble)
+        write_script(path, flux_script(sys.executable, preamble))
     except OSError as error:
         raise LaunchError(f"--link={directory}: {error.filename}: {error.strerror}") from None
     places = [os.path.realpath(place) for place in os.environ.get("PATH", os.defpath).split(os.pathsep)]

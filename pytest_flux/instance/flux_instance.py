@@ -357,6 +357,8 @@ class FluxInstance:
         try:
             os.environ.update(inside)
             sys.path[:0] = added
+            if added:
+                bindings.forget_failed_import()
             yield
         finally:
             sys.path[:] = [place for place in sys.path if place not in added]

@@ -118,9 +118,8 @@ def test_it_does_not_hide_an_installed_flux(machine: Machine) -> None:
         program.chmod(0o755)
     done = machine.flux_start(f"--link={machine.bin}", PATH=f"{flux.parent}:/usr/bin:/bin")
     assert done.returncode == 1
-    assert done.stderr == (
-        f"flux-start: --link={machine.bin}: {machine.bin}/flux would hide {flux}, which is that of an installed Flux\n"
-    )
+    text = f"{machine.bin}/flux would hide {flux}, which is that of an installed Flux"
+    assert done.stderr == f"flux-start: --link={machine.bin}: {text}\n"
     assert not machine.bin.exists()
 
 

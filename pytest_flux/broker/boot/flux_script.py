@@ -42,26 +42,21 @@ def write_flux_script(rundir: str, python: str) -> None:
     """
     directory = f"{rundir}/bin"
     path = f"{directory}/flux"
+    content = flux_script(python)
     try:
         try:
             os.mkdir(directory, 0o755)
             os.chmod(directory, 0o755)  # The umask may have taken something away.
         except FileExistsError:
             pass
-        write_script(path, python)
-    except FluxError:
-        raise
+        write_script(path, content)
     except OSError as error:
         number = error.errno or errno.EIO
         raise FluxError(number, f"rundir cannot write {path}: {os.strerror(number)}") from None
 
 
-def write_script(path: str, python: str, preamble: str = "") -> None:
-    """Write the command to ``path``, at once. The lines ``preamble`` run before the command.
-
-    Raises OSError, and FluxError if ``python`` is no absolute path.
-    """
-    content = _flux_script(python, preamble)
+def write_script(path: str, content: bytes) -> None:
+    """Write what `flux_script` returns to ``path``, at once. Raises OSError."""
     directory, name = os.path.split(path)
     temporary = os.path.join(directory, f".{name}-{os.getpid()}-{os.urandom(4).hex()}")
     descriptor = os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o755)
@@ -81,7 +76,8 @@ def is_flux_script(path: str) -> bool:
         return _MARK in file.read(1 << 16)
 
 
-def _flux_script(python: str, preamble: str) -> bytes:
+def flux_script(python: str, preamble: str = "") -> bytes:
+    """The command's text. Lines of Python in ``preamble`` run before the command. Raises FluxError."""
     if not os.path.isabs(python):
         raise FluxError(errno.EINVAL, f"rundir cannot write bin/flux: no path to Python in {python!r}")
     package = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
