@@ -75,8 +75,11 @@ def _settings() -> Iterator[str]:
         default = f" (default: {setting.default})" if setting.default else ""
         yield f"``{option}={setting.metavar}``" if setting.metavar else f"``{option}``"
         yield f"    {setting.text}{default}\n"
+    for name, (metavar, text) in options.PAIRS.items():
+        yield f"``--flux-{name}={metavar}``\n    {text}; may be given again, in the ini file one a line\n"
     for name, text in options.COMMANDS.items():
         yield f"``--flux-{name.replace('_', '-')}``\n    {text}\n"
+    yield f"``--flux-sweep[=all]``\n    {options.SWEEP}\n"
 
 
 def _functions() -> Iterator[str]:

@@ -20,7 +20,7 @@ from pytest_flux.protocol.json_value import compact_ascii
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Mapping
     from typing import Any
 
 MAX_CHECKPOINTS = 5
@@ -57,12 +57,21 @@ class SqliteBacking:
     """
 
     def __init__(
-        self, path: str, *, volatile: bool, max_checkpoints: int = MAX_CHECKPOINTS, blob_max: int = BLOB_MAX
+        self,
+        path: str,
+        *,
+        volatile: bool,
+        max_checkpoints: int = MAX_CHECKPOINTS,
+        blob_max: int = BLOB_MAX,
+        options: Mapping[str, str] | None = None,
     ) -> None:
         self.path = path
         self.blob_max = blob_max
         self.journal_mode, self.synchronous = ("MEMORY", "OFF") if volatile else ("WAL", "NORMAL")
-        self._max_checkpoints = max_checkpoints
+        options = options or {}
+        self.journal_mode = options.get("journal_mode", self.journal_mode)
+        self.synchronous = options.get("synchronous", self.synchronous)
+        self._max_checkpoints = int(options.get("max-checkpoints", max_checkpoints))
         try:
             self._db = sqlite3.connect(path, timeout=_LOCK_TIMEOUT, isolation_level=None)
         except sqlite3.Error as error:

@@ -71,7 +71,37 @@ def make_temporary_directory(parent: str) -> str:
 def make_directory(path: str) -> None:
     """Make a new directory with mode 0700. Raises OSError."""
     os.mkdir(path, 0o700)
-    os.chmod(path, 0o700)  # The umask may have cleared bits.
+    if stat.S_IMODE(os.lstat(path).st_mode) != 0o700:
+        os.chmod(path, 0o700)  # The umask has cleared bits.
+
+
+def check_private(path: str) -> None:
+    """Check that this is a directory, no link, of our user, which nobody else may enter.
+
+    Others may have been faster with a well-known name in /tmp. If the answer is yes, it stays so: only we can change
+    the directory, and in a directory with the sticky bit only we can replace it. Raises PermissionError, which names
+    path and owner.
+    """
+    status = os.lstat(path)
+    if not stat.S_ISDIR(status.st_mode):
+        problem = f"not a directory, but a {'link' if stat.S_ISLNK(status.st_mode) else 'file'}"
+    elif status.st_uid != os.geteuid():
+        problem = "not ours"
+    elif status.st_mode & 0o077:
+        problem = f"accessible to others (mode {stat.S_IMODE(status.st_mode):04o})"
+    else:
+        return
+    problem += f", owned by {_name_of(status.st_uid)}: remove it, or set TMPDIR to another place"
+    raise PermissionError(errno.EPERM, problem, path)
+
+
+def _name_of(uid: int) -> str:
+    import pwd
+
+    try:
+        return f"{pwd.getpwuid(uid).pw_name} (uid {uid})"
+    except KeyError:
+        return f"uid {uid}"
 
 
 def remove_tree(path: str, identity: tuple[int, int]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 from pytest_flux.broker import defaults
 from pytest_flux.broker.attributes import Attributes
@@ -13,6 +13,7 @@ from pytest_flux.broker.boot.boot import Boot, BootError
 from pytest_flux.broker.boot.recovery import is_recovery
 from pytest_flux.broker.local import LocalConnector
 from pytest_flux.broker.log import BrokerLog
+from pytest_flux.broker.modules import Modules
 from pytest_flux.broker.overlay import tbon
 from pytest_flux.broker.overlay.overlay import Overlay
 from pytest_flux.broker.overlay.peers import Child
@@ -50,8 +51,6 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from pytest_flux.broker.service import LazyService
-
 
 _WATCH = "PYTEST_FLUX_WATCH"
 """Environment variable: log callbacks that take longer than this duration (RFC 23)."""
@@ -70,6 +69,7 @@ class Broker:
         config: dict[str, Any],
         log: BrokerLog,
         boot: Boot,
+        modules: Modules | None = None,
     ) -> None:
         self.reactor = reactor
         self.attributes = attributes
@@ -93,7 +93,7 @@ class Broker:
         self.state_machine = StateMachine(
             self, reactor, self.router, attributes, log, self.overlay, self.runat, self.groups
         )
-        self.parts = Parts(reactor, self.router, attributes, config, log, self.groups)
+        self.parts = Parts(reactor, self.router, attributes, config, log, self.groups, modules or Modules(boot.rank))
         self._add_services()
         self.overlay.on_change.append(self._child_changed)
         log.add_follower(self._logged)
@@ -128,14 +128,15 @@ class Broker:
             self._config_service,
             ConnectorService(router, log),
             EventService(router, log),
-            ModuleService(router, log, self._all_services),
+            ModuleService(router, log, self.parts, self._service_names, self.reactor.clock),
             RunatService(router, log, self.runat),
         ]
-        for service in self._all_services():
+        for service in self._services:
             router.add_service(service.name, service.receive)
+        self.parts.enable_services()
 
-    def _all_services(self) -> Sequence[Service | LazyService]:
-        return [*self._services, *self.parts.services]
+    def _service_names(self) -> set[str]:
+        return {service.name for service in self._services} | {lazy.name for lazy in self.parts.services}
 
     def _configure(self, config: dict[str, Any]) -> None:
         try:
@@ -201,9 +202,12 @@ class Broker:
         # With configured hosts, brokers of the recovered instance may still run; they must not connect here.
         if self.overlay.children and not (self._boot.hosts and is_recovery(self.attributes)):
             endpoints.append(tbon.endpoint(self._boot, self.router.rank, rundir))
-            self.overlay.bind(endpoints[0])
+            self.overlay.bind(endpoints[0], writes_secret=bool(self._boot.hosts))
             attributes.set("tbon.endpoint", endpoints[0])
-        cards = self._boot.exchange(Bizcard(attributes.get("hostname") or "", tuple(endpoints)), topology)
+        secret = os.urandom(16).hex() if self.router.rank == 0 else None
+        card = Bizcard(attributes.get("hostname") or "", tuple(endpoints), secret=secret)
+        cards = self._boot.exchange(card, topology)
+        self.overlay.secret = cards.cards[0].secret
         if self.router.parent is not None:
             attributes.set("tbon.parent-endpoint", cards.parent_endpoint)
         attributes.setdefault("hostlist", cards.hostlist)
@@ -222,7 +226,7 @@ class Broker:
         """The state machine has entered a state: notify the parts that follow it."""
         self._state_service.changed()
         if state == "run":
-            self.parts.resume_jobs()
+            self.parts.begin_to_run()
         if state == "init" and self.router.rank == 0 and self.attributes.get("parent-uri"):
             enclosing = self.parts.enclosing
             if enclosing is not None:
@@ -249,7 +253,10 @@ class Broker:
         self._rexec.destroy()
         self.runat.destroy()
         machine = self.state_machine
-        if not self.parts.close(dumps=machine.state == "unload-builtins"):
+        left_behind = self.parts.modules.left_behind() if machine.state == "unload-builtins" else ()
+        for name in left_behind:
+            self.log.write(LOG_ERR, f"broker module '{name}' was not properly shut down")
+        if not self.parts.close(dumps=machine.state == "unload-builtins") or left_behind:
             machine.exit_code = machine.exit_code or 1
         if self._local is not None:
             self._local.close()

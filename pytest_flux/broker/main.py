@@ -25,6 +25,7 @@ from pytest_flux.broker.boot.start_up import (
 )
 from pytest_flux.broker.broker import Broker
 from pytest_flux.broker.log import BrokerLog
+from pytest_flux.broker.modules import Modules
 from pytest_flux.broker.process.programs import initial_program, is_interactive
 from pytest_flux.options import Option, OptionExit, OptionParser, Options
 from pytest_flux.protocol.duration import parse_duration
@@ -170,13 +171,14 @@ def _create(attributes: Attributes, options: Options, log: BrokerLog, clock: Clo
     except FluxError as error:
         log.write(LOG_ERR, error.text or str(error))
         raise StartError(f"Error initializing logging: {os.strerror(error.errnum)}") from None
+    modules = Modules(boot.rank, is_explicit="broker.rc1_path" in attributes, has_rc3="broker.rc3_path" in attributes)
     for name, value in defaults.ATTRIBUTES.items():
         attributes.setdefault(name, value)
     try:
         if config and boot.rank == 0:
             _check_tables(config, boot.size, log)
         create_directories(attributes, boot.rank, log, cleanup)
-        broker = Broker(reactor, attributes, config, log, boot)
+        broker = Broker(reactor, attributes, config, log, boot, modules)
     except FluxError as error:
         raise StartError(str(error.text or error.strerror)) from None
     except ValueError as error:

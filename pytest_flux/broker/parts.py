@@ -5,6 +5,9 @@ job services are neither imported nor made before a request needs them. This mod
 which makes it from the parts that it uses, and a method for each service. The broker itself makes all other parts, at
 once.
 
+A module (see modules.py) that is loaded by request opens its part at once, so that the request fails if that fails;
+a module that is removed drops its part.
+
 Rank 0 has the content store, the KVS, the job manager with scheduler, executor and resources. Every rank has job
 shells, and relays that pass requests on to rank 0.
 """
@@ -13,9 +16,10 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 
 from pytest_flux.broker.boot.recovery import is_recovery, place
+from pytest_flux.broker.modules import MODULES, Arguments, ModuleConfig, Modules, decode_arguments
 from pytest_flux.broker.service import LazyService
 from pytest_flux.protocol.blobref import DIGEST_SIZES
 from pytest_flux.protocol.errors import FluxError
@@ -33,10 +37,15 @@ if TYPE_CHECKING:
     from pytest_flux.broker.kvs import Kvs
     from pytest_flux.broker.log import BrokerLog
     from pytest_flux.broker.resource.inventory import Inventory
+    from pytest_flux.broker.resource.supply import Supply
     from pytest_flux.broker.router import Router
     from pytest_flux.broker.service import Service
     from pytest_flux.broker.services.groups import GroupsService
+    from pytest_flux.broker.services.heartbeat import Heart
     from pytest_flux.reactor.reactor import Reactor
+
+FIRST_BEAT = 2.0
+"""Seconds after which an instance has a heartbeat without a request: most have ended by then."""
 
 
 class Parts:
@@ -50,7 +59,9 @@ class Parts:
         config: dict[str, Any],
         log: BrokerLog,
         groups: GroupsService,
+        modules: Modules,
     ) -> None:
+        self.modules = modules
         self._reactor = reactor
         self._router = router
         self._attributes = attributes
@@ -64,9 +75,23 @@ class Parts:
         self._shells: Shells | None = None
         self._executor: JobExec | None = None
         self._manager: JobManager | None = None
-        self._runs_jobs = False
+        self._supply: Supply | None = None
+        self._heart: Heart | None = None
+        self._is_played = False
         makers = self._makers_of_rank_0() if router.rank == 0 else self._makers_of_others()
-        self.services = [LazyService(name, router, make) for name, make in makers.items()]
+        provider = {service: name for name, module in MODULES.items() for service in (name, *module.services)}
+        self.services = [LazyService(name, router, make, provider.get(name)) for name, make in makers.items()]
+        if router.rank == 0 and not modules.is_explicit:
+            attributes.setdefault("content.backing-module", "content-sqlite")
+        elif router.rank == 0:
+            # Until the module content-sqlite is loaded.
+            self.content.detach()
+
+    def enable_services(self) -> None:
+        """Put the services of loaded modules into the router."""
+        for lazy in self.services:
+            if lazy.module is None or lazy.module in self.modules:
+                lazy.enable()
 
     def configure(self, config: dict[str, Any]) -> None:
         """Take over a new configuration, whose tables were checked, in the parts that are made already."""
@@ -74,6 +99,8 @@ class Parts:
             self._manager.configure(config)
         if self._inventory is not None:
             self._inventory.configure(config)
+        if self._heart is not None:
+            self._heart.configure(config)
 
     # -- parts of rank 0
 
@@ -110,21 +137,29 @@ class Parts:
         if self._inventory is None:
             from pytest_flux.broker.resource.inventory import Inventory
 
+            options = self.modules.arguments("resource")
+            config = self._config
+            if "noverify" in options:
+                config = {**config, "resource": {**config.get("resource", {}), "noverify": True}}
             self._inventory = Inventory(
                 self._router.size,
                 self._attributes,
-                self._config,
+                config,
                 self._log,
                 self._reactor.clock,
                 self._groups,
                 self.kvs,
                 self.enclosing,
+                is_strict=not self.modules.is_implicit("resource"),
+                force_up="monitor-force-up" in options,
             )
         return self._inventory
 
     @property
     def manager(self) -> JobManager:
-        """The job manager, which does not run jobs yet."""
+        """The job manager, which does not run jobs yet. FluxError ENOSYS if its module is not loaded."""
+        if self._manager is None and "job-manager" not in self.modules:
+            raise FluxError(errno.ENOSYS, "the module job-manager is not loaded")
         if self._manager is None:
             from pytest_flux.broker.jobs.manager import JobManager
             from pytest_flux.broker.jobs.store import KvsClient
@@ -145,26 +180,42 @@ class Parts:
         if self._executor is None:
             from pytest_flux.broker.exec.job_exec import JobExec
 
+            config = self._exec_config
             self._executor = JobExec(
-                self._reactor, self._router, self._attributes, self._config, self.kvs, self._groups, self.shells
+                self._reactor, self._router, self._attributes, config, self.kvs, self._groups, self.shells
             )
         return self._executor
 
+    @property
+    def _exec_config(self) -> Mapping[str, Any]:
+        return ModuleConfig(self._config, "exec", self.modules.arguments("job-exec"))
+
     def run_jobs(self) -> JobManager:
-        """The job manager, with an executor and with resources to schedule on."""
+        """The job manager, with an executor and with resources to schedule on, if their modules are loaded."""
         manager = self.manager
-        if not self._runs_jobs:
+        self._connect()
+        return manager
+
+    def _connect(self) -> None:
+        """Give the job manager what it lacks and there is."""
+        manager = self._manager
+        if manager is None or self._is_played:
+            return
+        if "job-exec" in self.modules and not manager.start.has_executor:
+            manager.start.use(self.executor)
+        if "sched-simple" in self.modules and "resource" in self.modules and self._supply is None:
             from pytest_flux.broker.resource.supply import Supply
 
-            executor, inventory = self.executor, self.inventory
-            self._runs_jobs = True
-            manager.start.use(executor)
-            Supply(inventory, manager.alloc)
-        return manager
+            self._supply = Supply(self.inventory, manager.alloc)
+
+    def _cut_supply(self) -> None:
+        if self._supply is not None:
+            self._supply.end()
+            self._supply = None
 
     def play_jobs(self) -> JobManager:
         """The job manager for a caller that provides executor and resources in place of ours."""
-        self._runs_jobs = True
+        self._is_played = True
         return self.manager
 
     # -- parts of every rank
@@ -188,7 +239,7 @@ class Parts:
         attributes = self._attributes
         if attributes.get("content.hash") not in DIGEST_SIZES:
             raise FluxError(errno.EINVAL, f"unknown content.hash: {attributes.get('content.hash')}")
-        if self._router.rank > 0:
+        if self._router.rank > 0 or self.modules.is_explicit:
             return
         if "content.restore" in attributes:
             from pytest_flux.broker.boot.recovery import restore
@@ -201,10 +252,12 @@ class Parts:
         if not volatile or os.path.exists(f"{directory}/content.sqlite"):
             self.kvs.namespaces()
 
-    def resume_jobs(self) -> None:
-        """Let a restarted instance go on with its jobs, even if no client asks for them."""
-        if self._kvs is not None and self._has_jobs(self._kvs):
+    def begin_to_run(self) -> None:
+        """Let a restarted instance go on with its jobs, even if no client asks for them; let the heart beat."""
+        if self._kvs is not None and "job-manager" in self.modules and self._has_jobs(self._kvs):
             self._router.rpc("job-manager.getinfo", None, lambda _: None)
+        if self.modules.is_implicit("heartbeat") and self._router.rank == 0:
+            self._reactor.call_later(FIRST_BEAT, self._beat)
 
     @staticmethod
     def _has_jobs(kvs: Kvs) -> bool:
@@ -216,7 +269,8 @@ class Parts:
 
     def settle(self, done: Callable[[], None]) -> None:
         """End the running jobs, because the instance is about to end; then call back."""
-        if self._manager is None or self._manager.is_recovery:
+        if self._manager is None or self._manager.is_recovery or self.modules.is_explicit:
+            # Where rc1 has loaded the job manager, it has also said what ends the jobs (phase "cleanup").
             done()
         else:
             self._manager.settle(done)
@@ -227,7 +281,10 @@ class Parts:
             self._shells.destroy()
         if self._inventory is not None:
             self._inventory.destroy()
+        if self._heart is not None:
+            self._heart.stop()
         is_whole = True
+        dumps = dumps and not self.modules.is_explicit
         if self._router.rank == 0 and "content.dump" in self._attributes and dumps:
             from pytest_flux.broker.dumping import dump
 
@@ -238,6 +295,108 @@ class Parts:
             self._content.close()
         return is_whole
 
+    # -- modules
+
+    def load(self, name: str, arguments: Sequence[object]) -> None:
+        """Load a module. FluxError if it is loaded, has no such arguments, or its part cannot be opened."""
+        decoded = decode_arguments(name, arguments)
+        if self.modules.is_implicit(name):
+            if not decoded:
+                self.modules.keep(name)
+                return
+            self.remove(name)
+        self.modules.add(name, decoded)
+        try:
+            self._open(name, decoded)
+            for lazy in self.services:
+                if lazy.module == name:
+                    lazy.enable()
+            self._connect()
+        except FluxError:
+            self.remove(name)
+            raise
+
+    def remove(self, name: str) -> None:
+        """Remove a module. FluxError ENOENT if it is not loaded, EPERM if it cannot be removed."""
+        self.modules.remove(name)
+        for lazy in self.services:
+            if lazy.module == name:
+                lazy.disable()
+        self._drop(name)
+
+    def _open(self, name: str, arguments: Arguments) -> None:
+        """Open the part of a module now, and not with the first request. FluxError if that fails."""
+        if name == "heartbeat":
+            self._beat()
+        if self._router.rank > 0:
+            return
+        if name == "content":
+            self.content.configure(arguments)
+        elif name == "content-sqlite":
+            self.content.attach(arguments)
+            self._attributes.set("content.backing-module", name)
+        elif name == "kvs":
+            self.kvs.begin(arguments.get("initial-rootref"))
+        elif name == "resource":
+            _ = self.inventory
+        elif name == "job-manager":
+            _ = self.manager
+        elif name == "job-exec":
+            from pytest_flux.broker.services.job_exec import check_arguments
+
+            check_arguments(arguments)
+        elif name == "sched-simple":
+            from pytest_flux.broker.services.sched import check_depth
+
+            check_depth(arguments)
+
+    def _drop(self, name: str) -> None:
+        """Drop the part of a module."""
+        if name == "heartbeat" and self._heart is not None:
+            self._heart.stop()
+            self._heart = None
+        elif name == "content" and self._content is not None:
+            self._content.forget()
+        elif name == "content-sqlite" and self._router.rank == 0:
+            self.content.detach()
+        elif name == "kvs" and self._kvs is not None:
+            self._kvs.end()
+        elif name == "resource":
+            self._cut_supply()
+            if self._inventory is not None:
+                self._inventory.destroy()
+                self._inventory = None
+        elif name == "job-manager":
+            self._cut_supply()
+            if self._manager is not None:
+                self._manager.end()
+            self._manager = self._executor = None
+            self._renew("job-exec", "job-info", "job-ingest", "job-list", "sched-simple")
+        elif name == "job-exec":
+            if self._manager is not None:
+                self._manager.start.stop()
+            self._executor = None
+        elif name == "sched-simple":
+            self._cut_supply()
+
+    def _renew(self, *names: str) -> None:
+        for lazy in self.services:
+            if lazy.module in names:
+                lazy.renew()
+
+    def _beat(self) -> None:
+        _ = self.heart
+
+    @property
+    def heart(self) -> Heart:
+        """What beats on rank 0 and listens on the others."""
+        if self._heart is None:
+            from pytest_flux.broker.services.heartbeat import Heart
+
+            period = self.modules.arguments("heartbeat").get("period")
+            self._heart = Heart(self._reactor, self._router, self._log, self._config, period)
+        return self._heart
+
     # -- services
 
     def _makers_of_rank_0(self) -> dict[str, Callable[[], Service]]:
@@ -245,7 +404,9 @@ class Parts:
             "content": self._make_content,
             "content-backing": self._make_content_backing,
             "content-sqlite": self._make_content_sqlite,
+            "cron": self._make_cron,
             "feasibility": self._make_feasibility,
+            "heartbeat": self._make_heartbeat,
             "job-exec": self._make_job_exec,
             "job-info": self._make_job_info,
             "job-ingest": self._make_job_ingest,
@@ -256,11 +417,13 @@ class Parts:
             "kvs-watch": self._make_kvs_watch,
             "resource": self._make_resource,
             "sched": self._make_sched,
+            "sched-simple": self._make_sched_simple,
         }
 
     def _makers_of_others(self) -> dict[str, Callable[[], Service]]:
         return {
             "content": self._make_remote_content,
+            "heartbeat": self._make_heartbeat,
             "job-shell": self._make_job_shell,
             "kvs": self._make_kvs_relay,
             "kvs-watch": self._make_kvs_watch_relay,
@@ -289,8 +452,9 @@ class Parts:
     def _make_kvs(self) -> Service:
         from pytest_flux.broker.services.kvs import KvsService
 
-        # The inventory writes resource.R, which clients may look for first of all.
-        _ = self.inventory
+        if self.modules.is_implicit("resource"):
+            # The inventory writes resource.R, which clients may look for first of all.
+            _ = self.inventory
         return KvsService(self._router, self._log, self.kvs)
 
     def _make_kvs_watch(self) -> Service:
@@ -321,7 +485,7 @@ class Parts:
     def _make_job_exec(self) -> Service:
         from pytest_flux.broker.services.job_exec import JobExecService
 
-        return JobExecService(self._router, self._log, self.executor, self._config)
+        return JobExecService(self._router, self._log, self.executor, self._exec_config)
 
     def _make_job_manager(self) -> Service:
         from pytest_flux.broker.services.job_manager import JobManagerService
@@ -347,6 +511,21 @@ class Parts:
         from pytest_flux.broker.services.sched import SchedService
 
         return SchedService(self._router, self._log, self.run_jobs().alloc)
+
+    def _make_cron(self) -> Service:
+        from pytest_flux.broker.services.cron import CronService
+
+        return CronService(self._router, self._log, self._reactor)
+
+    def _make_sched_simple(self) -> Service:
+        from pytest_flux.broker.services.sched import SchedSimpleService
+
+        return SchedSimpleService(self._router, self._log, self.run_jobs().alloc)
+
+    def _make_heartbeat(self) -> Service:
+        from pytest_flux.broker.services.heartbeat import HeartbeatService
+
+        return HeartbeatService(self._router, self._log, self.heart)
 
     def _make_feasibility(self) -> Service:
         from pytest_flux.broker.services.sched import FeasibilityService

@@ -62,6 +62,7 @@ class Router:
         self.routes: dict[str, Receiver] = {uuid: self._receive_own}
         self.peers: dict[int, Receiver] = {}
         self.on_event: list[EventCallback] = []
+        self.tracers: list[Callable[[str, int, Message, str], None]] = []
         self._calls: dict[int, Callable[[Message], None]] = {}
         self._subscriptions: list[tuple[str, EventCallback]] = []
         self._matchtags = count(1)
@@ -179,6 +180,10 @@ class Router:
     def subscribe(self, prefix: str, callback: EventCallback) -> None:
         """Call back for every event whose topic begins with ``prefix``."""
         self._subscriptions.append((prefix, callback))
+
+    def unsubscribe(self, callback: EventCallback) -> None:
+        """Call back no longer."""
+        self._subscriptions = [entry for entry in self._subscriptions if entry[1] != callback]
 
     def publish(self, topic: str, payload: bytes | None = None, *, private: bool = False) -> None:
         """Publish an event of the broker itself."""

@@ -153,7 +153,8 @@ class Service:
 
     def __init__(self, router: Router, log: BrokerLog) -> None:
         self.router = router
-        self.held: list[Request] = []
+        self.held: dict[Request, None] = {}
+        self.received = 0
         self._log = log
 
     def log(self, severity: int, text: str) -> None:
@@ -171,7 +172,12 @@ class Service:
 
     def receive(self, message: Message) -> None:
         """Handle one request for this service."""
-        request = Request(message, self.router.respond)
+        self.received += 1
+        respond = self.router.respond
+        if self.router.tracers and self.is_module:
+            self._trace("rx", message)
+            respond = self._respond_traced
+        request = Request(message, respond)
         try:
             handler, roles = self._find(request)
             if not request.message.rolemask & roles:
@@ -191,6 +197,14 @@ class Service:
             self.log(LOG_ERR, f"{request.topic}: {traceback.format_exc()}")
             request.error(errno.EIO, "internal error, see the broker's log")
 
+    def _trace(self, prefix: str, message: Message) -> None:
+        for tracer in list(self.router.tracers):
+            tracer(prefix, -1, message, self.name)
+
+    def _respond_traced(self, message: Message) -> None:
+        self._trace("tx", message)
+        self.router.respond(message)
+
     def _find(self, request: Request) -> tuple[Handler, int]:
         _, _, wanted = request.topic.partition(".")
         try:
@@ -200,7 +214,7 @@ class Service:
 
     def hold(self, request: Request) -> _Later:
         """Keep a request that will be answered, or answered again, later."""
-        self.held.append(request)
+        self.held[request] = None
         return LATER
 
     def held_for(self, topic: str) -> Iterator[Request]:
@@ -209,11 +223,17 @@ class Service:
 
     def release(self, request: Request) -> None:
         """Stop keeping a request."""
-        if request in self.held:
-            self.held.remove(request)
+        self.held.pop(request, None)
 
     def abandoned(self, request: Request) -> None:
         """Override this to clean up when the client of a kept request has disconnected or cancelled it."""
+
+    def end(self) -> None:
+        """Answer everybody who waits, because the module of this service is removed."""
+        for request in list(self.held):
+            self.release(request)
+            self.abandoned(request)
+            request.error(errno.ENOSYS)
 
     @method("disconnect", roles=ALL)
     def disconnect(self, request: Request) -> Answer:
@@ -258,14 +278,18 @@ class Service:
 
     @method("stats-get", roles=ALL)
     def stats_get(self, request: Request) -> Answer:
-        """Statistics of this service; empty unless overridden."""
+        """Statistics of this service; counts of messages unless overridden. Every request has one response here."""
         if not self.is_module:
             raise FluxError(errno.ENOSYS, f"Unknown service method '{request.topic}'")
-        return {}
+        return {
+            "tx": {"request": 0, "response": self.received, "event": 0, "control": 0},
+            "rx": {"request": self.received, "response": 0, "event": 0, "control": 0},
+        }
 
     @method("stats-clear")
     def stats_clear(self, request: Request) -> Answer:
         """Forget statistics."""
+        self.received = 0
         return None
 
     def configure(self, config: dict[str, Any]) -> None:
@@ -302,11 +326,13 @@ class Service:
 class LazyService:
     """Stands in the router for a service that ``make`` imports and makes when it gets its first request.
 
-    ``service`` is that service, or None until then.
+    ``module`` is the name of the module that provides it, if there is one: it is in the router from ``enable`` to
+    ``disable``. ``service`` is that service, or None until the first request.
     """
 
-    def __init__(self, name: str, router: Router, make: Callable[[], Service]) -> None:
+    def __init__(self, name: str, router: Router, make: Callable[[], Service], module: str | None = None) -> None:
         self.name = name
+        self.module = module
         self.service: Service | None = None
         self._router = router
         self._make = make
@@ -330,3 +356,23 @@ class LazyService:
             self.service = self._make()
             self._router.services[self.name] = self.service.receive
         return self.service
+
+    def enable(self) -> None:
+        """Put it into the router. FluxError EEXIST if a client has registered the name."""
+        self._router.add_service(self.name, self.receive)
+
+    def disable(self) -> None:
+        """Take it out of the router; those who wait for it get ENOSYS."""
+        self._router.services.pop(self.name, None)
+        self._end()
+
+    def renew(self) -> None:
+        """Make the service anew with the next request, because a part that it uses was replaced."""
+        if self.service is not None:
+            self._router.services[self.name] = self.receive
+            self._end()
+
+    def _end(self) -> None:
+        if self.service is not None:
+            self.service.end()
+            self.service = None

@@ -139,6 +139,7 @@ class ArgumentCommand(Command):
         options: Sequence[Option] = (),
         subcommands: Sequence[Command] = (),
         permute: bool = True,
+        log_name: str = "",
     ) -> None:
         super().__init__(
             program,
@@ -147,7 +148,7 @@ class ArgumentCommand(Command):
             summary=summary,
             options=options,
             subcommands=subcommands,
-            prefix=_log_name(program) + ": ERROR",
+            prefix=(log_name or _log_name(program)) + ": ERROR",
             permute=permute and not subcommands,
         )
         self.rewrites = rewrites

@@ -87,13 +87,20 @@ OPTIONS = (
         " the path that -v shows tells which it is",
     ),
     Option(
+        "attach",
+        argument="URI|PID|last",
+        exact=True,
+        group=3,
+        usage="Run the command, or a shell, inside a running instance: that of a URI or a process, or your last one",
+    ),
+    Option(
         "link",
         argument="DIR",
         exact=True,
         group=3,
-        usage="Put a flux into DIR that has flux start and, with FLUX_URI, every other command; and exit",
+        usage="Put a flux into DIR that has flux start and, for the instance of FLUX_URI or --attach, every other"
+        " command; and exit",
     ),
-    Option("attach", argument="URI", exact=True, group=3, usage="With --link: the instance to use without FLUX_URI"),
     Option(
         "install-bindings",
         exact=True,
@@ -117,8 +124,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         options = parser.parse(sys.argv[1:] if argv is None else argv)
         if options.has("version"):
             return _show_version()
-        if any(options.has(name) for name in ("link", "attach", "install-bindings")):
+        if any(options.has(name) for name in ("link", "install-bindings")):
             return _prepare_machine(options)
+        if options.has("attach"):
+            _attach(options)
         spec = _make_spec(options)
         validate(spec)
         engine = find_engine(spec.broker, os.environ, rehearsal=spec.noexec)
@@ -146,8 +155,6 @@ def _prepare_machine(options: Options) -> int:
     directory = options.get("link")
     if options.arguments:
         raise LaunchError("--link and --install-bindings take no command")
-    if options.has("attach") and not directory:
-        raise LaunchError("--attach only works with --link")
     if directory:
         link(directory, options.get("attach"))
     if options.has("install-bindings"):
@@ -227,6 +234,15 @@ def _execute(argv: list[str], environ: dict[str, str]) -> NoReturn:
         if error.errno != errno.ENOEXEC:
             raise
         os.execve("/bin/sh", ["/bin/sh", *argv], environ)
+
+
+def _attach(options: Options) -> NoReturn:
+    others = [option.name for option in OPTIONS if option.name not in ("", "attach") and options.has(option.name)]
+    if others:
+        raise LaunchError(f"--attach starts no instance, and excludes --{others[0]}")
+    from pytest_flux.cli.attach import attach
+
+    attach(options.get("attach") or "", options.arguments)
 
 
 def _rehearse_session(spec: LaunchSpec, engine: Engine) -> int:

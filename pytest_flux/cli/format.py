@@ -16,6 +16,7 @@ import time
 from string import Formatter
 
 from pytest_flux.protocol.duration import short_duration
+from pytest_flux.protocol.limits import MAX_FIELD_WIDTH, check_limit
 from pytest_flux.record import NamedTuple
 
 TYPE_CHECKING = False
@@ -100,6 +101,8 @@ _CONVERSIONS: dict[str, Callable[[Any], object]] = {
     "P": _percent,
 }
 
+_LONGEST = 20
+"""Digits of a number that are read: more of them exceed every limit anyway."""
 _PREFIXES = ("?+:", "?:", "+:")
 _SPEC = re.compile(
     r"(?P<align>(?:.?[<>=^])?)(?P<rest>[- +]?z?#?0?)(?P<width>[0-9]*)(?P<grouping>[_,]?)"
@@ -145,6 +148,9 @@ class Format:
         for part in self.parts:
             if part.name and part.name not in headings:
                 raise ValueError(f"Unknown format field: {part.name}")
+            for size in ("width", "precision"):
+                digits = _spec(part.spec)[size][:_LONGEST]
+                check_limit(f"{size} of field {part.name}", int(digits or 0), MAX_FIELD_WIDTH)
 
     @property
     def fields(self) -> list[str]:

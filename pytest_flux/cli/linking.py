@@ -26,11 +26,11 @@ else:
 """
 
 
-def link(directory: str, uri: str | None) -> None:
-    """Write a `flux` into ``directory`` that works outside of instances: ``flux start``, and commands for FLUX_URI.
+def link(directory: str, target: str | None) -> None:
+    """Write a `flux` into ``directory`` that works outside of instances: it starts them, and connects to them.
 
-    Without FLUX_URI, commands go to the instance at ``uri``, if that is given. Raises LaunchError where an installed
-    Flux, or any other file, would be hidden.
+    Without FLUX_URI, commands go to the instance that ``target`` names as for ``--attach``. Raises LaunchError where
+    an installed Flux, or any other file, would be hidden.
     """
     from pytest_flux.broker.boot.flux_script import flux_script, is_flux_script, write_script
 
@@ -39,8 +39,8 @@ def link(directory: str, uri: str | None) -> None:
     if real is not None:
         raise LaunchError(f"--link={directory}: {path} would hide {real}, which is that of an installed Flux")
     preamble = _START.format(libexec=ascii(os.path.dirname(EMBEDDED_BROKER)))
-    if uri is not None:
-        preamble += _OTHERS.format(uri=ascii(uri))
+    if target is not None:
+        preamble += _OTHERS.format(uri=ascii(_uri_of(target)))
     try:
         if os.path.lexists(path) and not is_flux_script(path):
             raise LaunchError(f"--link={directory}: {path} exists, and is not ours")
@@ -51,6 +51,15 @@ def link(directory: str, uri: str | None) -> None:
     places = [os.path.realpath(place) for place in os.environ.get("PATH", os.defpath).split(os.pathsep)]
     known = os.path.realpath(directory) in places
     print(f"{path}: " + ("it is on PATH" if known else f"put {os.path.abspath(directory)} on PATH"))
+
+
+def _uri_of(target: str) -> str:
+    from pytest_flux.cli.attach import find_instance
+
+    try:
+        return find_instance(target)
+    except (OSError, ValueError) as error:
+        raise LaunchError(f"--attach={target}: {getattr(error, 'strerror', None) or error}") from None
 
 
 def install_bindings() -> None:

@@ -7,6 +7,10 @@ import time
 
 from pytest_flux.protocol.duration import parse_duration
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from datetime import datetime
+
 _DATES = ("", "%Y-%m-%d", "%m/%d/%Y", "%m/%d/%y", "%b %d", "%b %d %Y", "%B %d", "%B %d %Y")
 _TIMES = ("", "%H:%M", "%H:%M:%S", "%I%p", "%I:%M%p", "%I %p", "%I:%M %p")
 _DAYS = {"yesterday": -1, "today": 0, "tomorrow": 1}
@@ -21,7 +25,7 @@ def parse_moment(text: str, now: float | None = None) -> float:
 
     flux-core accepts what the library parsedatetime accepts. This function accepts durations from now (``+1h``,
     ``in 2 hours``, ``5 minutes ago``), the usual forms of dates, times of today, ``yesterday``, ``today`` and
-    ``tomorrow``, and ISO 8601.
+    ``tomorrow``, and ISO 8601; and all that the library dateparser accepts, if it is installed.
     """
     now = time.time() if now is None else now
     text = text.strip()
@@ -55,4 +59,35 @@ def parse_moment(text: str, now: float | None = None) -> float:
             elif "%Y" not in date and "%y" not in date:
                 found = found.replace(year=base.year)
             return found.timestamp()
-    raise ValueError(f'Invalid datetime: "{text}"')
+    return _parse_language(text, base)
+
+
+def language_hint() -> str:
+    """Return what to install so that more is understood; nothing if that is there."""
+    from importlib.util import find_spec
+
+    return "" if find_spec("dateparser") else ' (more is understood after "pip install dateparser")'
+
+
+def _parse_language(text: str, base: datetime) -> float:
+    """Parse what only the library dateparser understands, if that is installed. Raises ValueError."""
+    from importlib import import_module
+
+    try:
+        parser = import_module("dateparser")
+    except ImportError:
+        raise ValueError(f'Invalid datetime: "{text}"{language_hint()}') from None
+    found = parser.parse(text, languages=["en"], settings={"RELATIVE_BASE": base})
+    if found is None:
+        raise ValueError(f'Invalid datetime: "{text}"')
+    return float(found.timestamp())
+
+
+def brief_duration(seconds: float) -> str:
+    """Format a duration with two digits, as fsd_format_duration_ex of flux-core does."""
+    if 0 < seconds < 0.1:
+        return f"{seconds * 1000:.2g}ms"
+    for unit, size, end in (("s", 1, 60), ("m", 60, 3600), ("h", 3600, 86400)):
+        if seconds < end:
+            return f"{seconds / size:.2g}{unit}"
+    return f"{seconds / 86400:.2g}d"

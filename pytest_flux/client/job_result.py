@@ -127,3 +127,6 @@ class JobOutput:
         self.stderr = b""
         self.redirects: list[dict[str, Any]] = []
         self.log: list[dict[str, Any]] = []
+
+    def __repr__(self) -> str:
+        return f"<JobOutput stdout={self.stdout!r}, stderr={self.stderr!r}>"

@@ -61,6 +61,9 @@ class Kvs:
         self.namespace = namespace or os.environ.get(NAMESPACE_VARIABLE) or PRIMARY
         self.at = treeobj.dirref(at).json() if isinstance(at, str) else at
 
+    def __repr__(self) -> str:
+        return f"<Kvs {self.namespace}{'' if self.at is None else ', a past root'}>"
+
     # -- reading
 
     def lookup(self, key: str, flags: int = 0) -> Rpc:
@@ -247,8 +250,7 @@ class Transaction:
     def put_entry(self, key: str, entry: TreeObject) -> Transaction:
         """Put a tree object as it is."""
         # The encoding of a val needs no JSON encoder, which takes its time with large values.
-        is_value = entry.type == treeobj.VAL
-        return self._add(key, entry.encode() if is_value else _json(entry.json()))
+        return self._add(key, entry.encode() if entry.type == treeobj.VAL else _json(entry.json()))
 
     def append(self, key: str, value: bytes | str) -> Transaction:
         """Add to a value."""

@@ -107,12 +107,3 @@ class AttachedInstance(FluxInstance):
                 lines.append(rpc.get_text())
         except FluxError:
             return "\n".join(lines)
-
-
-class KeptInstance(AttachedInstance):
-    """An instance that an earlier run has left to us alone."""
-
-    @property
-    def can_be_restored(self) -> bool:
-        """True, as if we had started it."""
-        return True

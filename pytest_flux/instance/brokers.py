@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import signal
-from typing import Any, Protocol
+from typing import Any, Protocol, SupportsIndex, overload
 
 from pytest_flux.instance.log import by_writer
 from pytest_flux.protocol.errors import FluxError
@@ -65,6 +65,16 @@ class BrokerHandle:
         """Whether the broker's process exists, stopped or not."""
         return self.pid >= 0
 
+    @property
+    def is_suspended(self) -> bool:
+        """Whether the broker's process is stopped (SIGSTOP), by whomever."""
+        import psutil
+
+        try:
+            return bool(psutil.Process(self.pid).status() == psutil.STATUS_STOPPED)
+        except (psutil.Error, ValueError):
+            return False
+
     def send_signal(self, signum: int) -> None:
         """Send a signal. Nothing happens if the broker does not run."""
         self._ask("start.kill", {"rank": self.rank, "signum": int(signum)})
@@ -102,3 +112,19 @@ class BrokerHandle:
     def log(self) -> str:
         """The lines that the broker has logged to standard error so far."""
         return "\n".join(by_writer(self._instance.log()).get(f"rank {self.rank}", []))
+
+
+class Brokers(list[BrokerHandle]):
+    """The brokers of an instance, by rank. IndexError names the rank that does not exist."""
+
+    @overload
+    def __getitem__(self, rank: SupportsIndex) -> BrokerHandle: ...
+
+    @overload
+    def __getitem__(self, rank: slice) -> list[BrokerHandle]: ...
+
+    def __getitem__(self, rank: SupportsIndex | slice) -> BrokerHandle | list[BrokerHandle]:
+        try:
+            return super().__getitem__(rank)
+        except IndexError:
+            raise IndexError(f"rank {rank} of an instance of {len(self)}") from None

@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
+import difflib
+import errno
 import os
 import select
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Protocol
 
 from pytest_flux import bindings, python_path
-from pytest_flux.instance.brokers import BrokerHandle
-from pytest_flux.instance.log import InstanceLog, tail
+from pytest_flux.instance.brokers import BrokerHandle, Brokers
+from pytest_flux.instance.log import InstanceLog, progress, tail
 from pytest_flux.instance.operations import Events, Job
 from pytest_flux.instance.ownership import mark
 from pytest_flux.instance.preparation import Preparation, prepare
-from pytest_flux.instance.settings import Settings, describe, update
+from pytest_flux.instance.settings import Settings, describe, nearest, update
 from pytest_flux.launcher import forkserver
 from pytest_flux.launcher.detached import DetachedSession
 from pytest_flux.launcher.spec import LaunchError
@@ -28,8 +31,15 @@ from pytest_flux.protocol.message import NODEID_ANY
 if TYPE_CHECKING:
     from types import TracebackType
 
+    from typing_extensions import Unpack
+
     from pytest_flux.client import Flux
     from pytest_flux.client.kvs import Kvs
+    from pytest_flux.instance.settings import SettingsKeywords
+    from pytest_flux.instance.submission import Command, SubmitKeywords
+
+OVERLAY_STATUS = ("full", "partial", "degraded", "lost", "offline")
+"""What the overlay below a rank can be (flux-core's overlay.c)."""
 
 _STOPPED_BY_US = 128 + 15
 _LOST_PARENT = 1
@@ -132,12 +142,14 @@ class FluxInstance:
         try:
             self._wait_for_clients(self._session, deadline)
             if self.settings.rundir is None and self._preparation is not None:
-                mark(self.rundir, self._session.pid)
+                mark(self.rundir, self._session.pid, kept=self.keep)
             self.client.rpc("state-machine.wait").get(max(deadline - time.monotonic(), 0))
         except (LaunchError, FluxError, OSError) as error:
             reason = str(error)
             if isinstance(error, TimeoutError):
-                reason = f"not running after {self.settings.timeout:g} s"
+                limit = self.settings.timeout
+                reason = f"not running after {limit:g} s; for more time: timeout={2 * limit or 1:g}"
+                reason += f"\n{progress(self.output.text(), self.size)}"
             elif not isinstance(error, LaunchError):
                 # The broker exits, or has closed our connection; the launcher knows why.
                 reason = _reason_of(self._session, reason)
@@ -202,7 +214,10 @@ class FluxInstance:
     def renew(self) -> None:
         """Kill the instance and prepare to start a new one."""
         self.kill()
-        self.output = InstanceLog()
+        self._reset(InstanceLog())
+
+    def _reset(self, output: InstanceLog) -> None:
+        self.output = output
         self.expected_ends.clear()
         self.killed.clear()
         self.suspended.clear()
@@ -282,6 +297,14 @@ class FluxInstance:
         return self._session is not None and self._session.rundir is not None
 
     @property
+    def is_suspended(self) -> bool:
+        """Whether rank 0 is known to be stopped (SIGSTOP), so that asking it would only take time."""
+        try:
+            return self.brokers[0].is_suspended
+        except (OSError, InstanceError):
+            return False
+
+    @property
     def rundir(self) -> str:
         """The directory of the instance's sockets."""
         if self._session is None or self._session.rundir is None:
@@ -296,7 +319,7 @@ class FluxInstance:
     @property
     def brokers(self) -> Sequence[BrokerHandle]:
         """The brokers, by rank: to kill, stop, start and inspect."""
-        return [BrokerHandle(self, rank) for rank in range(self.size)]
+        return Brokers([BrokerHandle(self, rank) for rank in range(self.size)])
 
     def log(self) -> str:
         """The output of brokers and launcher so far."""
@@ -335,15 +358,9 @@ class FluxInstance:
         return dict(self._environ)
 
     def _ask_environ(self) -> dict[str, str]:
-        """Ask the broker to run a program that prints its environment."""
-        command = {"cmdline": ["/usr/bin/env", "-0"], "cwd": "/", "env": {}, "opts": {}, "channels": []}
-        output = ""
-        request = {"cmd": command, "flags": 1}
-        rpc = self.client.rpc("rexec.exec", request, nodeid=0, streaming=True, timeout=self.settings.timeout)
-        for answer in rpc:
-            output += answer.get("io", {}).get("data", "")
-        pairs = (item.partition("=") for item in output.split("\0") if item)
-        return {**{name: value for name, _, value in pairs}, "FLUX_URI": self.uri}
+        from pytest_flux.client.environment import ask_environment
+
+        return {**ask_environment(self.client, self.settings.timeout), "FLUX_URI": self.uri}
 
     @contextlib.contextmanager
     def environ(self) -> Iterator[None]:
@@ -375,7 +392,10 @@ class FluxInstance:
         """Run a program in the environment of the instance, and wait for its end.
 
         Options are those of ``subprocess.run``. By default output is captured as text. A string is run by a shell.
+        With ``check=True`` or ``timeout=``, the text of the error has what the program has written.
         """
+        from pytest_flux.instance.errors import ProgramFailed, ProgramTimeout
+
         defaults: dict[str, Any] = {"text": True, "stdin": subprocess.DEVNULL, "env": self.env}
         if not {"capture_output", "stdout", "stderr"} & options.keys():
             defaults["capture_output"] = True
@@ -383,7 +403,14 @@ class FluxInstance:
             defaults["shell"] = True
         if "input" in options:
             del defaults["stdin"]
-        return subprocess.run(argv, **{**defaults, **options})  # noqa: PLW1510
+        check = options.pop("check", False)
+        try:
+            done = subprocess.run(argv, **{**defaults, **options})  # noqa: PLW1510
+        except subprocess.TimeoutExpired as error:
+            raise ProgramTimeout(error.cmd, error.timeout, error.stdout, error.stderr) from None
+        if check and done.returncode:
+            raise ProgramFailed(done.returncode, done.args, done.stdout, done.stderr)
+        return done
 
     def dump(self, path: str | os.PathLike[str]) -> None:
         """Write an archive of the key-value store, as `flux dump` does. CalledProcessError if that fails."""
@@ -400,11 +427,31 @@ class FluxInstance:
         timeout: float | None = None,
     ) -> dict[str, Any]:
         """Send a request to a service, at ``rank`` or the nearest, and return its response. Raises FluxError."""
-        return self.client.rpc(topic, payload, nodeid=rank).get(self.patience(timeout))
+        with self._naming_rank(topic, rank):
+            return self.client.rpc(topic, payload, nodeid=rank).get(self.patience(timeout))
+
+    @contextlib.contextmanager
+    def _naming_rank(self, topic: str, rank: int) -> Iterator[None]:
+        """Name a rank that does not exist in the error about it."""
+        try:
+            yield
+        except FluxError as error:
+            if rank == NODEID_ANY or rank < self.size:
+                raise
+            what = f"{topic}: rank {rank} of an instance of {self.size}"
+            raise FluxError(error.errnum, f"{what}: {error.text or os.strerror(error.errnum)}") from None
 
     def getattr(self, name: str) -> str:
-        """A broker attribute of rank 0. Raises FluxError ENOENT if it does not exist."""
-        return self.client.getattr(name)
+        """A broker attribute of rank 0. Raises FluxError ENOENT, with the nearest name, if it does not exist."""
+        try:
+            return self.client.getattr(name)
+        except FluxError as error:
+            if error.errnum != errno.ENOENT:
+                raise
+            names = self.client.rpc("attr.list", nodeid=0).get(self.settings.timeout)["names"]
+            near = difflib.get_close_matches(name, names, n=1)
+            hint = f": did you mean {near[0]!r}?" if near else ""
+            raise FluxError(errno.ENOENT, f"attribute {name!r}: {os.strerror(errno.ENOENT)}{hint}") from None
 
     def events(self, topic: str = "", timeout: float | None = None) -> Events:
         """Subscribe to events whose topic begins with ``topic``, on a separate connection."""
@@ -415,24 +462,30 @@ class FluxInstance:
     @property
     def kvs(self) -> Kvs:
         """The key-value store: ``put``, ``get``, ``ls``, ``watch``, ..."""
-        from pytest_flux.client.kvs import Kvs
+        from pytest_flux.instance.errors import NamingKvs
 
-        return Kvs(self.client)
+        return NamingKvs(self.client)
 
     @property
     def resources(self) -> dict[str, Any]:
         """The resources: ``{R, drain, online, offline, exclude, torpid}`` of the service `resource`."""
         return self.client.rpc("resource.status", nodeid=0).get(self.settings.timeout)
 
-    def submit(self, command: Sequence[str] | dict[str, Any], **how: Any) -> Job:  # noqa: ANN401
-        """Submit a command, or a complete jobspec (RFC 14).
+    def submit(self, command: Command | Mapping[str, Any], **how: Unpack[SubmitKeywords]) -> Job:
+        """Submit a command, or a complete jobspec (RFC 14). A string is run by a shell, as in :meth:`run`.
 
-        Keywords are those of ``client.jobspec.from_command``: ``ntasks``, ``nodes``, ``duration``, ...
+        Keywords are those of flux-core's ``JobspecV1.from_command`` and the long options of `flux submit`:
+        ``num_tasks``, ``nodes``, ``cores_per_task``, ``gpus_per_task``, ``exclusive``, ``time_limit`` (in seconds, or
+        as in RFC 23), ``env`` (added to our environment), ``environment`` (instead of it), ``cwd``, ``job_name``,
+        ``queue``, ``bank``, ``input``, ``output``, ``error`` (paths), ``label_io``, ``unbuffered``, ``dependency``
+        (``"afterok:ƒ2oLkTLb"``), ``requires`` (RFC 35), ``attributes``, ``shell_options`` (both by dotted path),
+        ``urgency``, ``flags`` (``"waitable,debug"``). Raises TypeError for others.
         """
-        from pytest_flux.client.jobspec import from_command
+        from pytest_flux.instance.submission import Submission
 
-        jobspec = command if isinstance(command, dict) else from_command(list(command), **how)
-        return self.job(self.client.jobs.submit(jobspec))
+        submission = Submission(command, how)
+        jobs = self.client.jobs
+        return self.job(jobs.submit(submission.jobspec, urgency=submission.urgency, flags=submission.flags))
 
     def job(self, jobid: int | str | Job) -> Job:
         """A job by its id, in any of its forms (RFC 19)."""
@@ -456,14 +509,17 @@ class FluxInstance:
     def wait_status(self, status: str, *, rank: int = 0, timeout: float | None = None) -> None:
         """Wait until the overlay below ``rank`` has a status: full, partial, degraded, lost or offline.
 
-        Raises TimeoutError, which names the present status.
+        Raises TimeoutError, which names the present status, and ValueError for another word.
         """
+        if status not in OVERLAY_STATUS:
+            raise ValueError(f"wait_status({status!r}): {nearest(status, OVERLAY_STATUS)}")
         patience, seen = self.patience(timeout), "unknown"
         deadline = time.monotonic() + patience
         rpc = self.client.rpc("overlay.health", nodeid=rank, streaming=True)
         try:
-            while seen != status:
-                seen = str(rpc.get(max(deadline - time.monotonic(), 0))["status"])
+            with self._naming_rank(rpc.topic, rank):
+                while seen != status:
+                    seen = str(rpc.get(max(deadline - time.monotonic(), 0))["status"])
         except TimeoutError:
             text = f"overlay of rank {rank} not {status} within {patience:g} s: it is {seen}"
             raise TimeoutError(text) from None
@@ -489,25 +545,49 @@ def _ended(failed: dict[int, int], code: int) -> str:
     return f"ended: {ranks}" if failed else f"ended with exit code {code}"
 
 
-Starter = Callable[..., FluxInstance]
-"""What ``flux_instance_factory`` is: keywords are those of Settings, what it gives runs."""
+class Starter(Protocol):
+    """What ``flux_instance_factory`` is: keywords are those of Settings, what it gives runs."""
 
-_running: set[FluxInstance] = set()
+    def __call__(self, **given: Unpack[SettingsKeywords]) -> FluxInstance:
+        """Start an instance."""
+        ...
 
 
-@contextlib.contextmanager
-def start(**given: Any) -> Iterator[FluxInstance]:  # noqa: ANN401 - by the names of Settings
-    """Run an instance for the time of a with statement: ``with pytest_flux.start(size=4) as flux:``.
+class StartedInstance(FluxInstance):
+    """An instance that runs from creation to ``stop()``, the end of a with statement, or the end of the program."""
 
-    Keywords are those of Settings. Raises SettingsError, and InstanceError if the instance does not come up or ends
-    with an error.
-    """
-    instance = FluxInstance(update(Settings(), given, "pytest_flux.start()"))
-    _running.add(instance)
-    try:
-        with instance:
-            yield instance
-    finally:
-        _running.discard(instance)
+    def __init__(self, settings: Settings) -> None:
+        super().__init__(settings)
+        _running.add(self)
+        self.start()
+
+    def __enter__(self) -> FluxInstance:
+        return self
+
+    def _end(self) -> None:
+        super()._end()
+        _running.discard(self)
         if not _running:
             forkserver.close_unless_kept()
+
+
+_running: set[StartedInstance] = set()
+# A forked child does not own the instances of its parent.
+os.register_at_fork(after_in_child=_running.clear)
+
+
+@atexit.register
+def _stop_all() -> None:
+    for instance in list(_running):
+        instance.begin_stop()
+    for instance in list(_running):
+        instance.finish_stop()
+
+
+def start(**given: Unpack[SettingsKeywords]) -> FluxInstance:
+    """Start an instance: ``flux = pytest_flux.start(size=4)``, or ``with pytest_flux.start(size=4) as flux:``.
+
+    It runs until ``flux.stop()``, the end of the with statement, or the end of the program. Keywords are those of
+    Settings. Raises SettingsError, and InstanceError if the instance does not come up or ends with an error.
+    """
+    return StartedInstance(update(Settings(), given, "pytest_flux.start()"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -29,27 +30,63 @@ class Job:
 
     def result(self, timeout: float | None = None) -> JobResult:
         """Wait until the job is inactive, and return its result: ``name``, ``exit_code``, ``check()``, ..."""
-        return self._connect().jobs.result(self.id, self._patience(timeout))
+        with self._telling("ended", timeout) as (flux, patience):
+            return flux.jobs.result(self.id, patience)
 
     def output(self, timeout: float | None = None) -> JobOutput:
         """Wait until the job is inactive, and return its output: ``stdout`` and ``stderr``, bytes."""
-        return self._connect().jobs.output(self.id, self._patience(timeout))
+        with self._telling("ended", timeout) as (flux, patience):
+            return flux.jobs.output(self.id, patience)
 
     def wait_event(self, name: str, timeout: float | None = None) -> Any:  # noqa: ANN401 - an RFC 18 event
         """Wait for an event in the job's main log."""
-        return self._connect().jobs.wait_event(self.id, name, timeout=self._patience(timeout))
+        with self._telling(f"had the event {name!r}", timeout) as (flux, patience):
+            return flux.jobs.wait_event(self.id, name, timeout=patience)
 
     def cancel(self, note: str | None = None) -> None:
         """Cancel the job."""
-        self._connect().jobs.cancel(self.id, note)
+        with self._naming() as flux:
+            flux.jobs.cancel(self.id, note)
 
     def kill(self, signum: int = 15) -> None:
         """Send a signal to every task."""
-        self._connect().jobs.kill(self.id, signum)
+        with self._naming() as flux:
+            flux.jobs.kill(self.id, signum)
 
     def info(self) -> dict[str, Any]:
         """The job's attributes from the service `job-list`."""
-        return self._connect().jobs.get(self.id)
+        with self._naming() as flux:
+            return flux.jobs.get(self.id)
+
+    def story(self) -> str:
+        """What is known of the job, for people: state, what it waits for, command, exceptions, output so far."""
+        from pytest_flux.instance.story import tell
+
+        return tell(self._connect(), self.id)
+
+    @contextmanager
+    def _naming(self) -> Iterator[Flux]:
+        """Name the job in errors."""
+        from pytest_flux.instance.errors import named
+        from pytest_flux.protocol.fluid import f58
+
+        with named(f"job {f58(self.id)}"):
+            yield self._connect()
+
+    @contextmanager
+    def _telling(self, what: str, timeout: float | None) -> Iterator[tuple[Flux, float]]:
+        """Tell the story of the job if it has not done ``what`` in time, or cannot do it any more."""
+        from pytest_flux.protocol.fluid import f58
+
+        patience = self._patience(timeout)
+        try:
+            with self._naming() as flux:
+                yield flux, patience
+        except TimeoutError:
+            text = f"job {f58(self.id)} has not {what} within {patience:g} s"
+            raise TimeoutError(f"{text}\n{self.story()}") from None
+        except LookupError as error:
+            raise LookupError(f"job {f58(self.id)}: {error}\n{self.story()}") from None
 
     def _patience(self, timeout: float | None) -> float:
         return self._timeout if timeout is None else timeout
@@ -60,8 +97,12 @@ class Events:
 
     def __init__(self, client: Flux, topic: str, timeout: float) -> None:
         self._client = client
+        self._topic = topic
         self._timeout = timeout
         client.subscribe(topic)
+
+    def __repr__(self) -> str:
+        return f"<Events {self._topic!r}>"
 
     def __enter__(self) -> Events:
         return self
@@ -77,7 +118,11 @@ class Events:
 
     def next(self, timeout: float | None = None) -> Message:
         """Wait for the next event. Raises TimeoutError."""
-        return self._client.event_recv(self._timeout if timeout is None else timeout)
+        patience = self._timeout if timeout is None else timeout
+        try:
+            return self._client.event_recv(patience)
+        except TimeoutError:
+            raise TimeoutError(f"no event {self._topic!r} within {patience:g} s") from None
 
     def close(self) -> None:
         """Unsubscribe."""

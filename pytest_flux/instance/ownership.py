@@ -12,12 +12,12 @@ MARKER = ".pytest-flux"
 """The file's name."""
 
 
-def mark(rundir: str, pid: int) -> None:
-    """Write the owner of a run directory that we have made: the front of a session."""
+def mark(rundir: str, pid: int, *, kept: bool) -> None:
+    """Write the owner of a run directory that we have made: the front of a session, and whether it is kept."""
     import psutil
 
     try:
-        values = {"pid": pid, "created": psutil.Process(pid).create_time(), "rundir": rundir}
+        values = {"pid": pid, "created": psutil.Process(pid).create_time(), "rundir": rundir, "kept": kept}
         with open(f"{rundir}/{MARKER}", "w", encoding="utf-8") as file:
             json.dump(values, file)
     except (OSError, psutil.Error):

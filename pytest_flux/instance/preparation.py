@@ -50,7 +50,7 @@ def prepare(settings: Settings, environ: Mapping[str, str], *, keep: bool, trace
     environ = dict(environ)
     if trace:
         spec = spec._replace(verbose=2)
-    if settings.personality == "system" or (keep and settings.rundir is None):
+    if settings.personality == "system" or (settings.rundir is None and (keep or settings.personality == "job")):
         directory = _make_directory()
         spec = spec._replace(rundir=directory, rundir_create=False, rundir_cleanup=not keep)
     try:
@@ -58,7 +58,7 @@ def prepare(settings: Settings, environ: Mapping[str, str], *, keep: bool, trace
             assert directory is not None
             spec = _bootstrap_from_file(settings, spec, directory, environ)
         elif settings.personality != "full":
-            spec = _with_services(settings, spec, environ)
+            spec = _with_services(settings, spec, directory or os.fspath(settings.rundir or ""), environ)
         if keep and directory is not None and not settings.recovery:
             spec = _with_statedir(spec, directory)
     except BaseException:
@@ -89,10 +89,10 @@ def _with_attributes(spec: LaunchSpec, attributes: Mapping[str, str]) -> LaunchS
     return spec._replace(setattrs=(*added, *spec.setattrs))
 
 
-def _with_services(settings: Settings, spec: LaunchSpec, environ: dict[str, str]) -> LaunchSpec:
+def _with_services(settings: Settings, spec: LaunchSpec, rundir: str, environ: dict[str, str]) -> LaunchSpec:
     kind = find_engine(settings.broker, environ, rehearsal=True).kind
     if kind == "embedded":
-        return _with_fake_cores(settings, spec) if settings.personality == "job" else spec
+        return _with_fake_cores(settings, spec, rundir) if settings.personality == "job" else spec
     if settings.personality == "minimal":
         return _with_attributes(spec, {"broker.rc1_path": "", "broker.rc3_path": ""})
     environ["PYTEST_FLUX_CORES"] = str(CORES_PER_RANK)
@@ -103,10 +103,13 @@ def _with_services(settings: Settings, spec: LaunchSpec, environ: dict[str, str]
     return _with_attributes(spec, paths)
 
 
-def _with_fake_cores(settings: Settings, spec: LaunchSpec) -> LaunchSpec:
+def _with_fake_cores(settings: Settings, spec: LaunchSpec, rundir: str) -> LaunchSpec:
+    """Let the instance read R from a file: the configuration itself cannot name a host twice."""
     hosts = settings.hosts or ",".join([socket.gethostname()] * settings.size)
-    config = f'resource.config=[{{hosts = "{hosts}", cores = "0-{CORES_PER_RANK - 1}"}}]'
-    return spec._replace(conf=("resource.noverify=true", config, *spec.conf))
+    os.makedirs(rundir, mode=0o700, exist_ok=True)
+    _write(f"{rundir}/R", json.dumps(_resources(hosts, settings.size, CORES_PER_RANK)))
+    path = json.dumps(f"{rundir}/R")
+    return spec._replace(conf=("resource.noverify=true", f"resource.path={path}", *spec.conf))
 
 
 def _bootstrap_from_file(settings: Settings, spec: LaunchSpec, rundir: str, environ: dict[str, str]) -> LaunchSpec:
@@ -148,10 +151,10 @@ def _make_certificate(engine: Engine, rundir: str, environ: Mapping[str, str]) -
     return path
 
 
-def _resources(hosts: str, size: int) -> dict[str, object]:
-    """An R (RFC 20) of one core on each host."""
+def _resources(hosts: str, size: int, cores: int = 1) -> dict[str, object]:
+    """R (RFC 20) with this many cores on each host."""
     ranks = f"0-{size - 1}" if size > 1 else "0"
-    lite = [{"rank": ranks, "children": {"core": "0"}}]
+    lite = [{"rank": ranks, "children": {"core": f"0-{cores - 1}" if cores > 1 else "0"}}]
     execution = {"R_lite": lite, "starttime": 0, "expiration": 0, "nodelist": [hosts]}
     return {"version": 1, "execution": execution}
 

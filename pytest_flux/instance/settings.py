@@ -5,16 +5,72 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
-from typing import Any
+from typing import Any, TypedDict
 
+from pytest_flux.instance.configuration import find_mistake
 from pytest_flux.launcher.spec import START_MODES, LaunchError, LaunchSpec, hostnames
 from pytest_flux.protocol.personality import PERSONALITIES
 
 _CHOICES = {"personality": PERSONALITIES, "start_mode": START_MODES}
 _PLAIN_NAME = re.compile(r"[^.=]+")
 _SECONDS = ("exit_timeout", "timeout")
+
+
+Path = str | os.PathLike[str]
+
+
+class SettingsKeywords(TypedDict, total=False):
+    """The keywords of a call that makes settings, for type checkers. Settings explains them."""
+
+    size: int
+    broker: str
+    personality: str
+    rundir: Path | None
+    recovery: bool | Path
+    attrs: Mapping[str, object]
+    conf: Mapping[str, Any]
+    hosts: str | None
+    start_mode: str
+    exit_timeout: float
+    wrap: str | Sequence[str]
+    timeout: float
+
+
+class MarkerKeywords(TypedDict, total=False):
+    """The keywords of a marker: lists multiply the test."""
+
+    size: int | list[int]
+    broker: str | list[str]
+    personality: str | list[str]
+    rundir: Path | None
+    recovery: bool | Path | list[bool | Path]
+    attrs: Mapping[str, object] | Sequence[Mapping[str, object]]
+    conf: Mapping[str, Any] | Sequence[Mapping[str, Any]]
+    hosts: str | list[str] | None
+    start_mode: str | list[str]
+    exit_timeout: float | list[float]
+    wrap: str | Sequence[str]
+    timeout: float | list[float]
+    fresh: bool
+
+
+class FixtureKeywords(TypedDict, total=False):
+    """The keywords of a fixture: lists multiply its tests, functions are called with the request."""
+
+    size: int | list[int] | Callable[[Any], int]
+    broker: str | list[str] | Callable[[Any], str]
+    personality: str | list[str] | Callable[[Any], str]
+    rundir: Path | Callable[[Any], Path | None] | None
+    recovery: bool | Path | list[bool | Path] | Callable[[Any], bool | Path]
+    attrs: Mapping[str, object] | Sequence[Mapping[str, object]] | Callable[[Any], Mapping[str, object]]
+    conf: Mapping[str, Any] | Sequence[Mapping[str, Any]] | Callable[[Any], Mapping[str, Any]]
+    hosts: str | list[str] | Callable[[Any], str | None] | None
+    start_mode: str | list[str] | Callable[[Any], str]
+    exit_timeout: float | list[float] | Callable[[Any], float]
+    wrap: str | Sequence[str] | Callable[[Any], str | Sequence[str]]
+    timeout: float | list[float] | Callable[[Any], float]
 
 
 class SettingsError(ValueError):
@@ -59,6 +115,9 @@ class Settings:
         for name in ("attrs", "conf"):
             if not isinstance(getattr(self, name), Mapping):
                 raise SettingsError(f"{name}={getattr(self, name)!r}: a mapping is expected")
+        mistake = find_mistake(self.conf)
+        if mistake:
+            raise SettingsError(mistake)
         for name, choices in _CHOICES.items():
             _choose(name, getattr(self, name), choices)
         for name in _SECONDS:

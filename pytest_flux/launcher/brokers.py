@@ -81,7 +81,8 @@ class Brokers:
             write_error(announcement(spec, argv, rank))
         leader = f"{rundir}/local-0"
         self._statedir = StatedirWatch(reactor, leader, found)
-        self._stopping = Stopping(reactor, self, spec.exit_timeout, leader if engine.kind == "system" else None)
+        asked = leader if engine.kind == "system" else None
+        self._stopping = Stopping(reactor, self, spec.exit_timeout, asked, rundir)
         self._reaper = ExitReaper(reactor, size, spec.exit_mode, spec.exit_timeout, self._expire)
         self._pmi: PmiService | None = None
         self._control: ControlService | None = None

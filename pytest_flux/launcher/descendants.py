@@ -19,6 +19,11 @@ _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
 _KILL_LIMIT = 5.0
 _INTERVAL = 0.002
+_JOB_ROUNDS = 5
+
+# What variables begin with in processes of an instance, and in those of its jobs, before the path of its rundir.
+_OF_INSTANCE = b"FLUX_START_URI=local://"
+_OF_JOB = b"FLUX_JOB_TMPDIR="
 
 
 def become_subreaper() -> None:
@@ -115,20 +120,32 @@ def kill_descendants() -> bool:
 def kill_marked(rundir: str) -> None:
     """Kill the processes whose environment names the instance in ``rundir``, and those that they fork meanwhile."""
     deadline = time.monotonic() + _KILL_LIMIT
-    while (found := _marked(rundir)) and time.monotonic() < deadline:
-        for pid in found:
-            try:
-                os.kill(pid, signal.SIGKILL)
-            except (ProcessLookupError, PermissionError):
-                continue
+    while _kill_once(rundir, (_OF_INSTANCE, _OF_JOB)) and time.monotonic() < deadline:
         time.sleep(_INTERVAL)
 
 
-def _marked(rundir: str) -> list[int]:
+def kill_jobs(rundir: str) -> None:
+    """Kill the processes of jobs of the instance in ``rundir``. They may fork meanwhile, so call it repeatedly."""
+    for _ in range(_JOB_ROUNDS):
+        if not _kill_once(rundir, (_OF_JOB,)):
+            return
+
+
+def _kill_once(rundir: str, variables: tuple[bytes, ...]) -> bool:
+    """Whether there were processes to kill."""
+    found = _marked(rundir, variables)
+    for pid in found:
+        try:
+            os.kill(pid, signal.SIGKILL)
+        except (ProcessLookupError, PermissionError):
+            continue
+    return bool(found)
+
+
+def _marked(rundir: str, variables: tuple[bytes, ...]) -> list[int]:
     if not os.path.isabs(rundir) or not os.path.isdir("/proc/self"):
         return []
-    place = os.fsencode(rundir)
-    marks = (b"FLUX_START_URI=local://" + place + b"/", b"FLUX_JOB_TMPDIR=" + place + b"/")
+    marks = [variable + os.fsencode(rundir) + b"/" for variable in variables]
     found = []
     for name in os.listdir("/proc"):
         if not name.isdigit() or int(name) == os.getpid():

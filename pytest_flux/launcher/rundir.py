@@ -69,9 +69,12 @@ def prepare_rundir(spec: LaunchSpec) -> Rundir:
         path = spec.rundir
         created = _make_missing(path) if spec.rundir_create else False
     try:
-        status = os.stat(path)
+        link, status = os.lstat(path), os.stat(path)
     except OSError as error:
         raise LaunchError(f"{path}: {error.strerror}") from None
+    if stat.S_ISLNK(link.st_mode) and link.st_uid not in (0, os.geteuid()):
+        # We would use, and maybe remove, whatever of ours somebody else has chosen.
+        raise LaunchError(f"{path}: a link of another user (uid {link.st_uid})")
     _check(path, status)
     cleanup = created or spec.rundir_cleanup
     return Rundir(path, cleanup, os.path.realpath(path), (status.st_dev, status.st_ino))

@@ -8,6 +8,7 @@ import signal
 from collections.abc import Callable, Collection
 from functools import partial
 
+from pytest_flux.launcher.descendants import kill_jobs
 from pytest_flux.launcher.report import report
 from pytest_flux.reactor.reactor import Reactor, Timer
 
@@ -34,6 +35,8 @@ if TYPE_CHECKING:
 
 
 _DEFAULT_PATIENCE = 20.0
+# The time, in seconds, that jobs may take to end, and from then on the interval between kills.
+_JOB_GRACE, _JOB_INTERVAL = 3.5, 0.1
 # The time, in seconds, that brokers may take to follow rank 0 before they get the signal too.
 _FOLLOW_GRACE = 1.0
 # If a real broker has one of these states, a signal that was sent before has not arrived or has had no effect yet.
@@ -43,15 +46,18 @@ _STARTING = ("join", "config-sync", "init", "quorum")
 class Stopping:
     """Stops ``brokers``, and kills them if none exits for ``patience`` seconds (20 if that is infinite).
 
-    ``path`` is the socket of a real Flux's rank 0, None for other engines.
+    ``path`` is the socket of a real Flux's rank 0, None for embedded brokers. Jobs of these, in ``rundir``, are
+    killed if they hold up the end; a real Flux has its own rules for that.
     """
 
-    def __init__(self, reactor: Reactor, brokers: Brokers, patience: float, path: str | None) -> None:
+    def __init__(self, reactor: Reactor, brokers: Brokers, patience: float, path: str | None, rundir: str) -> None:
         self._reactor = reactor
         self._brokers = brokers
         self._patience = patience if math.isfinite(patience) else _DEFAULT_PATIENCE
         self._path = path
+        self._rundir = rundir
         self._timer: Timer | None = None
+        self._job_timer: Timer | None = None
         self._query: BrokerQuery | None = None
         self.signum = 0
         """The signal that stops the instance; 0 before."""
@@ -70,14 +76,19 @@ class Stopping:
         self.signum = signum
         if not delivered:
             self._forward()
+        # Those that are stopped (SIGSTOP) could not end in order.
+        self._brokers.signal(signal.SIGCONT)
         self._wait()
+        if self._path is None:
+            # A job may trap SIGTERM, fork on and on, or have left its process group with the pipes of its output.
+            self._job_timer = self._reactor.call_later(_JOB_GRACE, self._kill_jobs)
         if self._path is not None and self._brokers.pid(0) >= 0:
             self._ask_state(early)
 
     def broker_ended(self, rank: int, code: int) -> None:
         """Note the end of a broker, with its exit code or negative signal number."""
         if rank == 0:
-            self.close()
+            self._cancel_query()
         if not self.signum:
             return
         self._wait()
@@ -87,7 +98,13 @@ class Stopping:
             self._reactor.call_later(_FOLLOW_GRACE if code >= 0 else 0, self._forward)
 
     def close(self) -> None:
-        """Cancel the question to rank 0."""
+        """Cancel everything."""
+        if self._job_timer is not None:
+            self._job_timer.cancel()
+            self._job_timer = None
+        self._cancel_query()
+
+    def _cancel_query(self) -> None:
         if self._query is not None:
             self._query.cancel()
             self._query = None
@@ -99,6 +116,10 @@ class Stopping:
             os.kill(leader, self.signum)
         else:
             self._brokers.signal(self.signum)
+
+    def _kill_jobs(self) -> None:
+        kill_jobs(self._rundir)
+        self._job_timer = self._reactor.call_later(_JOB_INTERVAL, self._kill_jobs)
 
     def _wait(self) -> None:
         if self._timer is not None:

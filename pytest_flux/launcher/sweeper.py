@@ -13,7 +13,7 @@ ended. It reads the names of directories, and sleeps until the pipe ends.
 What must stay true:
 
 * Only front and supervisor hold the writing end of the pipe. At its end both are dead.
-* At an orderly end it is dismissed by a line, and does nothing. Otherwise it waits a second, because whoever lives
+* At an orderly end it is dismissed by a line, and does nothing. Otherwise it waits a moment, because whoever lives
   cleans up faster and better.
 * It kills only processes whose environment names the instance, in a variable that nobody sets by hand:
   FLUX_START_URI or FLUX_JOB_TMPDIR. FLUX_URI is not among them: people export that in their shells.
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 _SHELL = "/bin/sh"
 _DISMISSAL = b"end\n"
-# The parent of the sweeper proper ends at once. Without "<&0" a background process would read from /dev/null.
+# The parent of the sweeper proper ends at once. The pipe is 3: standard input of a background process is /dev/null.
 _SCRIPT = r"""
 (
     while IFS= read -r line; do
@@ -41,12 +41,13 @@ _SCRIPT = r"""
         set -- "$@" "$line"
     done
     [ $# = 0 ] && exit
-    sleep 1
+    sleep 0.5 || sleep 1
     for line; do
         path=/${line#*/}
         case $line in mark*) ;; *) continue ;; esac
         for round in 1 2 3; do
             found=$(grep -alsF -e "FLUX_START_URI=local://$path/" -e "FLUX_JOB_TMPDIR=$path/" /proc/[0-9]*/environ)
+            [ "$found" ] || break
             for file in $found; do
                 file=${file#/proc/}
                 kill -9 "${file%/environ}"
@@ -58,7 +59,7 @@ _SCRIPT = r"""
         inode=$(ls -di "$path" | sed 's/^ *//; s/ .*//')
         case $line in "remove $inode /"*) rm -rf "$path" ;; esac
     done
-) <&0 &
+) <&3 3<&- &
 """
 
 
@@ -67,8 +68,8 @@ class Sweeper:
 
     def __init__(self) -> None:
         reader, self._pipe = os.pipe()
-        actions: list[tuple[Any, ...]] = [(os.POSIX_SPAWN_DUP2, reader, 0)]
-        actions += [(os.POSIX_SPAWN_OPEN, stream, os.devnull, os.O_WRONLY, 0o600) for stream in (1, 2)]
+        actions: list[tuple[Any, ...]] = [(os.POSIX_SPAWN_DUP2, reader, 3)]
+        actions += [(os.POSIX_SPAWN_OPEN, stream, os.devnull, os.O_RDWR, 0) for stream in (0, 1, 2)]
         # Not in our directory: it could not be unmounted.
         script = f"cd /{_SCRIPT}"
         self._parent = -1

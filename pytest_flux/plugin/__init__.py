@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from pytest_flux.plugin import hooks, options, reporting, run
+from pytest_flux.plugin import hooks, options, reporting, run, terminal, workers
 from pytest_flux.plugin.fixtures import flux_executor, flux_instance, flux_instance_factory
 
 __all__ = ["flux_executor", "flux_instance", "flux_instance_factory"]
@@ -110,14 +110,26 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
 @pytest.hookimpl(optionalhook=True)
 def pytest_configure_node(node: Any) -> None:  # noqa: ANN401 - of pytest-xdist
     """Let workers of pytest-xdist share instances."""
-    from pytest_flux.plugin.workers import invite
-
-    invite(node.config, node.workerinput)
+    workers.invite(node.config, node.workerinput)
 
 
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:  # noqa: ANN401
     """List what tests have left behind, and dumps."""
     reporting.summarize(terminalreporter, config)
+    terminal.list_kept(terminalreporter, config)
+
+
+def pytest_enter_pdb(config: pytest.Config) -> None:
+    """Show how to attach a second terminal to the instances of a test that a debugger has stopped."""
+    pool = run.pool_if_any(config)
+    if pool is not None:
+        terminal.show_in_debugger(pool, config)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Group tests by shape, where pytest-xdist distributes groups."""
+    if getattr(config.option, "loadgroup", False):
+        workers.group(items)
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:

@@ -6,8 +6,6 @@ import errno
 import os
 import re
 import shlex
-import shutil
-import sys
 import tempfile
 import time
 from typing import TYPE_CHECKING
@@ -15,6 +13,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from pytest_flux.plugin import options
+from pytest_flux.plugin.terminal import program
 from pytest_flux.protocol.blobref import decode_blobref
 from pytest_flux.protocol.errors import FluxError, ProtocolError
 
@@ -46,7 +45,7 @@ class _Made:
         if self.problem:
             return f"none: {self.problem}"
         notes = "".join(f"\n{note}" for note in self.notes)
-        return f"{_program()} --test-size=1 --recovery={shlex.quote(self.path)} flux jobs -a{notes}"
+        return f"{program()} --test-size=1 --recovery={shlex.quote(self.path)} flux jobs -a{notes}"
 
 
 _MADE = pytest.StashKey[list[_Made]]()
@@ -99,6 +98,8 @@ def _write(instance: FluxInstance, path: str) -> list[str]:
     """
     if instance.is_running and 0 not in instance.dead_brokers():
         try:
+            if instance.is_suspended:
+                raise FluxError(errno.ETIMEDOUT, "it is suspended")
             return dump(instance, path)
         except (OSError, FluxError, ProtocolError) as error:
             # Perhaps rank 0 is dying.
@@ -183,12 +184,3 @@ def _file_name(item: pytest.Item, name: str, number: int) -> str:
     fixture = "" if name == "flux_instance" else f"-{name}-{number}"
     mark = hashlib.sha256(item.nodeid.encode("utf-8", "surrogateescape")).hexdigest()[:6]
     return f"{words}{fixture}-{mark}.tar.gz"
-
-
-def _program() -> str:
-    """The command for `flux-start`: its name, if PATH leads to the one of this Python, else its path."""
-    beside = os.path.join(os.path.dirname(sys.executable), "flux-start")
-    found = shutil.which("flux-start")
-    if not os.path.exists(beside):
-        return "flux-start" if found else f"{shlex.quote(sys.executable)} -m pytest_flux.cli.flux_start"
-    return "flux-start" if found and os.path.samefile(found, beside) else shlex.quote(beside)

@@ -12,7 +12,11 @@ from pytest_flux.plugin.run import pool_of
 from pytest_flux.plugin.tracebacks import is_plain
 
 if TYPE_CHECKING:
-    from pytest_flux.instance.flux_instance import FluxInstance, Starter
+    from typing_extensions import Unpack
+
+    from pytest_flux.instance.flux_instance import FluxInstance
+    from pytest_flux.instance.settings import FixtureKeywords, MarkerKeywords
+    from pytest_flux.plugin.factory import FluxInstanceFactory
 
 __tracebackhide__ = is_plain
 
@@ -46,49 +50,32 @@ def flux_executor(flux_instance: FluxInstance) -> Generator[Any, None, None]:
         yield executor
 
 
-@pytest.fixture
-def flux_instance_factory(request: pytest.FixtureRequest) -> Generator[Starter, None, None]:
-    """Start any number of instances: ``flux_instance_factory(size=4)``. All are stopped after the test."""
-    from pytest_flux.instance.settings import SettingsError, update
-    from pytest_flux.plugin import shapes
-    from pytest_flux.plugin.providing import refuse_if_attached, require_engine
+@pytest.fixture(scope="session")
+def flux_instance_factory(request: pytest.FixtureRequest) -> Generator[FluxInstanceFactory, None, None]:
+    """Start any number of instances: ``flux_instance_factory(size=4)``, in a test or in a fixture of any scope.
 
-    pool, item = pool_of(request.config), request.node
-    holders = []
+    An instance ends with the test or the fixture that has started it.
+    """
+    from pytest_flux.plugin.factory import FluxInstanceFactory
 
-    def start(**given: Any) -> FluxInstance:  # noqa: ANN401 - by the names of Settings
-        refuse_if_attached(request.config, "flux_instance_factory")
-        try:
-            settings = update(shapes.of_request(request, {}), given, item.nodeid)
-        except SettingsError as error:
-            raise shapes.usage(error) from None
-        settings = pool.settle(settings, item.nodeid)
-        require_engine(request.config, settings)
-        holders.append(pool.acquire("flux_instance_factory", settings, "function", item.nodeid, item, None))
-        return holders[-1].instance
-
-    yield start
-    errors = []
-    for held in reversed(holders):
-        try:
-            pool.release(held, item)
-        except Exception as error:  # noqa: BLE001 - the others must be released as well
-            errors.append(error)
-    if errors:
-        raise errors[0]
+    factory = FluxInstanceFactory(pool_of(request.config), request.config)
+    yield factory
+    factory.close()
 
 
 def define(
     *,
     scope: str = "function",
     shared: bool = False,
+    autouse: bool = False,
     name: str | None = None,
-    **given: Any,  # noqa: ANN401
+    **given: Unpack[FixtureKeywords],
 ) -> Callable[..., Generator[FluxInstance, None, None]]:
     """Define a fixture: ``four = pytest_flux.flux_instance(size=4, scope="module")`` in a conftest.
 
-    Keywords are those of Settings; lists multiply the tests that use it. With ``shared``, all pytest-xdist workers
-    use one instance, and the scope is ``session``. Raises UsageError.
+    Keywords are those of Settings; lists multiply the tests that use it. A function is called with the request, and
+    returns the value: ``conf=lambda request: request.getfixturevalue("my_conf")``. With ``autouse``, every test uses
+    it. With ``shared``, all pytest-xdist workers use one instance, and the scope is ``session``. Raises UsageError.
     """
     from pytest_flux.plugin import shapes
 
@@ -101,12 +88,22 @@ def define(
         raise pytest.UsageError(f"flux: scope={scope!r}: one of {', '.join(options.SCOPES)} is expected")
 
     def provide(request: pytest.FixtureRequest) -> Generator[FluxInstance, None, None]:
-        yield from _provide(request, {} if axes else given, shared=shared)
+        yield from _provide(request, {} if axes else dict(given), shared=shared)
 
     provide.__doc__ = "A Flux instance."
-    decorate: Any = pytest.fixture(scope="session" if shared else scope, params=params, ids=ids, name=name)  # type: ignore[call-overload]
+    how: Any = {"scope": "session" if shared else scope, "params": params, "ids": ids}
+    decorate: Any = pytest.fixture(**how, autouse=autouse, name=name)
     fixture: Callable[..., Generator[FluxInstance, None, None]] = decorate(provide)
     return fixture
+
+
+def mark(**given: Unpack[MarkerKeywords]) -> pytest.MarkDecorator:
+    """``pytest.mark.flux(size=4)`` with keywords that type checkers know: ``@pytest_flux.mark(size=4)``.
+
+    Keywords are those of Settings; lists multiply the test. With ``fresh=True``, the test gets an instance that no
+    other test uses, also where ``--flux-scope`` shares one.
+    """
+    return pytest.mark.flux(**given)
 
 
 def _provide(

@@ -18,6 +18,7 @@ MARKER = (
 SCOPES = ("function", "class", "module", "package", "session")
 KEPT = ("no", "failed", "all")
 _TRUE = ("1", "true", "yes", "on")
+_UNSET: tuple[Any, ...] = (None, "", [])
 _FALSE = ("0", "false", "no", "off")
 
 
@@ -33,7 +34,7 @@ class _Setting(NamedTuple):
         kind: Callable[[Any], Any] = type(self.default)
         try:
             converted = _truth(value) if kind is bool else kind(value)
-        except ValueError:
+        except (TypeError, ValueError):
             what = "true or false is expected" if kind is bool else "a number is expected"
         else:
             if self.choices and converted not in self.choices:
@@ -80,15 +81,22 @@ RUN = (
     _Setting("pmi_trace", "", False, "trace the PMI conversations, for the reports of failed tests"),
     _Setting("keep_alive", "", False, "leave instances to the next run that wants the same"),
     _Setting("bindings", "", False, "`import flux` in tests, without libflux (pip install 'pytest-flux[bindings]')"),
+    _Setting("max_instances", "N", 8, "how many instances of wide scope, shared or kept alive may run at once"),
     _Setting("uri", "URI", "", "use the instance at URI, and start none"),
     _Setting("attach", "", False, "use the instance that pytest runs in (FLUX_URI), and start none"),
 )
 """Settings of a run."""
 
+PAIRS = {
+    "attr": ("NAME=VALUE", "a broker attribute"),
+    "conf": ("TABLE.NAME=VALUE", "a value of the broker configuration"),
+}
+"""Settings of instances that have many values, by name."""
+
 COMMANDS = {
     "show_config": "show the settings and where each comes from, and exit",
-    "sweep": "remove what earlier runs have left behind, and exit",
 }
+SWEEP = "remove what earlier runs have left behind, and exit; all: also what --flux-keep has kept"
 
 
 def add_options(parser: pytest.Parser) -> None:
@@ -101,9 +109,23 @@ def add_options(parser: pytest.Parser) -> None:
             group.addoption(option, dest=dest, action="store_true", default=None, help=text)
         else:
             group.addoption(option, dest=dest, metavar=setting.metavar, help=text)
-        parser.addini(dest, text)
+        parser.addini(dest, text, type=_ini_type(setting), default=None)
+    for name, (metavar, text) in PAIRS.items():
+        option, dest = f"--flux-{name}", f"flux_{name}"
+        group.addoption(option, dest=dest, action="append", metavar=metavar, help=f"{text}; may be given again")
+        parser.addini(dest, f"{text}, one a line", type="linelist")
     for name, text in COMMANDS.items():
         group.addoption(f"--flux-{name.replace('_', '-')}", dest=f"flux_{name}", action="store_true", help=text)
+    group.addoption("--flux-sweep", dest="flux_sweep", nargs="?", const="leftovers", metavar="all", help=SWEEP)
+
+
+def _ini_type(setting: _Setting) -> Any:  # noqa: ANN401 - a literal of pytest's
+    """The type of an ini setting. Since pytest 9, TOML files have numbers and booleans, which must be declared."""
+    kind = type(setting.default)
+    if kind is bool:
+        return "bool"
+    has_numbers = pytest.version_tuple >= (8, 4)
+    return {int: "int", float: "float"}.get(kind) if has_numbers else None
 
 
 def origin(config: pytest.Config, setting: _Setting) -> tuple[Any, str]:
@@ -111,10 +133,48 @@ def origin(config: pytest.Config, setting: _Setting) -> tuple[Any, str]:
     value = config.getoption(f"flux_{setting.name}")
     if value is not None:
         return setting.convert(value), "command line"
-    value = config.getini(f"flux_{setting.name}")
-    if value:
-        return setting.convert(value), "ini"
-    return setting.default, "default"
+    value = _ini(config, setting)
+    return (setting.default, "default") if value in _UNSET else (setting.convert(value), "ini")
+
+
+def _ini(config: pytest.Config, setting: _Setting) -> Any:  # noqa: ANN401 - str, or what TOML has
+    name = f"flux_{setting.name}"
+    try:
+        return config.getini(name)
+    except (TypeError, ValueError, pytest.UsageError):
+        # Our message names the option as well. Since pytest 9 the value is in an object, with its origin.
+        raw: Any = config.inicfg.get(name, "")
+        return getattr(raw, "value", raw)
+
+
+def pairs(config: pytest.Config, name: str) -> dict[str, str]:
+    """The values of one of PAIRS by name: those of the ini file, and those of the command line over them."""
+    result = {}
+    for text in (*config.getini(f"flux_{name}"), *(config.getoption(f"flux_{name}") or ())):
+        key, equals, value = text.partition("=")
+        if not equals or not key.strip():
+            raise pytest.UsageError(f"--flux-{name}, flux_{name}: {text!r}: NAME=VALUE is expected")
+        result[key.strip()] = value.strip()
+    return result
+
+
+def conf_of(config: pytest.Config) -> dict[str, Any]:
+    """The broker configuration that ``flux_conf`` gives. A value is JSON, else text."""
+    import json
+
+    table: dict[str, Any] = {}
+    for key, value in pairs(config, "conf").items():
+        *parents, last = key.split(".")
+        inner = table
+        for parent in parents:
+            inner = inner.setdefault(parent, {})
+            if not isinstance(inner, dict):
+                raise pytest.UsageError(f"--flux-conf, flux_conf: {key!r}: {parent!r} has a value, and is no table")
+        try:
+            inner[last] = json.loads(value)
+        except ValueError:
+            inner[last] = value
+    return table
 
 
 def value_of(config: pytest.Config, name: str) -> Any:  # noqa: ANN401 - by the setting's type
@@ -132,11 +192,14 @@ def wants_bindings(config: pytest.Config) -> bool:
 def shape_of(config: pytest.Config) -> dict[str, Any]:
     """The settings of instances that the run gives, by the names of Settings."""
     said = {setting.name: origin(config, setting) for setting in SHAPE}
-    return {name: value for name, (value, place) in said.items() if place != "default"}
+    shape = {name: value for name, (value, place) in said.items() if place != "default"}
+    tables = {"attrs": pairs(config, "attr"), "conf": conf_of(config)}
+    return {**shape, **{name: table for name, table in tables.items() if table}}
 
 
 def show(config: pytest.Config) -> str:
     """The settings with their origins, one a line."""
     rows = [(f"flux_{setting.name}", *origin(config, setting)) for setting in (*SHAPE, *RUN)]
+    rows += [(f"flux_{name}[{key}]", value, "given") for name in PAIRS for key, value in pairs(config, name).items()]
     width = max(len(f"{name} = {value}") for name, value, _ in rows)
     return "\n".join(f"{f'{name} = {value}':<{width}}  ({place})" for name, value, place in rows)

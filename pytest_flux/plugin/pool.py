@@ -1,8 +1,27 @@
-"""The instances of one pytest process: which fixture holds them, for which test. They stop while other tests run."""
+"""The instances of one pytest process: which fixture holds them, for which test. They stop while other tests run.
+
+The problem: users want one instance for many tests (``--flux-scope=session``), but tests have markers, and a fixture
+of wide scope has one value. Making a marked test an error, as we did, takes the speed from every suite with a marker.
+
+Three ways were open. A fixture of scope ``function`` over a cache of instances is simplest, but then a fixture of the
+user that has a wide scope could not use it. Parametrizing every test by its shape lets pytest do the work, but
+changes the ids of tests. We do what pytest does when a parameter changes. A `Place` is a fixture of wide scope that
+is set up. Before a test that wants another shape, the fixture is finished, with the fixtures that depend on it. Its
+instance stays warm in the pool, and when the fixture is set up it takes the warm one of the wanted shape.
+
+What must stay true:
+
+* An instance is in one list: `held` by a fixture, warm in `_idle`, or stopping. Only one fixture holds it.
+* A warm instance belongs to the node (module, session, ...) that it was started for, and is stopped with that node.
+* An instance that a test has used is compared with its baseline after the test, before anybody else gets it.
+* A test that harms its instance on purpose (``recovery=``, ``fresh=True``) gets one that never becomes warm.
+* A set-up that has failed is a place as well: pytest remembers the error, and the next test may want another shape.
+"""
 
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -10,12 +29,16 @@ import pytest
 
 from pytest_flux.instance import flux_instance
 from pytest_flux.instance.flux_instance import FluxInstance, InstanceError
+from pytest_flux.instance.leased import KeptInstance
 from pytest_flux.instance.settings import Settings
 from pytest_flux.launcher import forkserver
-from pytest_flux.plugin import dumping, options, shapes
+from pytest_flux.launcher.engine import find_engine
+from pytest_flux.launcher.spec import LaunchError
+from pytest_flux.plugin import dumping, options, reporting, shapes
 from pytest_flux.plugin.pristine import Baseline, Verdict
 from pytest_flux.plugin.tracebacks import is_plain
 from pytest_flux.plugin.workers import controller_pid
+from pytest_flux.protocol.errors import FluxError
 
 __tracebackhide__ = is_plain
 # Instances know no pytest, so the plugin hides their frames.
@@ -28,9 +51,9 @@ Maker = Callable[[Settings], FluxInstance]
 
 
 class Held:
-    """An instance that a fixture holds. ``mark`` is the position in its log where the present test begins.
+    """An instance that a fixture holds, or that is warm. ``mark`` is where the present test begins in its log.
 
-    ``marked_node`` is, for a shared instance, the node whose markers gave its settings.
+    ``node`` is what a warm instance belongs to, None if it is never warm; ``shape`` is what it is found by.
     """
 
     def __init__(self, name: str, instance: FluxInstance, scope: str, nodeid: str) -> None:
@@ -43,11 +66,34 @@ class Held:
         self.failed = False
         self.baseline: Baseline | None = None
         self.user: pytest.Item | None = None
-        self.marked_node: pytest.Item | pytest.Collector | None = None
+        self.node: shapes.Node | None = None
+        self.shape: Settings | None = None
 
     def is_used_by(self, item: pytest.Item) -> bool:
         """Whether a test uses it, judged by the test's fixtures."""
         return self.name in getattr(item, "fixturenames", ())
+
+
+class Place:
+    """A fixture of wide scope that is set up, or whose set-up has failed. ``wanted`` is what it was set up for."""
+
+    def __init__(self, request: pytest.FixtureRequest, given: shapes.Given, wanted: shapes.Wanted | None) -> None:
+        self.name = request.fixturename or shapes.FIXTURE
+        self.given = given
+        self.wanted = wanted
+        self._request: Any = request
+
+    def suits(self, item: pytest.Item) -> bool:
+        """Whether a test may have what is set up."""
+        if self.name not in getattr(item, "fixturenames", ()):
+            return True
+        wanted = shapes.of_item(item, self.name, self.given)
+        return wanted is not None and not wanted.is_fresh and wanted == self.wanted
+
+    def finish(self) -> None:
+        """Tear the fixture down, and those that depend on it, so that pytest sets it up anew."""
+        # pytest does the same when the parameter of a fixture changes, and has no public name for it.
+        self._request._fixturedef.finish(self._request)
 
 
 class Late(NamedTuple):
@@ -64,12 +110,19 @@ class Pool:
     def __init__(self, config: pytest.Config) -> None:
         self.config = config
         self.held: list[Held] = []
+        self.places: list[Place] = []
+        # What the body of the present test has started.
+        self.calls: list[Held] = []
         self.strict: bool = options.value_of(config, "strict")
         self._kept = options.value_of(config, "keep")
         self._dumps = dumping.is_on(config)
         self._trace: bool = options.value_of(config, "pmi_trace")
         self._stopping: list[tuple[FluxInstance, str, pytest.Item | None]] = []
         self._ready: list[FluxInstance] = []
+        # Warm instances, the least recently used first, and the nodes that they are stopped with.
+        self._idle: list[Held] = []
+        self._nodes: set[shapes.Node] = set()
+        self._limit: int = max(options.value_of(config, "max_instances"), 1)
         forkserver.keep()
         forkserver.guard(controller_pid(config))
 
@@ -102,13 +155,69 @@ class Pool:
         self._start(instance, nodeid)
         held = Held(name, instance, scope, nodeid)
         held.user = item
+        if isinstance(instance, KeptInstance):
+            held.baseline = self._put_right(instance, nodeid)
+            held.mark = instance.output.position()
         self.held.append(held)
         return held
 
-    def watch(self, held: Held) -> None:
-        """Take the baseline to compare an instance with after each test. Raises FluxError or OSError."""
-        held.baseline = Baseline(held.instance)
-        held.mark = held.instance.output.position() if held.user is None else held.mark
+    def _put_right(self, instance: KeptInstance, nodeid: str) -> Baseline:
+        """Restore an instance that another run has used, or start another. Raises InstanceError."""
+        if not instance.is_new:
+            try:
+                baseline = Baseline(instance, instance.baseline)
+                if not baseline.check().broken:
+                    return baseline
+            except (FluxError, OSError, ValueError):
+                # The run that started it was killed before it had written the baseline.
+                pass
+            instance.renew()
+            self._start(instance, nodeid)
+        baseline = Baseline(instance)
+        baseline.save(instance.baseline)
+        return baseline
+
+    def take(
+        self,
+        name: str,
+        settings: Settings,
+        scope: str,
+        node: shapes.Node,
+        item: pytest.Item | None,
+        make: Maker | None,
+    ) -> Held:
+        """Return the warm instance of these settings, restored, or start one. Raises InstanceError."""
+        shape = _shape_of(settings)
+        held = next((one for one in self._idle if one.node is node and one.shape == shape), None)
+        if held is None:
+            self._make_room()
+            held = self.acquire(name, settings, scope, node.nodeid or name, item, make)
+            # An instance that others use as well cannot be restored, and they keep it warm.
+            held.node = node if held.instance.can_be_restored else None
+            held.shape = shape
+            if node not in self._nodes:
+                self._nodes.add(node)
+                node.addfinalizer(lambda: self._cool(node))
+        else:
+            self._idle.remove(held)
+            held.name = name
+            held.instance.settings = settings
+            self.held.append(held)
+        self.prepare(held, item)
+        return held
+
+    def _make_room(self) -> None:
+        """Stop warm instances until there is room for one more."""
+        wide = [held for held in self.held if held.scope != "function"]
+        while self._idle and len(wide) + len(self._idle) >= self._limit:
+            self._stop(self._idle.pop(0), None)
+
+    def _cool(self, node: shapes.Node) -> None:
+        """Stop the warm instances of a node that is torn down."""
+        self._nodes.discard(node)
+        for held in [held for held in self._idle if held.node is node]:
+            self._idle.remove(held)
+            self._stop(held, reporting.current_item(self.config))
 
     def _start(self, instance: FluxInstance, nodeid: str) -> None:
         hook = self.config.hook
@@ -154,30 +263,51 @@ class Pool:
         return (held for held in list(self.held) if held.user is item or held.is_used_by(item))
 
     def before(self, item: pytest.Item) -> None:
-        """Prepare shared instances for a test: start again what another test has broken, and mark the log."""
+        """Prepare instances of wide scope for a test: those of another shape make way, the others are restored."""
+        for place in list(self.places):
+            if not place.suits(item):
+                place.finish()
         for held in self.held:
-            if held.scope == "function" or not held.is_used_by(item):
-                continue
-            if held.marked_node is not None:
-                shapes.check_scope(item, held.marked_node)
-            if held.broken:
-                held.broken = ""
-                held.baseline = None
-                held.instance.renew()
-                self._start(held.instance, item.nodeid)
-            if held.baseline is None and held.instance.can_be_restored:
-                held.baseline = Baseline(held.instance)
-            held.mark = held.instance.output.position()
-            held.user = item
+            if held.scope != "function" and held.is_used_by(item):
+                self.prepare(held, item)
+
+    def prepare(self, held: Held, item: pytest.Item | None) -> None:
+        """Start again what another test has broken, and mark the log."""
+        if held.broken:
+            held.broken = ""
+            held.baseline = None
+            held.instance.renew()
+            self._start(held.instance, held.nodeid if item is None else item.nodeid)
+        if held.baseline is None and held.instance.can_be_restored:
+            held.baseline = Baseline(held.instance)
+        held.mark = held.instance.output.position()
+        held.user = item
 
     def after(self, item: pytest.Item) -> list[str]:
-        """Check the shared instances of a test that is over. Return what it has left behind in them."""
+        """Check the instances of wide scope after a test, and end those that were for it alone.
+
+        Returns what it has left behind.
+        """
         leaks: list[str] = []
         for held in self.held:
             if held.user is item and held.scope != "function":
                 leaks += self._check(held)
                 held.user = None
+        for place in [place for place in self.places if place.wanted is not None and place.wanted.is_fresh]:
+            place.finish()
+        self._release_calls(item)
         return leaks
+
+    def _release_calls(self, item: pytest.Item) -> None:
+        errors: list[BaseException] = []
+        while self.calls:
+            try:
+                self.release(self.calls.pop(), item)
+            except InstanceError as error:
+                # The others must be released as well.
+                errors.append(error)
+        if errors:
+            raise errors[0]
 
     def _check(self, held: Held) -> list[str]:
         if held.baseline is None:
@@ -189,16 +319,27 @@ class Pool:
     # -- stopping
 
     def release(self, held: Held, item: pytest.Item | None) -> list[str]:
-        """Begin to stop an instance. Return what its last user left behind. InstanceError if brokers have died."""
+        """Keep an instance warm, or begin to stop it. Return what its last user left behind.
+
+        Raises InstanceError if brokers have died.
+        """
         leaks: list[str] = []
         if held.user is not None and held.scope != "function":
             leaks = self._check(held)
+            held.user = None
         self.held.remove(held)
+        if held.node in self._nodes and not held.broken and not held.instance.failed_brokers():
+            self._idle.append(held)
+        else:
+            self._stop(held, item, is_reported=bool(leaks))
+        return leaks
+
+    def _stop(self, held: Held, item: pytest.Item | None, *, is_reported: bool = False) -> None:
         instance = held.instance
         dumping.before_end(item, held.name, instance)
         instance.keep = self._kept == "all" or (self._kept == "failed" and held.failed)
         died = instance.failed_brokers()
-        if held.broken or (died and leaks):
+        if held.broken or (died and is_reported):
             # Reported already, for the test that did it.
             self._kill(instance, held.nodeid)
         elif died:
@@ -206,7 +347,6 @@ class Pool:
         else:
             instance.begin_stop()
             self._stopping.append((instance, held.nodeid, item))
-        return leaks
 
     def _kill(self, instance: FluxInstance, nodeid: str) -> None:
         instance.kill()
@@ -243,9 +383,19 @@ class Pool:
     def close(self) -> None:
         """Kill all instances that are left: unused ones and, after ^C, those of tests."""
         self.prestart([])
-        for held in self.held:
+        for held in [*self.held, *self._idle]:
             held.instance.kill()
         self.held.clear()
+        self._idle.clear()
         for instance, _, _ in self._stopping:
             instance.kill()
         self._stopping.clear()
+
+
+def _shape_of(settings: Settings) -> Settings:
+    """The settings that make a difference to an instance: with the path of the engine, without the time limit."""
+    try:
+        broker = find_engine(settings.broker, os.environ, rehearsal=True).broker
+    except LaunchError:
+        broker = settings.broker
+    return dataclasses.replace(settings, broker=broker, timeout=0.0)

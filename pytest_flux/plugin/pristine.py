@@ -24,11 +24,14 @@ What must stay true:
 from __future__ import annotations
 
 import errno
+import json
+import os
 import signal
 import time
 from typing import TYPE_CHECKING, Any
 
 from pytest_flux.protocol.errors import FluxError
+from pytest_flux.protocol.treeobj import decode_treeobj
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -45,7 +48,8 @@ _IMMUTABLE = 1
 # Root keys that services write. Their state is compared through the services.
 _SERVICE_KEYS = frozenset({"admin", "checkpoint", "job", "modprobe", "resource"})
 
-Entries = dict[str, Any]
+# Tree objects (RFC 11) as JSON, which can be compared.
+Entries = dict[str, dict[str, Any]]
 
 
 class Facts:
@@ -115,7 +119,8 @@ class Inquiry:
         """The entries of the KVS root directory, as stored, without the keys of services."""
         from pytest_flux.client.kvs import Kvs
 
-        return {name: entry for name, entry in Kvs(self._client).ls().items() if name not in _SERVICE_KEYS}
+        found = Kvs(self._client).ls()
+        return {name: entry.json() for name, entry in found.items() if name not in _SERVICE_KEYS}
 
     def _send(self, topic: str, payload: Mapping[str, Any]) -> Rpc | None:
         if topic in self._absent:
@@ -190,15 +195,31 @@ class Verdict:
 
 
 class Baseline:
-    """The state of an instance before a test. It is taken on creation, which may raise FluxError or OSError."""
+    """The state of an instance before a test: as it is on creation, or as it was when ``path`` was written.
 
-    def __init__(self, instance: FluxInstance) -> None:
+    Raises FluxError or OSError, and ValueError if the file was not written by :meth:`save`.
+    """
+
+    def __init__(self, instance: FluxInstance, path: str | None = None) -> None:
         self._instance = instance
         self._inquiry = Inquiry(instance.client, instance.size, _PATIENCE)
-        self._facts = self._inquiry.ask()
-        self._entries: Entries = self._inquiry.entries() if self._facts.root is not None else {}
-        self._expected = "full" if self._facts.health == "full" else self._facts.health
+        if path is None:
+            self._facts = self._inquiry.ask()
+            self._entries: Entries = self._inquiry.entries() if self._facts.root is not None else {}
+        else:
+            self._facts, self._entries = _load(path)
         self._dead = instance.dead_brokers()
+
+    def save(self, path: str) -> None:
+        """Write the state to a file, for another process that will use the instance."""
+        values = {
+            **vars(self._facts),
+            "modules": sorted(self._facts.modules),
+            "namespaces": sorted(self._facts.namespaces),
+        }
+        with open(f"{path}.new", "w", encoding="utf-8") as file:
+            json.dump({"facts": values, "entries": self._entries}, file)
+        os.replace(f"{path}.new", path)
 
     def check(self) -> Verdict:
         """Compare the state with the baseline, and restore what can be restored."""
@@ -224,7 +245,7 @@ class Baseline:
 
     def _compare(self, verdict: Verdict) -> None:
         facts = self._inquiry.ask()
-        if facts.health != self._expected:
+        if facts.health != self._facts.health:
             verdict.broken = f"the overlay is {facts.health}"
             verdict.leaks.append(verdict.broken)
             return
@@ -257,9 +278,24 @@ class Baseline:
                 transaction.unlink(name)
             else:
                 leaks.append(f"KVS key {name} {'changed' if name in now else 'removed'}")
-                transaction.put_entry(name, before[name])
+                transaction.put_entry(name, decode_treeobj(before[name]))
         transaction.commit()
         return before
+
+
+def _load(path: str) -> tuple[Facts, Entries]:
+    """Read the file that Baseline.save has written. Raises OSError, ValueError."""
+    with open(path, encoding="utf-8") as file:
+        values = json.load(file)
+    facts = Facts()
+    vars(facts).update(values["facts"])
+    facts.modules, facts.namespaces = frozenset(facts.modules), frozenset(facts.namespaces)
+    facts.jobs = {int(jobid): job for jobid, job in facts.jobs.items()}
+    facts.processes = {
+        int(rank): {int(pid): command for pid, command in processes.items()}
+        for rank, processes in facts.processes.items()
+    }
+    return facts, values["entries"]
 
 
 def _difference(before: Facts, now: Facts, leaks: list[str]) -> str:

@@ -4,49 +4,60 @@ from __future__ import annotations
 
 import os
 from collections.abc import Generator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 
-from pytest_flux.instance.attached import AttachedInstance, KeptInstance
+from pytest_flux.instance.attached import AttachedInstance
 from pytest_flux.instance.flux_instance import FluxInstance, InstanceError
+from pytest_flux.instance.leased import KeptInstance
 from pytest_flux.instance.store import Store, kept_directory
 from pytest_flux.launcher.engine import find_engine
 from pytest_flux.launcher.spec import LaunchError
 from pytest_flux.plugin import options, reporting, shapes
+from pytest_flux.plugin.pool import Place
 from pytest_flux.plugin.tracebacks import is_plain
 from pytest_flux.plugin.workers import shared_maker
 
 if TYPE_CHECKING:
     from pytest_flux.instance.settings import Settings
-    from pytest_flux.plugin.pool import Maker, Pool
+    from pytest_flux.plugin.pool import Held, Maker, Pool
 
 __tracebackhide__ = is_plain
 _DEFINING = ("size", "personality", "recovery", "attrs", "conf", "hosts", "start_mode")
 
 
 def provide(
-    pool: Pool, request: pytest.FixtureRequest, given: dict[str, Any], *, shared: bool
+    pool: Pool, request: pytest.FixtureRequest, given: shapes.Given, *, shared: bool
 ) -> Generator[FluxInstance, None, None]:
     """The body of every fixture that is an instance."""
-    node, config = request.node, request.config
-    item = reporting.current_item(config)
-    is_marked = request.scope != "function" and not given
-    if item is not None and is_marked:
-        shapes.check_scope(item, node)
-    settings = pool.settle(shapes.of_request(request, given), node.nodeid)
-    make = _maker(config, settings, shared=shared)
+    item = reporting.current_item(request.config)
+    given = {name: value(request) if callable(value) else value for name, value in given.items()}
+    held = _hold(pool, request, given, item, shared=shared)
+    yield held.instance
+    last = reporting.current_item(request.config)
+    reporting.add_leaks(last, pool.release(held, last), strict=pool.strict)
+
+
+def _hold(
+    pool: Pool, request: pytest.FixtureRequest, given: shapes.Given, item: pytest.Item | None, *, shared: bool
+) -> Held:
+    node, config, name = request.node, request.config, request.fixturename or shapes.FIXTURE
+    is_wide = request.scope != "function"
+    if is_wide and item is not None:
+        # Before anything can fail: pytest remembers errors, too.
+        place = Place(request, given, shapes.of_item(item, name, given))
+        pool.places.append(place)
+        request.addfinalizer(lambda: pool.places.remove(place))
+    wanted = shapes.of_request(request, given, item)
+    settings = pool.settle(wanted.settings, node.nodeid)
+    make = _maker(config, settings, shared=shared and not wanted.is_fresh)
     if make is None:
         require_engine(config, settings)
-    name = request.fixturename or shapes.FIXTURE
+    if is_wide and not wanted.is_fresh:
+        return pool.take(name, settings, request.scope, node, item, make)
     nodeid = node.nodeid or (item.nodeid if item is not None else name)
-    held = pool.acquire(name, settings, request.scope, nodeid, item, make)
-    held.marked_node = node if is_marked else None
-    if request.scope != "function" and held.instance.can_be_restored:
-        pool.watch(held)
-    yield held.instance
-    last = reporting.current_item(config)
-    reporting.add_leaks(last, pool.release(held, last), strict=pool.strict)
+    return pool.acquire(name, settings, "function", nodeid, item, make)
 
 
 def _maker(config: pytest.Config, settings: Settings, *, shared: bool) -> Maker | None:
@@ -59,7 +70,8 @@ def _maker(config: pytest.Config, settings: Settings, *, shared: bool) -> Maker 
         return attach
     if options.value_of(config, "keep_alive"):
         require_engine(config, settings)
-        return _take_kept
+        store = Store(kept_directory(), options.value_of(config, "max_instances"))
+        return lambda settings: KeptInstance(settings, lambda settings: store.lease(settings, -1, alone=True))
     return None
 
 
@@ -97,11 +109,6 @@ def _attach(uri: str, settings: Settings) -> FluxInstance:
             values = ", ".join(f"{name}={getattr(settings, name)!r}" for name in wanted)
             pytest.skip(f"{values} is asked for, and the instance at {uri} is what it is (size {size})")
     return instance
-
-
-def _take_kept(settings: Settings) -> FluxInstance:
-    record = Store(kept_directory()).find_or_start(settings, -1)
-    return KeptInstance(record.uri, settings, log=record.log, is_ours=True)
 
 
 def require_engine(config: pytest.Config, settings: Settings) -> None:

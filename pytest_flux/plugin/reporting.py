@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from typing import TYPE_CHECKING, Any
@@ -60,7 +61,8 @@ def add_leaks(item: pytest.Item | None, leaks: list[str], *, strict: bool) -> No
         return
     item.stash[_LEAKS] += leaks
     if strict:
-        pytest.fail("flux: left behind:\n  " + "\n  ".join(leaks), pytrace=False)
+        # One line: the summary of the run shows the first.
+        pytest.fail(f"flux: left behind: {'; '.join(leaks)}", pytrace=False)
 
 
 def complete(pool: Pool, item: pytest.Item, report: pytest.TestReport) -> None:
@@ -86,10 +88,23 @@ def facts(instance: FluxInstance) -> str:
     """Describe an instance in one line."""
     if not instance.is_running:
         return repr(instance)
-    # Rank 0 may be suspended, and then does not answer.
+    if instance.is_suspended:
+        return f"{instance!r}, rank 0 is suspended"
     asked = {"name": "version"}
     version = _quietly(lambda: instance.client.rpc("attr.get", asked).get(_JOB_PATIENCE)["value"], "?")
-    return f"{instance.settings.broker} {version}, size {instance.size}, {instance.uri}"
+    return f"{_engine(instance.settings.broker)} {version}, size {instance.size}, {instance.uri}"
+
+
+def _engine(broker: str) -> str:
+    """The engine that ``auto`` stands for, and the path of its broker."""
+    from pytest_flux.launcher.engine import find_engine
+    from pytest_flux.launcher.spec import LaunchError
+
+    try:
+        engine = find_engine(broker, os.environ, rehearsal=True)
+    except LaunchError:
+        return broker
+    return f"{engine.kind} ({engine.broker})"
 
 
 def _sections(held: Held, since: float) -> Iterator[tuple[str, str]]:
@@ -107,31 +122,26 @@ def _sections(held: Held, since: float) -> Iterator[tuple[str, str]]:
         yield f"flux: PMI ({name})", "\n".join(trace)
     if instance.keep and instance.directory:
         yield f"flux: kept ({name})", instance.directory
-    if instance.is_running and not instance.dead_brokers():
-        yield from _quietly(lambda: list(_failed_jobs(instance, name, since)), [])
+    if instance.is_running and not instance.dead_brokers() and not instance.is_suspended:
+        yield from _quietly(lambda: list(_jobs(instance, name, since)), [])
 
 
-def _failed_jobs(instance: FluxInstance, name: str, since: float) -> Iterator[tuple[str, str]]:
+def _jobs(instance: FluxInstance, name: str, since: float) -> Iterator[tuple[str, str]]:
+    """The stories of the jobs that have failed since the test began, and of those that have not ended."""
+    from pytest_flux.instance.story import tell
     from pytest_flux.protocol.fluid import f58
+    from pytest_flux.protocol.job_state import ACTIVE
 
-    jobs = instance.client.rpc(
-        "job-list.list",
-        {"max_entries": 0, "attrs": ["all"], "since": 0.0, "constraint": {"and": []}},
-        streaming=True,
-        timeout=_JOB_PATIENCE,
-    )
-    listed = [job for answer in jobs for job in answer["jobs"]]
+    request = {"max_entries": 0, "attrs": ["all"], "since": 0.0, "constraint": {"and": []}}
+    answers = instance.client.rpc("job-list.list", request, streaming=True, timeout=_JOB_PATIENCE)
+    listed = [job for answer in answers for job in answer["jobs"]]
     failed = [job for job in listed if job.get("success") is False and job.get("t_submit", 0.0) >= since]
-    for job in failed[:_MAX_JOBS]:
-        result = instance.client.jobs.result(job["id"], _JOB_PATIENCE)
-        output = _quietly(lambda job=job: instance.client.jobs.output(job["id"], _JOB_PATIENCE), None)
-        text = [f"{job.get('name', '?')}: {result.name.lower()}, exit code {result.exit_code}"]
-        note = result.values.get("exception_note")
-        if note:
-            text.append(f"exception {result.values['exception_type']}: {note}")
-        if output is not None:
-            text += [data.decode(errors="replace").rstrip("\n") for data in (output.stdout, output.stderr) if data]
-        yield f"flux: job {f58(job['id'])} ({name})", "\n".join(text)
+    active = [job for job in listed if job["state"] & ACTIVE]
+    for word, jobs in (("job", failed), ("active job", active)):
+        for job in jobs[:_MAX_JOBS]:
+            yield f"flux: {word} {f58(job['id'])} ({name})", tell(instance.client, job["id"], job)
+        if len(jobs) > _MAX_JOBS:
+            yield f"flux: more ({name})", f"{len(jobs) - _MAX_JOBS} more {word}s"
 
 
 def _quietly(ask: Any, otherwise: Any) -> Any:  # noqa: ANN401

@@ -66,7 +66,11 @@ def command(config: pytest.Config) -> int | None:
     if config.getoption("flux_sweep"):
         from pytest_flux.plugin.sweep import sweep
 
-        for line in sweep():
+        # An option with an optional argument takes a path that follows it.
+        extent = config.getoption("flux_sweep")
+        if extent not in ("leftovers", "all") and not os.path.exists(extent):
+            raise pytest.UsageError(f"--flux-sweep={extent}: did you mean --flux-sweep=all?")
+        for line in sweep(kept=extent == "all"):
             print(line)
         return 0
     return None
@@ -161,10 +165,10 @@ def _settings_ahead(pool: Pool, item: pytest.Item) -> list[Settings]:
 
     if shapes.FIXTURE not in getattr(item, "fixturenames", ()):
         return []
-    settings = shapes.of_item(item)
-    if settings is None or settings.rundir is not None or settings.recovery:
+    wanted = shapes.of_item(item)
+    if wanted is None or wanted.settings.rundir is not None or wanted.settings.recovery:
         return []
-    return [pool.settle(settings, item.nodeid)]
+    return [pool.settle(wanted.settings, item.nodeid)]
 
 
 def finish_loop(config: pytest.Config) -> None:

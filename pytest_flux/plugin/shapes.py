@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 
-from pytest_flux.instance.settings import Settings, SettingsError, update
+from pytest_flux.instance.settings import NAMES, Settings, SettingsError, update
 from pytest_flux.plugin import options
 from pytest_flux.plugin.tracebacks import is_plain
 
@@ -16,7 +16,20 @@ __tracebackhide__ = is_plain
 
 FIXTURE = "flux_instance"
 
+FRESH = "fresh"
+"""The keyword of a marker that asks for an instance that no other test uses."""
+
+_RUN = pytest.StashKey[Settings]()
+
 Given = Mapping[str, Any]
+Node = pytest.Item | pytest.Collector
+
+
+class Wanted(NamedTuple):
+    """What a test wants of a fixture: settings, and whether the instance must be for this test alone."""
+
+    settings: Settings
+    is_fresh: bool
 
 
 def usage(error: SettingsError) -> pytest.UsageError:
@@ -54,7 +67,7 @@ def axes_of(given: Given) -> list[str]:
     return [name for name, value in given.items() if isinstance(value, list)]
 
 
-def marked(node: pytest.Item | pytest.Collector) -> dict[str, Any]:
+def marked(node: Node) -> dict[str, Any]:
     """The keywords of a node's markers; the nearest marker wins. Raises UsageError."""
     given: dict[str, Any] = {}
     for marker in reversed(list(node.iter_markers("flux"))):
@@ -65,10 +78,11 @@ def marked(node: pytest.Item | pytest.Collector) -> dict[str, Any]:
 
 
 def check(given: Given, where: str) -> None:
-    """Raise UsageError for keywords that no instance can have. Each value in a list is checked."""
+    """Raise UsageError for keywords that no instance can have. Each value in a list is checked, functions are not."""
     for variant in variants(given):
+        known = {name: value for name, value in variant.items() if not callable(value) or name not in NAMES}
         try:
-            update(Settings(), variant, where)
+            update(Settings(), known, where)
         except SettingsError as error:
             raise usage(error) from None
 
@@ -77,7 +91,7 @@ def generate(metafunc: pytest.Metafunc) -> None:
     """Multiply a test whose marker has lists."""
     given = marked(metafunc.definition)
     axes = axes_of(given)
-    check(given, metafunc.definition.nodeid)
+    check({name: value for name, value in given.items() if name != FRESH}, metafunc.definition.nodeid)
     if not axes:
         return
     for marker in metafunc.definition.iter_markers("parametrize"):
@@ -93,28 +107,48 @@ def generate(metafunc: pytest.Metafunc) -> None:
     metafunc.parametrize(FIXTURE, params, indirect=True, ids=ids)
 
 
-def of_request(request: pytest.FixtureRequest, given: Given) -> Settings:
-    """The settings for a fixture: ``given`` by its definition, over its parameter, markers and the run's."""
-    node = request.node
+def of_request(request: pytest.FixtureRequest, given: Given, item: pytest.Item | None = None) -> Wanted:
+    """What a fixture must provide: ``given`` by its definition, over its parameter, markers and the run's settings.
+
+    The markers are those of the test ``item``, or those of the node that the fixture belongs to. Raises UsageError.
+    """
+    node = item or request.node
     where = node.nodeid or request.fixturename or "session"
-    keywords = {name: value for name, value in marked(node).items() if not isinstance(value, list)}
-    keywords.update(_parameter(request))
-    keywords.update(given)
-    try:
-        return update(of_run(request.config), keywords, where)
-    except SettingsError as error:
-        raise usage(error) from None
+    return _merge(request.config, marked(node), _parameter(request), given, where)
 
 
-def of_item(item: pytest.Item) -> Settings | None:
-    """The settings that the fixture flux_instance will have for a test; None if they cannot be known now."""
-    given = {name: value for name, value in marked(item).items() if not isinstance(value, list)}
+def of_node(node: Node, config: pytest.Config) -> Settings:
+    """The settings that markers and the run give to a test or a collector. Raises UsageError."""
+    return _merge(config, marked(node), {}, {}, node.nodeid).settings
+
+
+def of_item(item: pytest.Item, fixture: str = FIXTURE, given: Given | None = None) -> Wanted | None:
+    """What a fixture must provide for a test; None if that cannot be known now."""
     params = getattr(getattr(item, "callspec", None), "params", {})
     try:
-        given.update(_decode(params.get(FIXTURE), FIXTURE))
-        return update(of_run(item.config), given, item.nodeid)
-    except (SettingsError, pytest.UsageError):
+        # A test can use a fixture with parameters indirectly, through another fixture: pytest then knows them.
+        parameter = _decode(params.get(fixture), fixture)
+        return _merge(item.config, marked(item), parameter, given or {}, item.nodeid)
+    except pytest.UsageError:
         return None
+
+
+def _merge(config: pytest.Config, markers: Given, parameter: Given, given: Given, where: str) -> Wanted:
+    keywords = {name: value for name, value in markers.items() if not isinstance(value, list)}
+    keywords.update(parameter)
+    own = {**keywords}
+    is_fresh = bool(keywords.pop(FRESH, False))
+    keywords.update(given)
+    try:
+        settings = update(of_run(config), keywords, where)
+    except SettingsError as error:
+        raise usage(error) from None
+    return Wanted(settings, is_fresh or _is_harmful(own))
+
+
+def _is_harmful(given: Given) -> bool:
+    """Whether a test with these keywords leaves an instance that no other test can use."""
+    return bool(given.get("recovery")) or given.get("start_mode") == "leader"
 
 
 def _parameter(request: pytest.FixtureRequest) -> dict[str, Any]:
@@ -132,19 +166,10 @@ def _decode(value: object, fixture: str) -> dict[str, Any]:
 
 def of_run(config: pytest.Config) -> Settings:
     """The settings from command line and ini. Raises UsageError."""
-    try:
-        return update(Settings(), options.shape_of(config), "settings")
-    except SettingsError as error:
-        raise usage(error) from None
-
-
-def check_scope(item: pytest.Item, scope_node: pytest.Item | pytest.Collector) -> None:
-    """Raise UsageError for a marker below the node that the instance belongs to: it comes too late."""
-    own = [marker for node, marker in item.iter_markers_with_node("flux") if _is_below(node, scope_node)]
-    if own:
-        text = "its instance is shared with other tests: put the marker there, or use flux_instance_factory"
-        raise pytest.UsageError(f"{item.nodeid}: pytest.mark.flux on a test of its own, but {text}")
-
-
-def _is_below(node: Any, scope_node: pytest.Item | pytest.Collector) -> bool:  # noqa: ANN401 - of pytest's own
-    return node is not scope_node and scope_node in node.listchain()
+    settings = config.stash.get(_RUN, None)
+    if settings is None:
+        try:
+            settings = config.stash[_RUN] = update(Settings(), options.shape_of(config), "settings")
+        except SettingsError as error:
+            raise usage(error) from None
+    return settings

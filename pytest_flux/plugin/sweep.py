@@ -1,44 +1,61 @@
 """``--flux-sweep``: remove what earlier runs have left, instances that were kept alive and leftovers of crashes.
 
 A directory is a leftover if its marker names a session that has ended; a process is one if its environment names such
-a directory.
+a directory. Directories that ``--flux-keep`` has kept are removed only on request.
 """
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
 import tempfile
 from collections.abc import Iterator
 
+import pytest
+
+from pytest_flux.directories import check_private
 from pytest_flux.instance.ownership import MARKER, find_process
 from pytest_flux.instance.store import Store, kept_directory
 
 _GRACE = 2.0
 
 
-def sweep() -> Iterator[str]:
-    """Remove all leftovers, with a line about each."""
-    for record in Store(kept_directory()).records():
+def sweep(*, kept: bool = False) -> Iterator[str]:
+    """Remove all leftovers, with a line about each; with ``kept``, also what ``--flux-keep`` has kept.
+
+    Raises UsageError if others may have named some of them.
+    """
+    yield from _sweep_leftovers(kept=kept)
+    store = Store(kept_directory())
+    try:
+        records = store.records()
+    except PermissionError as error:
+        raise pytest.UsageError(f"flux: {error.filename}: {error.strerror}") from None
+    for record in records:
         yield f"instance at {record.uri}: {'stopped' if record.process() else 'was gone'}"
-    Store(kept_directory()).stop_all()
+    store.stop_all()
     shutil.rmtree(kept_directory(), ignore_errors=True)
+
+
+def _sweep_leftovers(*, kept: bool) -> Iterator[str]:
     for directory in sorted({tempfile.gettempdir(), "/tmp"}):
-        for rundir in _orphaned(directory):
+        for rundir in _orphaned(directory, kept=kept):
             for pid, name in _kill_processes(rundir):
                 yield f"process {pid} ({name}): killed"
             shutil.rmtree(rundir, ignore_errors=True)
             yield f"directory {rundir}: removed"
 
 
-def _orphaned(directory: str) -> Iterator[str]:
+def _orphaned(directory: str, *, kept: bool) -> Iterator[str]:
     with os.scandir(directory) as entries:
         names = [entry.path for entry in entries if entry.name.startswith("flux-") and _is_our_directory(entry)]
     for path in sorted(names):
         try:
-            with open(f"{path}/{MARKER}", encoding="utf-8") as file:
-                values = json.load(file)
+            values = json.loads(_read_ours(f"{path}/{MARKER}"))
+            if values.get("kept") and not kept:
+                continue
             if values["rundir"] == path and find_process(values["pid"], values["created"]) is None:
                 yield path
         except (OSError, ValueError, KeyError, TypeError):
@@ -46,7 +63,19 @@ def _orphaned(directory: str) -> Iterator[str]:
 
 
 def _is_our_directory(entry: os.DirEntry[str]) -> bool:
-    return entry.is_dir(follow_symlinks=False) and entry.stat(follow_symlinks=False).st_uid == os.getuid()
+    try:
+        check_private(entry.path)
+    except OSError:
+        return False
+    return True
+
+
+def _read_ours(path: str) -> bytes:
+    """Read a file of our user, no link. Raises OSError."""
+    with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NOFOLLOW | os.O_NONBLOCK)) as file:
+        if os.fstat(file.fileno()).st_uid != os.geteuid():
+            raise PermissionError(errno.EPERM, os.strerror(errno.EPERM), path)
+        return file.read()
 
 
 def _kill_processes(rundir: str) -> list[tuple[int, str]]:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import os
+import re
 from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from pytest_flux.plugin import options
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    import pytest
-
-    from pytest_flux.instance.attached import AttachedInstance
+    from pytest_flux.instance.leased import SharedInstance
     from pytest_flux.instance.settings import Settings
 
 _INPUT = "flux_shared"
@@ -35,7 +38,7 @@ def controller_pid(config: pytest.Config) -> int:
     return 0 if invitation is None else int(invitation[1])
 
 
-def shared_maker(config: pytest.Config) -> Callable[[Settings], AttachedInstance] | None:
+def shared_maker(config: pytest.Config) -> Callable[[Settings], SharedInstance] | None:
     """Return a function that attaches to the shared instance with given settings; None outside of workers.
 
     The function starts the instance if no worker has. It raises InstanceError. No instance outlives the controller: a
@@ -45,19 +48,36 @@ def shared_maker(config: pytest.Config) -> Callable[[Settings], AttachedInstance
     if invitation is None:
         return None
     directory, controller = invitation
+    limit = options.value_of(config, "max_instances")
 
-    def attach(settings: Settings) -> AttachedInstance:
-        from pytest_flux.instance.attached import AttachedInstance
+    def attach(settings: Settings) -> SharedInstance:
+        from pytest_flux.instance.leased import SharedInstance
         from pytest_flux.instance.store import Store
 
         lifeline = os.pidfd_open(controller)
         try:
-            record = Store(directory).find_or_start(settings, lifeline)
+            return SharedInstance(settings, Store(directory, limit).lease(settings, lifeline))
         finally:
             os.close(lifeline)
-        return AttachedInstance(record.uri, settings, log=record.log, is_ours=True)
 
     return attach
+
+
+def group(items: list[pytest.Item]) -> None:
+    """For ``--dist=loadgroup``: let the tests of one shape run in one worker, unless they have groups already."""
+    from pytest_flux.instance.settings import describe
+    from pytest_flux.plugin import shapes
+
+    for item in items:
+        if shapes.FIXTURE in getattr(item, "fixturenames", ()) and item.get_closest_marker("xdist_group") is None:
+            wanted = shapes.of_item(item)
+            if wanted is not None and not wanted.is_fresh:
+                # The name becomes part of the test's id.
+                item.add_marker(pytest.mark.xdist_group(_plain(describe(wanted.settings))))
+
+
+def _plain(text: str) -> str:
+    return re.sub(r"[^\w=.,:-]+", "", text)
 
 
 def stop_shared(config: pytest.Config) -> None:

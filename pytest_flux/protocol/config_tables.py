@@ -9,6 +9,8 @@ table that no module of flux-core checks is not checked here either.
 
 from __future__ import annotations
 
+import math
+
 from pytest_flux.protocol.duration import parse_duration
 from pytest_flux.protocol.errors import ProtocolError
 from pytest_flux.protocol.json_unpack import unpack
@@ -72,6 +74,36 @@ def check_access(config: Config) -> None:
         for key in ("users", "groups"):
             if key in entry and not _is_strings(entry[key]):
                 raise ProtocolError(f"[access.roles.{name}] {key} must be a string array")
+
+
+# -- [heartbeat]
+
+
+def heartbeat_settings(config: Config) -> tuple[float, float, int]:
+    """Return the period, the timeout (-1 for none) and the warning threshold (flux-core's heartbeat.c)."""
+    table = config.get("heartbeat")
+    kinds: dict[str, type] = {"period": str, "timeout": str, "warn_thresh": int}
+    _unpack("error reading [heartbeat] config table: ", table, kinds)
+    told = table if isinstance(table, dict) else {}
+    for name in ("period", "timeout"):
+        if name in told and not _is_duration(told[name]):
+            raise ProtocolError(f"error parsing heartbeat.{name} FSD value")
+    period, timeout = parse_duration(told.get("period", "2s")), parse_duration(told.get("timeout", "5m"))
+    if period <= 0:
+        raise ProtocolError("heartbeat.period must be a positive FSD value")
+    if timeout == 0 or math.isinf(timeout):
+        timeout = -1.0
+    elif timeout < period * 2:
+        raise ProtocolError("heartbeat.timeout must be >= 2*heartbeat.period, infinity, or 0")
+    warn_thresh: int = told.get("warn_thresh", 3)
+    if warn_thresh <= 0:
+        raise ProtocolError("heartbeat.warn_thresh must be positive")
+    return period, timeout, warn_thresh
+
+
+def check_heartbeat(config: Config) -> None:
+    """Check ``[heartbeat]``."""
+    heartbeat_settings(config)
 
 
 # -- [kvs]
@@ -233,9 +265,41 @@ def check_ingest(config: Config) -> None:
         worker = table.get(name)
         prefix = f"error parsing [ingest.{name}] config table: "
         _unpack(prefix, worker, {"args": object, "plugins": object, "disable": bool}, strict=False)
+        if not isinstance(worker, dict):
+            continue
         for key in ("plugins", "args"):
-            if isinstance(worker, dict) and key in worker and not _is_strings(worker[key]):
+            if key in worker and not _is_strings(worker[key]):
                 raise ProtocolError(f"error in [ingest.{name}] {key} array")
+        _check_worker(name, worker)
+
+
+_PLUGINS = {
+    "validator": ("feasibility", "jobspec", "require-instance", "schema"),
+    "frobnicator": ("constraints", "defaults"),
+}
+_ARGUMENTS = ("require-version", "require-instance-minnodes", "require-instance-mincores")
+
+
+def _check_worker(name: str, worker: dict[str, Any]) -> None:
+    """Refuse plugins and arguments that need flux-core's worker processes. There, jobs are refused instead."""
+    known = _PLUGINS[name]
+    for plugin in (plugin for text in worker.get("plugins", []) for plugin in text.split(",")):
+        if plugin not in known:
+            raise ProtocolError(
+                f"[ingest.{name}]: plugin '{plugin}' needs flux-core; embedded brokers have {', '.join(known)}"
+            )
+    for text in worker.get("args", []):
+        key, _, value = text.removeprefix("--").partition("=")
+        is_number = value.isascii() and value.isdigit() and len(value) < 10
+        if key not in _ARGUMENTS or not (is_number or (key, value) == ("require-version", "any")):
+            raise ProtocolError(f"[ingest.{name}]: argument '{text}' is not one of an embedded broker's plugins")
+        if key == "require-version" and is_number and int(value) != 1:
+            how = "low" if int(value) < 1 else "high"
+            raise ProtocolError(f"[ingest.{name}]: Required jobspec version too {how}: {value} is not 1")
+    sizes = worker.get("require-instance")
+    if name == "validator" and sizes is not None:
+        kinds: dict[str, type] = {"minnodes": int, "mincores": int}
+        _unpack("error parsing [ingest.validator.require-instance] config table: ", sizes, kinds)
 
 
 def parse_size(text: str) -> int:
@@ -341,6 +405,7 @@ def check_job_list(config: Config) -> None:
 
 CHECKS: dict[str, Callable[[Config], None]] = {
     "connector-local": check_access,
+    "heartbeat": check_heartbeat,
     "kvs": check_kvs,
     "job-manager": check_job_manager,
     "job-ingest": check_ingest,

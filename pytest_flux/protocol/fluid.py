@@ -3,8 +3,8 @@
 A FLUID has 64 bits: 40 of a clock in milliseconds, 14 of the generator's id, 10 of a counter within a millisecond. It
 is a plain integer in memory and in JSON; the other forms are for people and for keys of the KVS.
 
-Parsing follows the order of flux-core's `fluid_parse`: a ``.`` means dothex, ``ƒ`` or ``f`` begins F58, the rest is
-``0x`` or decimal digits. The forms in words and in emoji are not supported, because their tables belong to flux-core.
+Parsing follows the order of flux-core's `fluid_parse`: a ``.`` means dothex, a ``-`` words; ``ƒ`` or ``f`` begins
+F58, a character of four bytes in UTF-8 begins emoji; the rest is ``0x`` or decimal digits.
 """
 
 from __future__ import annotations
@@ -16,12 +16,13 @@ from pytest_flux.protocol.errors import ProtocolError
 _DIGITS = "123456789ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnopqrstuvwxyz"
 _VALUES = {digit: value for value, digit in enumerate(_DIGITS)}
 _MAX_F58 = 12
+_MAX_EMOJI = 7
 _MAX = 2**64 - 1
 _SEQUENCE_BITS = 10
 _GENERATOR_BITS = 14
 _SPACE = " \t\n\v\f\r"
 
-FORMS = ("dec", "hex", "dothex", "kvs", "f58", "f58plain")
+FORMS = ("dec", "hex", "dothex", "kvs", "f58", "f58plain", "words", "emoji")
 """The names that `flux job id --to` knows, and :func:`encode_fluid` with it."""
 
 
@@ -70,6 +71,29 @@ def kvs_key(fluid: int, name: str = "") -> str:
     return f"{key}.{name}" if name else key
 
 
+def words(fluid: int) -> str:
+    """Six words, three for each half. The half with the lower bits comes first (RFC 19, mnemonic encoding)."""
+    from pytest_flux.protocol.fluid_tables import WORDS
+
+    halves = []
+    for half in (fluid & 0xFFFFFFFF, fluid >> 32):
+        rest, first = divmod(half, len(WORDS))
+        third, second = divmod(rest, len(WORDS))
+        halves.append("-".join((WORDS[first], WORDS[second], WORDS[third])))
+    return "--".join(halves)
+
+
+def emoji(fluid: int) -> str:
+    """Digits in base 576 (RFC 19, emoji encoding)."""
+    from pytest_flux.protocol.fluid_tables import EMOJI
+
+    text = ""
+    while fluid:
+        fluid, rest = divmod(fluid, len(EMOJI))
+        text = EMOJI[rest] + text
+    return text or EMOJI[0]
+
+
 def encode_fluid(fluid: int, form: str = "f58") -> str:
     """A FLUID in one of the :data:`FORMS`. Raises ProtocolError for another form."""
     encoders: dict[str, Callable[[int], str]] = {
@@ -79,6 +103,8 @@ def encode_fluid(fluid: int, form: str = "f58") -> str:
         "kvs": kvs_key,
         "f58": f58,
         "f58plain": f58plain,
+        "words": words,
+        "emoji": emoji,
     }
     if form not in encoders:
         raise ProtocolError("unknown form of a job id", form[:40])
@@ -91,8 +117,12 @@ def parse_fluid(text: str) -> int:
     try:
         if "." in stripped:
             return _parse_dothex(stripped)
+        if "-" in stripped:
+            return _parse_words(stripped.rstrip(_SPACE))
         if stripped[:1] in ("ƒ", "f"):
             return _parse_f58(stripped[1:])
+        if stripped[:1] > "\uffff":
+            return _parse_emoji(stripped.rstrip(_SPACE))
         return _parse_integer(stripped.rstrip(_SPACE))
     except (KeyError, ValueError):
         raise ProtocolError("not a job id", repr(text[:80])) from None
@@ -121,6 +151,33 @@ def _parse_f58(digits: str) -> int:
     fluid = 0
     for digit in digits:
         fluid = fluid * 58 + _VALUES[digit]
+    return _checked(fluid)
+
+
+def _parse_words(text: str) -> int:
+    from pytest_flux.protocol.fluid_tables import WORDS
+
+    names = text.split("-")
+    # Between the halves, there are two dashes.
+    if len(names) != 7 or names.pop(3):
+        raise ValueError
+    low, high = 0, 0
+    for place in (2, 1, 0):
+        low = low * len(WORDS) + WORDS.index(names[place])
+        high = high * len(WORDS) + WORDS.index(names[3 + place])
+    if max(low, high) > 0xFFFFFFFF:
+        raise ValueError
+    return high << 32 | low
+
+
+def _parse_emoji(text: str) -> int:
+    from pytest_flux.protocol.fluid_tables import EMOJI
+
+    if len(text) > _MAX_EMOJI:
+        raise ValueError
+    fluid = 0
+    for digit in text:
+        fluid = fluid * len(EMOJI) + EMOJI.index(digit)
     return _checked(fluid)
 
 

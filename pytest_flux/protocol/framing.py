@@ -16,6 +16,7 @@ MAX_MESSAGE = 256 * 1024 * 1024
 
 _MAGIC = struct.pack("=I", 0xFFEE0012)
 _HEADER = 8
+_LARGE = 1 << 16
 
 
 def encode_frame(message: Message) -> bytes:
@@ -52,8 +53,13 @@ class FrameDecoder:
                 raise ProtocolError(f"message of {size} bytes is over the limit of {self._limit}")
             if end - start < _HEADER + size:
                 break
-            with memoryview(buffer) as view, view[start + _HEADER : start + _HEADER + size] as body:
-                messages.append(decode_message(body))
+            body = start + _HEADER
+            if size < _LARGE:
+                messages.append(decode_message(bytes(buffer[body : body + size])))
+            else:
+                # Not copied as a whole, only part by part.
+                with memoryview(buffer) as view, view[body : body + size] as large:
+                    messages.append(decode_message(large))
             start += _HEADER + size
         if start:
             del buffer[:start]

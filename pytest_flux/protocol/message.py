@@ -47,7 +47,7 @@ _STORED_FLAGS = FLAG_NORESPONSE | FLAG_UPSTREAM | FLAG_PRIVATE | FLAG_STREAMING 
 _LONG_PART = 255
 _LARGE = 1 << 16
 _SHORT_SIZES = [bytes([size]) for size in range(_LONG_PART)]
-# Routes, mostly, one for each hop. Without a bound each byte of a hostile message becomes an object.
+# Most parts are routes, one for each hop. Without a limit, each byte of a hostile message would become an object.
 _MAX_PARTS = 2**16
 
 
@@ -225,13 +225,14 @@ def _split(data: bytes | memoryview) -> list[bytes]:
             raise ProtocolError(f"message part of {size} bytes runs past the end", f"byte {position}")
         if len(parts) == _MAX_PARTS:
             raise ProtocolError(f"message of more than {_MAX_PARTS} parts")
-        parts.append(bytes(data[position : position + size]))
+        part = data[position : position + size]
+        parts.append(part if isinstance(part, bytes) else bytes(part))
         position += size
     return parts
 
 
 def decode_message(data: bytes | memoryview) -> Message:
-    """One whole encoded message. Raises ProtocolError where it breaks RFC 3 (errno EPROTO in Flux's terms)."""
+    """One whole encoded message. Raises ProtocolError if it breaks RFC 3 (errno EPROTO in Flux's terms)."""
     parts = _split(data)
     if not parts or len(parts[-1]) != _PROTO.size:
         raise ProtocolError("message does not end in a proto part of 20 bytes")

@@ -12,7 +12,9 @@ from typing import Any
 import pytest
 
 from pytest_flux.broker.config import TableError, check_start, check_tables
+from pytest_flux.instance.flux_instance import Starter
 from pytest_flux.protocol.config_tables import parse_size
+from pytest_flux.protocol.errors import FluxError
 
 # A line for each `flux config load`: the configuration, then the answer without "error updating ".
 RECORDED = r"""
@@ -151,3 +153,15 @@ def test_a_broker_does_not_start(conf: str, line: str, tmp_path: Path) -> None:
     assert ended.returncode == 1
     assert line in ended.stderr
     assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.system_flux
+def test_a_real_instance_answers_as_recorded(flux_instance_factory: Starter) -> None:
+    """But for what it accepts, and embedded brokers refuse because nothing could come of it."""
+    instance = flux_instance_factory(size=1, broker="system")
+    for config, answer in _recorded():
+        with pytest.raises(FluxError) as caught:
+            instance.rpc("config.load", config)
+        assert caught.value.text == f"error updating {answer}"
+    for text in ACCEPTED.strip().splitlines():
+        instance.rpc("config.load", json.loads(text))

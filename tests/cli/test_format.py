@@ -180,3 +180,9 @@ def test_every_field_of_a_pending_job() -> None:
     assert values["contextual_info"] == "held"
     assert values["status"] == "SCHED"
     assert values["id"] == "ƒ2"
+
+
+@pytest.mark.parametrize("text", ["{id:>1000000000}", "{id:.99999999999999999999999}", "{id:>" + "9" * 5000 + "}"])
+def test_a_very_wide_field_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match=r"(width|precision) of field id: [0-9]+ exceeds the limit of 65536"):
+        Format(text, {"id": "ID"})

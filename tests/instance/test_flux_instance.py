@@ -37,7 +37,7 @@ def test_start_in_a_script(tmp_path: Path) -> None:
 
 
 def test_wrong_keywords() -> None:
-    with pytest.raises(pytest_flux.SettingsError, match="did you mean 'size'"), pytest_flux.start(sise=1):
+    with pytest.raises(pytest_flux.SettingsError, match="did you mean 'size'"), pytest_flux.start(sise=1):  # type: ignore[call-arg]
         pass
 
 

@@ -29,6 +29,7 @@ os.environ["LAUNCHER"] = "1"
 resource.setrlimit(resource.RLIMIT_NOFILE, (100, 4096))
 others = os.pipe()
 channel, ours = os.pipe()
+lifeline = Lifeline(os.pipe()[0], Rundir("/rundir", False, "/rundir", (0, 0)))
 signal.set_wakeup_fd(others[1], warn_on_full_buffer=False) if os.set_blocking(others[1], False) else None
 for number in (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD):
     signal.signal(number, lambda *_: None)
@@ -42,8 +43,7 @@ def start(spawner, rank, argv, environ):
 
 def run(main, size=200):
     module.main = main
-    engine, lifeline = Engine("embedded", "/flux-broker", {}), Lifeline(os.pipe()[0], Rundir("", False, "", (0, 0)))
-    spawner = Spawner(engine, size, "/rundir", os.getpgrp(), lifeline, wrap=False)
+    spawner = Spawner(Engine("embedded", "/flux-broker", {}), size, "/rundir", os.getpgrp(), lifeline, wrap=False)
     assert resource.getrlimit(resource.RLIMIT_NOFILE)[0] >= size
     print(start(spawner, 7, ["/flux-broker", "-v", "true"], {"PMI_RANK": "7"}))
 """
@@ -68,8 +68,8 @@ run(main)
 def test_process_is_as_if_the_user_had_started_it() -> None:
     code = """
 def main(argv, lifeline):
-    # 3 is that of the listing.
-    print({*map(int, os.listdir("/dev/fd"))} == {0, 1, 2, 3, channel})
+    # One more is that of the listing.
+    print({*map(int, os.listdir("/dev/fd"))} - {3} == {0, 1, 2, channel, lifeline.descriptor})
     print(sorted(number for number in signal.valid_signals() if signal.getsignal(number) == signal.SIG_IGN))
     print([number for number in signal.valid_signals() if callable(signal.getsignal(number))])
     print(signal.set_wakeup_fd(-1), signal.pthread_sigmask(signal.SIG_BLOCK, ()))
@@ -84,7 +84,8 @@ run(main)
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux lets a process change its name")
 def test_process_is_listed_under_its_own_name() -> None:
-    assert run("run(lambda argv: print(open('/proc/self/comm').read(), end='') or 0)") == ("flux-broker-7\n0\n", "")
+    code = "run(lambda argv, lifeline: print(open('/proc/self/comm').read(), end='') or 0)"
+    assert run(code) == ("flux-broker-7\n0\n", "")
 
 
 @pytest.mark.parametrize(("end", "code"), [("3", 3), ("None", 0), ("'text'", 1), ("", 0)])
@@ -100,7 +101,7 @@ def test_error_is_shown_and_goes_no_further() -> None:
 
 def test_output_of_the_launcher_is_not_printed_twice() -> None:
     # Standard output is a pipe, so it is buffered, and the buffer would be forked along.
-    assert run("print('once'); run(lambda argv: 0)") == ("once\n0\n", "")
+    assert run("print('once'); run(lambda argv, lifeline: 0)") == ("once\n0\n", "")
 
 
 def test_signal_that_comes_at_once_is_not_lost() -> None:
@@ -113,17 +114,17 @@ def fork():
         os.kill(os.getpid(), signal.SIGTERM)
     return pid
 os.fork = fork
-run(lambda argv: 0)
+run(lambda argv, lifeline: 0)
 """
     assert run(code) == (f"{-signal.SIGTERM}\n", "")
 
 
 def test_group_outside_of_our_container_is_left_alone() -> None:
     code = """
-module.main = lambda argv: print(os.getpgrp() == os.getpgid(os.getppid())) or 0
-spawner = Spawner(Engine("embedded", "/flux-broker", {}), 1, "/rundir", 0, wrap=False)
+module.main = lambda argv, lifeline: print(os.getpgrp() == os.getpgid(os.getppid())) or 0
+spawner = Spawner(Engine("embedded", "/flux-broker", {}), 1, "/rundir", 0, lifeline, wrap=False)
 start(spawner, 0, [""], {})
-spawner = Spawner(Engine("system", "/bin/sh", {}), 1, "/rundir", 0, wrap=False)
+spawner = Spawner(Engine("system", "/bin/sh", {}), 1, "/rundir", 0, lifeline, wrap=False)
 start(spawner, 0, ["sh", "-c", "ps -o pgid= -p $$"], os.environ)
 """
     output, errors = run(code)

@@ -94,8 +94,17 @@ DIFFERENCES = {
         varying=(r"^admin\b.*",),
     ),
     "no plugins of shells and brokers": Difference(
-        "Options of the job shell that give it code to run, or stop tasks for a debugger (initrc, userrc, "
-        "stop-tasks-in-exec) are refused by embedded brokers, which run the tasks themselves.",
+        "Options of the job shell that give it code to run, stop tasks for a debugger, or need archives, hwloc or "
+        "MPI plugins (initrc, userrc, stop-tasks-in-exec, stage-in, hwloc.xmlfile, mpi=spectrum) are refused by "
+        "embedded brokers, which run the tasks themselves.",
+    ),
+    "tasks end with their shell": Difference(
+        "If the process of a job's shell is killed, flux-core leaves its tasks running, as orphans. An embedded "
+        "broker kills them.",
+    ),
+    "directories in /tmp have random names": Difference(
+        "FLUX_JOB_TMPDIR has a random name if it cannot be in the rundir: flux-core uses whatever has the name of "
+        "the job there, whoever has made it.",
     ),
     "a shell that gives up says so once": Difference(
         "After a fatal error of a job shell, flux-core kills the shell while it is ending: whether the job's exit "
@@ -146,6 +155,18 @@ DIFFERENCES = {
     ),
     "traced one by one": Difference(
         "`overlay.trace` tells of an event for each child that it is sent to; flux-core tells once, of none by rank.",
+    ),
+    "numbers are bounded": Difference(
+        "flux-core expands what a message says: jobs of 2^31 tasks, resource sets of any size, constraints of any "
+        "depth. An embedded broker refuses what exceeds the limits in `pytest_flux/protocol/limits.py`, by name.",
+    ),
+    "plugins of job-ingest are chosen by name": Difference(
+        "Validators and frobnicators of flux-core are Python files that its workers load, and jobs are refused if "
+        "one is missing. An embedded broker has flux-core's own built in; it refuses a configuration with others.",
+    ),
+    "a bad table is named before anything is loaded": Difference(
+        "flux-core's modules check their tables when rc1 loads them, one after another. An embedded broker checks "
+        "all of them first, logs the reason in the name of that module, and ends.",
     ),
     "services are there without rc1": Difference(
         "What rc1 loads into a real instance (kvs, content, job-manager and so on) is there from the start.",

@@ -121,20 +121,180 @@ def test_scopes(run: Run, pytester: pytest.Pytester, scope: str, count: int) -> 
     assert len(set((pytester.path / "uris").read_text().split())) == count
 
 
-@pytest.mark.parametrize("first", ["", "def test_first(flux_instance): pass"])
-def test_marker_below_the_scope_is_a_usage_error(run: Run, first: str) -> None:
-    result = run(
-        f"""
-        import pytest
+SHAPES = """
+import pytest
 
-        {first}
+def note(flux):
+    open("uris", "a").write(flux.uri + "\\n")
+    assert flux.client.jobs.list() == []
+    assert int(flux.getattr("size")) == flux.size
+    flux.submit(["true"]).result()
+
+@pytest.mark.parametrize("number", range(4))
+def test_plain(flux_instance, number):
+    assert flux_instance.size == 1
+    note(flux_instance)
+
+@pytest.mark.flux(size=2)
+def test_marked(flux_instance):
+    assert flux_instance.size == 2
+    note(flux_instance)
+
+def test_between(flux_instance): note(flux_instance)
+
+@pytest.mark.flux(size=[1, 2])
+def test_list(flux_instance): note(flux_instance)
+
+@pytest.mark.parametrize("flux_instance", [2, {"attrs": {"tbon.topo": "kary:1"}}], indirect=True)
+def test_parameters(flux_instance): note(flux_instance)
+
+@pytest.mark.flux(size=2, timeout=9)
+def test_time_limit(flux_instance):
+    assert flux_instance.settings.timeout == 9
+    note(flux_instance)
+"""
+
+
+def uris(pytester: pytest.Pytester) -> list[str]:
+    return (pytester.path / "uris").read_text().split()
+
+
+@pytest.mark.parametrize("scope", ["class", "module", "package", "session"])
+def test_one_warm_instance_for_each_shape(run: Run, pytester: pytest.Pytester, scope: str) -> None:
+    run(SHAPES, f"--flux-scope={scope}").assert_outcomes(passed=11)
+    seen = uris(pytester)
+    # Functions outside of classes belong to the module also with scope `class`.
+    assert (len(seen), len(set(seen))) == (11, 3)
+
+
+def test_in_any_order(run: Run, pytester: pytest.Pytester) -> None:
+    run(SHAPES, "--flux-scope=session", "-p", "randomly").assert_outcomes(passed=11)
+    assert len(set(uris(pytester))) == 3
+
+
+def test_least_recently_used_ones_end(run: Run, pytester: pytest.Pytester) -> None:
+    result = run(
+        """
+        import os, pytest
+
+        def alive(uri): return os.path.exists(uri.removeprefix("local://"))
+
+        @pytest.fixture(autouse=True)
+        def note(flux_instance):
+            yield
+            open("uris", "a").write(flux_instance.uri + "\\n")
+
+        def seen(): return open("uris").read().split()
+
+        def test_one(flux_instance): pass
 
         @pytest.mark.flux(size=2)
-        def test(flux_instance): pass
+        def test_two(flux_instance): assert alive(seen()[0])
+
+        def test_one_again(flux_instance): assert flux_instance.uri == seen()[0]
+
+        @pytest.mark.flux(size=3)
+        def test_three(flux_instance): pass
+
+        def test_last(flux_instance):
+            assert flux_instance.uri == seen()[0]
         """,
-        "--flux-scope=module",
+        "--flux-scope=session",
+        "--flux-max-instances=2",
     )
-    result.assert_outcomes(passed=1 if first else 0, errors=1)
-    result.stdout.fnmatch_lines(
-        ["*pytest.mark.flux on a test of its own, but its instance is shared with other tests*"]
+    result.assert_outcomes(passed=5)
+    assert len(set(uris(pytester))) == 3
+
+
+def test_harmful_tests_get_their_own(run: Run, pytester: pytest.Pytester) -> None:
+    result = run(
+        """
+        import pytest
+
+        @pytest.fixture(autouse=True)
+        def note(flux_instance):
+            open("uris", "a").write(flux_instance.uri + "\\n")
+
+        def test_before(flux_instance): flux_instance.kvs.put("a", "1")
+
+        @pytest.mark.flux(size=2, fresh=True)
+        def test_kill(flux_instance):
+            flux_instance.brokers[1].kill()
+            flux_instance.brokers[1].wait()
+
+        @pytest.mark.flux(size=2)
+        def test_other(flux_instance): assert flux_instance.brokers[1].is_running
+
+        @pytest.mark.flux(size=2, fresh=True)
+        def test_fresh(flux_instance): pass
+
+        def test_after(flux_instance): pass
+        """,
+        "--flux-scope=session",
+        "--flux-strict",
     )
+    result.assert_outcomes(passed=4, errors=1)
+    before, kill, other, fresh, after = uris(pytester)
+    assert before == after
+    assert len({kill, other, fresh, before}) == 4
+    result.stdout.fnmatch_lines(["*KVS key a"])
+
+
+def test_errors_and_skips_are_not_those_of_another_shape(run: Run) -> None:
+    result = run(
+        """
+        import pytest
+
+        @pytest.mark.flux(attrs={"broker.rc1_path": "exit 7"})
+        def test_fails(flux_instance): pass
+
+        @pytest.mark.flux(broker="system")
+        def test_skipped(flux_instance): pass
+
+        def test_passes(flux_instance): pass
+        """,
+        "--flux-scope=session",
+    )
+    outcomes = result.parseoutcomes()
+    assert outcomes["errors"] == 1
+    assert outcomes["passed"] + outcomes.get("skipped", 0) == 2
+
+
+def test_fixtures_that_depend_on_it_follow(run: Run) -> None:
+    result = run(
+        """
+        import pytest
+
+        @pytest.fixture(scope="session")
+        def uri(flux_instance):
+            return flux_instance.uri
+
+        def test_one(uri, flux_instance): assert uri == flux_instance.uri
+
+        @pytest.mark.flux(size=2)
+        def test_two(uri, flux_instance): assert uri == flux_instance.uri and flux_instance.size == 2
+
+        def test_three(uri, flux_instance): assert uri == flux_instance.uri and flux_instance.size == 1
+        """,
+        "--flux-scope=session",
+    )
+    result.assert_outcomes(passed=3)
+
+
+def test_keys_of_a_restored_instance_stay(run: Run) -> None:
+    """A key that was there before is not reported, however often the root directory changes."""
+    result = run(
+        """
+        import pytest, pytest_flux
+        from pytest_flux.plugin.pristine import Baseline
+
+        def test(flux_instance_factory):
+            flux = flux_instance_factory()
+            flux.kvs.put("mine", "1")
+            baseline = Baseline(flux)
+            flux.kvs.put("left", "1")
+            assert baseline.check().leaks == ["KVS key left"]
+            assert flux.kvs.get("mine") == b"1"
+        """
+    )
+    result.assert_outcomes(passed=1)

@@ -19,6 +19,7 @@ from pytest_flux.broker.broker import Broker
 from pytest_flux.broker.kvs.namespace import Waiter
 from pytest_flux.broker.log import BrokerLog
 from pytest_flux.broker.service import Answer, LazyService, Request, Service, method
+from pytest_flux.protocol.errors import FluxError
 from pytest_flux.protocol.framing import FrameDecoder, encode_frame
 from pytest_flux.protocol.message import REQUEST, Message
 from pytest_flux.protocol.severity import LOG_INFO
@@ -246,7 +247,8 @@ def commit(rig: Rig) -> None:
 def version(rig: Rig) -> None:
     kvs, done = rig.broker.parts.kvs, list[object]()
     primary = kvs.namespace("primary")
-    primary.waiters += [Waiter(primary.sequence + 1, callback) for callback in (rig.raises, done.append)]
+    for callback in (rig.raises, done.append):
+        primary.waiters[Waiter(primary.sequence + 1, callback)] = None
     kvs.put("a", "b")
     rig.run_until(lambda: done == [None])
 
@@ -298,6 +300,28 @@ def test_every_one_in_turn(rig: Rig) -> None:
             rig.count = 0
             kind(rig)
             rig.check()
+
+
+def test_a_service_that_cannot_be_made_is_tried_again(rig: Rig) -> None:
+    problems: list[Exception] = [FluxError(errno.ENOSPC, "no room"), OSError(errno.EIO, "bad disk"), Fault("bug")]
+
+    class Late(Service):
+        name = "late"
+
+        @method("it")
+        def it(self, request: Request) -> Answer:
+            return {"made": True}
+
+    def make() -> Service:
+        if problems:
+            raise problems.pop(0)
+        return Late(rig.broker.router, rig.broker.log)
+
+    rig.broker.router.add_service("late", LazyService("late", rig.broker.router, make).receive)
+    answers = [rig.answer("late.it") for _ in range(4)]
+    assert [message.errnum for message in answers] == [errno.ENOSPC, errno.EIO, errno.EIO, 0]
+    assert answers[0].text() == "no room"
+    assert answers[3].json() == {"made": True}
 
 
 def test_a_follower_of_the_log(rig: Rig) -> None:

@@ -21,6 +21,7 @@ import pytest
 
 LIMIT = 2.0
 START_LIMIT = 60.0
+REPORT_LIMIT = 20.0
 MARK = "NOTHING_LEFT"
 SEED = int(os.environ.get("ROBUST_SEED", "20261128"))
 BIN = os.path.dirname(sys.executable)
@@ -78,6 +79,8 @@ class Round:
     def __init__(self, what: str, directory: Path, programs: str) -> None:
         self.tmpdir = directory / "t"
         self.tmpdir.mkdir()
+        self.is_pytest = what in TESTS
+        self.outlives = False
         self.mark = f"{MARK}={os.getpid()}-{directory.name}-{random.getrandbits(48)}"
         fifo = directory / "fifo"
         os.mkfifo(fifo)
@@ -127,6 +130,7 @@ class Round:
 
     def kill(self, how: str) -> str:
         """Kill as the cell says. Return who was left alive, for the report."""
+        self.outlives = self.is_pytest and how == "supervisor"
         guards = self.supervisors()
         fronts = [parent_of(pid) for pid in guards]
         victims = {
@@ -148,6 +152,10 @@ class Round:
 
     def leftovers(self) -> list[str]:
         """Wait until nothing is left, and return what is left after the limit. It is removed."""
+        if self.outlives:
+            # pytest is no part of the instance, and reports the failure.
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self.launcher.wait(REPORT_LIMIT)
         deadline = time.monotonic() + LIMIT
         self.launcher.poll()
         while (left := self._left()) and time.monotonic() < deadline:

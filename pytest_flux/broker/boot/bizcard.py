@@ -1,7 +1,8 @@
 """Business cards, which brokers exchange over PMI before they can connect: JSON of one line.
 
 flux-core 0.88 writes ``{"host":NAME,"uri":[URI...],"pubkey":KEY?}``, as recorded. Brokers of this package have no
-key, but add ``"machine"``: the machine that they really run on, whatever the host is named.
+key, but add ``"machine"``: the machine that they really run on, whatever the host is named. Rank 0 adds ``"secret"``,
+which only processes that the launcher has started can read: brokers prove with it to their parents that they are one.
 """
 
 from __future__ import annotations
@@ -28,12 +29,13 @@ _ESCAPED = re.compile(r"(?:%[0-9A-F]{2})+")
 
 
 class Bizcard(NamedTuple):
-    """A broker's host name, the URIs at which it awaits its children, and perhaps its key and its machine."""
+    """A broker's host name, the URIs at which it awaits its children, and perhaps key, machine and secret."""
 
     host: str
     uri: tuple[str, ...] = ()
     pubkey: str | None = None
     machine: str | None = None
+    secret: str | None = None
 
     def find_uri(self, scheme: str = "") -> str | None:
         """The first URI that begins with ``scheme`` (such as ``ipc://``), if any."""
@@ -47,6 +49,8 @@ class Bizcard(NamedTuple):
         if self.machine is not None:
             card["machine"] = self.machine
             card["uri"] = [_FRAGILE.sub(_escape, uri) for uri in self.uri]
+        if self.secret is not None:
+            card["secret"] = self.secret
         _check_uris(card["uri"])
         return compact_ascii(card)
 
@@ -67,13 +71,13 @@ class Bizcard(NamedTuple):
         uris = card.get("uri")
         if not isinstance(uris, list) or not all(isinstance(uri, str) for uri in uris):
             raise ProtocolError("business card without an array of URIs", repr(text[:64]))
-        host, pubkey, machine = (_string(card, key) for key in ("host", "pubkey", "machine"))
+        host, pubkey, machine, secret = (_string(card, key) for key in ("host", "pubkey", "machine", "secret"))
         if host is None:
             raise ProtocolError("business card without a host", repr(text[:64]))
         _check_uris(uris)
         if machine is not None:
             uris = [_ESCAPED.sub(_unescape, uri) for uri in uris]
-        return cls(host, tuple(uris), pubkey, machine)
+        return cls(host, tuple(uris), pubkey, machine, secret)
 
 
 def machine_identity() -> str:

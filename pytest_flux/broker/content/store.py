@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from pytest_flux.broker.attributes import Attributes
     from pytest_flux.broker.log import BrokerLog
+    from pytest_flux.broker.modules import Arguments
     from pytest_flux.content_sqlite import SqliteBacking
     from pytest_flux.reactor.reactor import Reactor, Timer
 
@@ -108,6 +109,70 @@ class ContentStore:
         self._backing: SqliteBacking | None = None
         self._timer: Timer | None = None
         self._closed = False
+        self._is_backed = True
+        self._options: Arguments = {}
+        self.blob_limit = _MAX_BLOB
+
+    # -- the modules content and content-sqlite
+
+    @property
+    def is_backed(self) -> bool:
+        """Whether there is a file behind the memory: not while the module content-sqlite is not loaded."""
+        return self._is_backed
+
+    def configure(self, options: Arguments) -> None:
+        """Take the arguments of the module content. FluxError EINVAL."""
+        numbers = {name: _number(name, value) for name, value in options.items()}
+        self.blob_limit = numbers.get("blob-size-limit", _MAX_BLOB)
+        self.clean = BlobCache(numbers.get("purge-target-size", _CLEAN_BYTES))
+
+    def forget(self) -> None:
+        """Empty the memory; write what is not on disk yet, if there is a file."""
+        try:
+            self.flush()
+        except FluxError:
+            self._disarm()
+        self.clean.clear()
+        self.dirty.clear()
+        self._held.clear()
+        self._superseded.clear()
+        self.dirty_bytes = 0
+
+    def attach(self, options: Arguments) -> None:
+        """Open the file, as the module content-sqlite is loaded with these arguments. FluxError."""
+        _check_sqlite(options)
+        self._options = options
+        self._is_backed = True
+        try:
+            if "truncate" in options:
+                self.clean.clear()
+                for suffix in ("", "-wal", "-shm", "-journal"):
+                    if os.path.exists(self.path + suffix):
+                        os.unlink(self.path + suffix)
+            elif os.path.exists(self.path) and not os.access(self.path, os.W_OK):
+                raise FluxError(errno.EPERM)
+            _ = self.backing
+        except OSError as error:
+            self._is_backed = False
+            raise FluxError(error.errno or errno.EIO) from None
+        except FluxError:
+            self._is_backed = False
+            raise
+        self._arm(_FLUSH_DELAY)
+
+    def detach(self) -> None:
+        """Write everything and close the file: blobs stay in memory from now on."""
+        try:
+            self.flush()
+        except FluxError:
+            # It is logged, and the blobs are kept.
+            pass
+        self._disarm()
+        self._is_backed = False
+        self.failure = None
+        if self._backing is not None:
+            self._backing.close()
+            self._backing = None
 
     @property
     def backing(self) -> SqliteBacking:
@@ -115,15 +180,19 @@ class ContentStore:
         if self._backing is None:
             from pytest_flux.content_sqlite import SqliteBacking
 
+            if not self._is_backed:
+                raise FluxError(errno.ENOSYS)
             if self._closed and not self.dirty:
                 raise FluxError(errno.ENOSYS, "the content store is closed")
-            self._backing = SqliteBacking(self.path, volatile=self.volatile, blob_max=self._blob_max)
+            self._backing = SqliteBacking(
+                self.path, volatile=self.volatile, blob_max=self._blob_max, options=self._options
+            )
         return self._backing
 
     @property
     def has_file(self) -> bool:
         """Whether anything was ever written."""
-        return self._backing is not None or os.path.exists(self.path)
+        return self._is_backed and (self._backing is not None or os.path.exists(self.path))
 
     def extent(self) -> tuple[int, int]:
         """The number of blobs, and the bytes of the file and of the blobs that are not in it yet."""
@@ -138,7 +207,7 @@ class ContentStore:
 
     def store(self, data: bytes) -> bytes:
         """Store a blob and return its digest. It is on disk after ``flush``, or a moment later."""
-        if len(data) > _MAX_BLOB:
+        if len(data) > self.blob_limit:
             raise FluxError(errno.EFBIG)
         digest = self.hash(data)
         self._add(digest, data)
@@ -220,6 +289,8 @@ class ContentStore:
         """Write the blobs that are not on disk yet. After a FluxError they are kept and tried again."""
         self.keep_held()
         self._disarm()
+        if not self._is_backed:
+            raise FluxError(errno.ENOSYS)
         while self.dirty:
             self._write_batch()
         self.failure = None
@@ -264,7 +335,7 @@ class ContentStore:
     def _arm(self, delay: float) -> None:
         """Flush after ``delay`` seconds."""
         self._disarm()
-        if not self._closed:
+        if not self._closed and self._is_backed:
             self._timer = self._reactor.call_later(delay, self._flush_in_background)
 
     def _disarm(self) -> None:
@@ -298,13 +369,30 @@ class ContentStore:
         self._closed = True
         self._disarm()
         try:
-            if not self.volatile:
+            if not self.volatile and self._is_backed:
                 self.flush()
         except FluxError as error:
             self._complain(f"content store: {len(self.dirty)} blobs are lost: {error.text or error.strerror}")
         if self._backing is not None:
             self._backing.close()
             self._backing = None
+
+
+def _number(name: str, value: str) -> int:
+    if not value.isdecimal():
+        raise FluxError(errno.EINVAL, f"error parsing {name}")
+    return int(value)
+
+
+def _check_sqlite(options: Arguments) -> None:
+    for name, known in (
+        ("journal_mode", ("DELETE", "TRUNCATE", "PERSIST", "MEMORY", "WAL", "OFF")),
+        ("synchronous", ("EXTRA", "FULL", "NORMAL", "OFF")),
+    ):
+        if options.get(name, known[0]) not in known:
+            raise FluxError(errno.EINVAL, f"invalid {name} specified")
+    if _number("max-checkpoints", options.get("max-checkpoints", "1")) < 1:
+        raise FluxError(errno.EINVAL, "invalid max-checkpoints specified")
 
 
 def open_store(reactor: Reactor, attributes: Attributes, log: BrokerLog) -> ContentStore:

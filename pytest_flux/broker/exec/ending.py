@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-from pytest_flux.broker.exec.options import exit_timeout, signal_options
-from pytest_flux.broker.exec.output import NOTICE
+from pytest_flux.broker.exec.options import NOTICE, exit_timeout, signal_options
 from pytest_flux.protocol.duration import format_duration, parse_duration
 from pytest_flux.protocol.errors import ProtocolError
 from pytest_flux.protocol.wait_status import exit_code, signal_text
@@ -29,7 +28,7 @@ class KillConfig(NamedTuple):
     kill_signal: int = signal.SIGKILL
 
 
-def kill_config(config: dict[str, Any]) -> KillConfig:
+def kill_config(config: Mapping[str, Any]) -> KillConfig:
     """Read the configuration. Wrong values mean the defaults."""
     table = config.get("exec")
     if not isinstance(table, dict):
@@ -40,14 +39,15 @@ def kill_config(config: dict[str, Any]) -> KillConfig:
     except (KeyError, ProtocolError):
         pass
     return chosen._replace(
-        term_signal=_signum(table.get("term-signal"), chosen.term_signal),
-        kill_signal=_signum(table.get("kill-signal"), chosen.kill_signal),
+        term_signal=find_signal(table.get("term-signal")) or chosen.term_signal,
+        kill_signal=find_signal(table.get("kill-signal")) or chosen.kill_signal,
     )
 
 
-def _signum(name: object, default: int) -> int:
+def find_signal(name: object) -> int | None:
+    """The number of a signal, by its name with or without SIG; None if there is none."""
     known = getattr(signal, str(name).upper(), None) or getattr(signal, f"SIG{str(name).upper()}", None)
-    return int(known) if isinstance(known, signal.Signals) else default
+    return int(known) if isinstance(known, signal.Signals) else None
 
 
 class KillLadder:
@@ -118,7 +118,7 @@ class LimitWarning:
         wanted = self._wanted
         if wanted is None:
             return
-        name = signal.Signals(wanted.signum).name
+        name = _signal_name(wanted.signum)
         if not expiration:
             self._log(NOTICE, f"job has no expiration, {name} will not be sent", _WARNING)
             return
@@ -136,6 +136,14 @@ class LimitWarning:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+
+
+def _signal_name(signum: int) -> str:
+    try:
+        return signal.Signals(signum).name
+    except ValueError:
+        # flux-core has no names for real-time signals, and its printf says this.
+        return "(null)"
 
 
 Doomed = Callable[[str, int, "int | None"], None]

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_flux.broker.exec import affinity, options
 from pytest_flux.broker.exec.mustache import Tags, TagsOfTask, job_name
-from pytest_flux.broker.exec.options import ShellFailure, nested
-from pytest_flux.broker.exec.output import ERROR, NOTICE, WARNING, Output, Send
+from pytest_flux.broker.exec.options import ERROR, NOTICE, WARNING, ShellFailure, nested
+from pytest_flux.broker.exec.output import Output, Send
 from pytest_flux.broker.exec.placement import Placement
 from pytest_flux.broker.exec.shell_process import ShellProcess
 from pytest_flux.broker.resource import discovery

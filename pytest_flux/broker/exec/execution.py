@@ -23,11 +23,12 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Mapping
 from enum import Enum, auto
 from typing import TYPE_CHECKING, Any
 
 from pytest_flux.broker.exec.ending import ExitPolicy, KillLadder, LimitWarning, kill_config
-from pytest_flux.broker.exec.guest import TOO_MUCH_INPUT, Guest, Streams
+from pytest_flux.broker.exec.guest import Guest, Streams
 from pytest_flux.broker.exec.link import Link
 from pytest_flux.broker.exec.messages import (
     Command,
@@ -51,8 +52,7 @@ from pytest_flux.broker.exec.messages import (
     TasksDone,
     Write,
 )
-from pytest_flux.broker.exec.options import ShellFailure, failure_of, shell_options
-from pytest_flux.broker.exec.output import WARNING
+from pytest_flux.broker.exec.options import WARNING, ShellFailure, failure_of, nested, shell_options
 from pytest_flux.broker.exec.placement import Placement, place
 from pytest_flux.broker.exec.shells import Shells, service_name
 from pytest_flux.broker.exec.terminal import SESSION, terminal_options
@@ -90,7 +90,7 @@ class State(Enum):
 
 
 _AFTER = {
-    State.NEW: {State.RECORDING},
+    State.NEW: {State.RECORDING, State.OVER},
     State.RECORDING: {State.PREPARING, State.ENDING, State.OVER},
     State.PREPARING: {State.LAUNCHING, State.ENDING, State.OVER},
     State.LAUNCHING: {State.RUNNING, State.ENDING, State.OVER},
@@ -112,7 +112,7 @@ class Execution:
         reactor: Reactor,
         router: Router,
         attributes: Attributes,
-        config: dict[str, Any],
+        config: Mapping[str, Any],
         kvs: Kvs,
         shells: Shells,
         work: Work,
@@ -160,9 +160,19 @@ class Execution:
     def begin(self) -> None:
         """Start the shells."""
         self._guest.log("init")
+        if nested(self._work.jobspec, "attributes", "system", "exec", "bulkexec", "mock_exception") == "init":
+            self._fail_to_start("mock init exception generated")
+            return
         self._guest.log("starting")
         self._enter(State.RECORDING)
         self._work.callbacks.started(self._start_shells)
+
+    def _fail_to_start(self, note: str) -> None:
+        """End before there is a shell (flux-core's job-exec/bulkexec.c, for tests)."""
+        self._enter(State.OVER)
+        self._work.callbacks.exception("exec", 0, note)
+        self._guest.log("done")
+        self._guest.end(self._work.release)
 
     def _start_shells(self) -> None:
         if self._state is State.OVER:
@@ -251,7 +261,7 @@ class Execution:
                 self._given_up = report
                 self._raise(report.note, report.wait_status)
         elif isinstance(report, Exited):
-            if os.WIFSIGNALED(report.status) and rank != self._leader and self._state not in _DOOMED:
+            if os.WIFSIGNALED(report.status) and self._state not in _DOOMED:
                 self._shell_killed(rank, report.status)
             self._shell_ended(rank, report.status)
 
@@ -283,8 +293,10 @@ class Execution:
             self._command(Exchange(values))
 
     def _pass_on(self, data: StdinData) -> None:
-        if not self._streams.take_input(*data):
-            self._links[self._leader].command(Die(TOO_MUCH_INPUT))
+        try:
+            self._streams.take_input(*data)
+        except ShellFailure as failure:
+            self._links[self._leader].command(Die(failure.text, component=failure.component))
             return
         self._command(Write(data.io))
 
@@ -350,10 +362,23 @@ class Execution:
         self._shell_ended(rank, 0)
 
     def _shell_killed(self, rank: int, status: int) -> None:
-        """The process of a shell was killed. The others go on, as in flux-core (src/shell/exception.c)."""
+        """The process of a shell was killed.
+
+        That ends the job if others wait for the shell (flux-core's job-exec/bulkexec.c); later, they go on without it
+        (shell/exception.c).
+        """
         shell, host = list(self._links).index(rank), self._attributes.host_of(rank)
+        if rank in self._not_ready:
+            text = f"{host} (ranks {rank}) terminated before first barrier"
+            self._work.callbacks.exception("exec", 0, text)
+            return
+        if rank == self._leader:
+            return
         self._log(WARNING, f"shell rank {shell} (on {host}): {signal_text(os.WTERMSIG(status))}", "exception")
-        self._not_running.discard(rank)
+        if rank in self._not_running:
+            self._not_running.discard(rank)
+            if not self._not_running:
+                self._all_running()
         if self._exit_policy is not None:
             self._exit_policy.begin(self._program, "shell", shell, host, None)
 

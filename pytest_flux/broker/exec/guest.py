@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from pytest_flux.broker.exec.options import INPUT_LIMIT, OUTPUT_LIMIT, nested, size_option
-from pytest_flux.broker.exec.output import WARNING, cut, event_line
+from pytest_flux.broker.exec.options import OUTPUT_LIMIT, WARNING, ShellFailure, input_limit, output_limit
+from pytest_flux.broker.exec.output import cut, event_line
 from pytest_flux.broker.kvs import Op, put_op
 from pytest_flux.protocol import treeobj
 from pytest_flux.protocol.errors import FluxError
@@ -24,8 +24,8 @@ _HEADERS = {
 _DELAY = 0.03
 """For how many seconds a job's logs are gathered. flux-core's job-exec and shells gather them for much longer."""
 
-TOO_MUCH_INPUT = (
-    "stdin exceeds 10M limit. Try file input (flux submit --input=FILE) or redirect input to your command"
+_TOO_MUCH_INPUT = (
+    "stdin exceeds {} limit. Try file input (flux submit --input=FILE) or redirect input to your command"
     " to avoid the KVS for large amounts of input"
 )
 
@@ -109,11 +109,13 @@ class Streams:
         self._guest = guest
         self._log = log
         self._limit = OUTPUT_LIMIT
+        self._input_limit = input_limit({})
         self._sizes: dict[str, int] = {}
 
     def configure(self, shell_options: dict[str, Any]) -> None:
-        """Read the limit from the options. ShellFailure."""
-        self._limit = size_option(nested(shell_options, "output", "limit"), OUTPUT_LIMIT)
+        """Read the limits from the options. ShellFailure."""
+        self._limit = output_limit(shell_options)
+        self._input_limit = input_limit(shell_options)
 
     def put_out(self, stream: str, size: int, text: str) -> None:
         """Append lines to ``guest.output`` that hold ``size`` bytes of a stream."""
@@ -126,13 +128,13 @@ class Streams:
             text = cut(text, self._limit - before)
         self._guest.append("output", text)
 
-    def take_input(self, io: dict[str, Any], size: int) -> bool:
-        """Log RFC 24 data for tasks. False if that is too much."""
+    def take_input(self, io: dict[str, Any], size: int) -> None:
+        """Log RFC 24 data for tasks. ShellFailure if that is too much."""
+        limit, text = self._input_limit
         self._sizes["stdin"] = self._sizes.get("stdin", 0) + size
-        if self._sizes["stdin"] > INPUT_LIMIT:
-            return False
+        if self._sizes["stdin"] > limit:
+            raise ShellFailure(_TOO_MUCH_INPUT.format(text), component="input.util")
         self._guest.log_input(io)
-        return True
 
 
 def _encode(lines: str) -> bytes:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from pytest_flux.broker.exec.execution import Execution
@@ -32,7 +33,7 @@ class JobExec:
         reactor: Reactor,
         router: Router,
         attributes: Attributes,
-        config: dict[str, Any],
+        config: Mapping[str, Any],
         kvs: Kvs,
         groups: GroupsService,
         shells: Shells,

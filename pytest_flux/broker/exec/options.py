@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+import os
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from pytest_flux.protocol.duration import parse_duration
@@ -14,22 +17,61 @@ OUTPUT_LIMIT = 1 << 30
 INPUT_LIMIT = 10 << 20
 
 _DEFAULT_EXIT_TIMEOUT = 30.0
-_FLUX_SHELL_ONLY = ("initrc", "userrc", "stop-tasks-in-exec")
+_FLUX_SHELL_ONLY = ("initrc", "userrc", "stop-tasks-in-exec", "stage-in")
+_JSON_NAMES: dict[type, str] = {
+    str: "string",
+    int: "integer",
+    float: "real",
+    bool: "true",
+    dict: "object",
+    list: "array",
+}
 _UNITS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30}
+
+
+FATAL, ERROR, WARNING, NOTICE, DEBUG = 0, 3, 4, 5, 6
+"""Levels of a shell's log messages (RFC 24)."""
+
+Message = tuple[int, str, str]
+"""A level, a text, and the component of the shell that has written it, or ""."""
 
 
 class ShellFailure(Exception):
     """A shell cannot go on. The text goes into the job's output, and into the note of the exception that follows.
 
-    ``code`` is the shell's exit code. ``wait_status`` is that of the task at fault, if there is one.
+    ``code`` is the shell's exit code. ``wait_status`` is that of the task at fault, if there is one. ``messages`` are
+    logged before.
     """
 
-    def __init__(self, text: str, code: int = 1, *, component: str = "", wait_status: int | None = None) -> None:
+    def __init__(
+        self,
+        text: str,
+        code: int = 1,
+        *,
+        component: str = "",
+        wait_status: int | None = None,
+        messages: Sequence[Message] = (),
+    ) -> None:
         super().__init__(text)
         self.text = text
         self.code = code
         self.component = component
         self.wait_status = wait_status
+        self.messages = messages
+
+
+def plugin_failure(
+    plugin: str, *messages: Message, reason: str = "shell_init: No such file or directory"
+) -> ShellFailure:
+    """What flux-core's shell says if one of its plugins cannot be initialized."""
+    return ShellFailure(reason, messages=(*messages, (ERROR, f"plugin '{plugin}': shell.init failed", "")))
+
+
+def expect(value: object, kind: type, plugin: str, *messages: Message) -> None:
+    """Refuse a value of another type, in the words of flux-core and jansson. ShellFailure."""
+    if not isinstance(value, kind) or (isinstance(value, bool) and kind is int):
+        text = f"shell_getopt: unpack error: Expected {_JSON_NAMES[kind]}, got {_JSON_NAMES.get(type(value), 'null')}"
+        raise plugin_failure(plugin, (ERROR, text, ""), *messages)
 
 
 def failure_of(error: Exception) -> ShellFailure:
@@ -38,7 +80,9 @@ def failure_of(error: Exception) -> ShellFailure:
     A jobspec may have any value at any place. What no check has found shows as some exception where the value is
     used; it must end that job, and nothing else.
     """
-    return error if isinstance(error, ShellFailure) else ShellFailure(f"error parsing jobspec: {error!r}")
+    if isinstance(error, ShellFailure):
+        return error
+    return ShellFailure(str(error) if isinstance(error, ProtocolError) else f"error parsing jobspec: {error!r}")
 
 
 class OutputOptions(NamedTuple):
@@ -64,11 +108,53 @@ def shell_options(jobspec: dict[str, Any]) -> dict[str, Any]:
     return options if isinstance(options, dict) else {}
 
 
-def check_options(options: dict[str, Any]) -> None:
-    """Refuse what only flux-core's shell can do, with ShellFailure."""
+def check_options(options: dict[str, Any], size: int) -> list[Message]:
+    """Refuse what only flux-core's shell can do, and what makes no sense, with ShellFailure.
+
+    ``size`` is the number of shells. The result are messages to log.
+    """
     for name in _FLUX_SHELL_ONLY:
         if is_set(options, name):
             raise ShellFailure(f"{name}: this option needs flux-core: embedded brokers have no job shell to extend")
+    if is_set(options, "hwloc") and nested(options, "hwloc", "xmlfile") not in (None, 0):
+        raise ShellFailure("hwloc.xmlfile: this option needs flux-core: embedded brokers do not have hwloc")
+    if options.get("mpi") == "spectrum":
+        raise ShellFailure("mpi=spectrum: this option needs flux-core: embedded brokers do not have its MPI plugins")
+    for name in ("verbose", "nosetpgrp"):
+        value = options.get(name, 0)
+        if not isinstance(value, int):
+            text = f"shell_getopt: unpack error: Expected integer, got {_JSON_NAMES.get(type(value), 'null')}"
+            raise ShellFailure(f"failed to parse attributes.system.shell.{name}", messages=[(ERROR, text, "")])
+    _check_input(options)
+    output_limit(options)
+    timeout = options.get("rexec-shutdown-timeout")
+    if timeout is not None and _seconds(timeout) is None:
+        text = f"failed to parse rexec-shutdown-timeout: {os.strerror(errno.EINVAL)}"
+        raise plugin_failure("rexec", (ERROR, text, "rexec"), reason="shell_init")
+    return _check_pmi(options, size)
+
+
+def _check_input(options: dict[str, Any]) -> None:
+    kind = nested(options, "input", "stdin", "type")
+    if kind is not None:
+        expect(kind, str, "input.service")
+        if kind not in ("service", "file"):
+            raise plugin_failure("input.service", (ERROR, f"input.stdin.type={kind} invalid", "input.service"))
+    input_limit(options)
+
+
+def _check_pmi(options: dict[str, Any], size: int) -> list[Message]:
+    pmi = options.get("pmi-simple")
+    if not isinstance(pmi, dict):
+        return []
+    unknown = [name for name in pmi if name not in ("nomap", "exchange")]
+    if unknown:
+        text = f"option error: {len(unknown)} object item(s) left unpacked: {', '.join(unknown)}"
+        raise plugin_failure("pmi-simple", (ERROR, text, "pmi-simple"))
+    fanout = nested(pmi, "exchange", "k")
+    if isinstance(fanout, int) and fanout > size:
+        return [(WARNING, f"requested exchange fanout too large, using k={size}", "pmi-simple")]
+    return []
 
 
 def is_set(options: dict[str, Any], name: str) -> bool:
@@ -125,18 +211,19 @@ def output_options(options: dict[str, Any]) -> tuple[OutputOptions, OutputOption
     output = options.get("output")
     output = output if isinstance(output, dict) else {}
     append = output.get("mode") == "append"
-    out = _stream_options(output.get("stdout"), OutputOptions(None, False, True, append))
-    err = _stream_options(output.get("stderr"), out._replace(by_line=False))
+    out = _stream_options("stdout", output.get("stdout"), OutputOptions(None, False, True, append))
+    err = _stream_options("stderr", output.get("stderr"), out._replace(by_line=False))
     return out, err
 
 
-def _stream_options(value: object, default: OutputOptions) -> OutputOptions:
+def _stream_options(stream: str, value: object, default: OutputOptions) -> OutputOptions:
     if not isinstance(value, dict):
         return default
     path, label, buffer = value.get("path"), value.get("label"), value.get("buffer")
     kind = buffer.get("type") if isinstance(buffer, dict) else None
-    if path is not None and not isinstance(path, str):
-        raise ShellFailure("failed to read output options", component="output.config")
+    for text in (path, value.get("type"), kind):
+        if text is not None:
+            expect(text, str, "output", (ERROR, f"failed to read {stream} output options", "output.config"))
     chosen = default._replace(
         path=path if path is not None else default.path,
         label=bool(label) if label is not None else default.label,
@@ -145,17 +232,39 @@ def _stream_options(value: object, default: OutputOptions) -> OutputOptions:
     return chosen._replace(path=None) if value.get("type") == "kvs" else chosen
 
 
-def size_option(value: object, default: int) -> int:
-    """A number of bytes, or a text such as ``10M``."""
+def output_limit(options: dict[str, Any]) -> int:
+    """How many bytes of each stream the KVS takes. ShellFailure."""
+    value = nested(options, "output", "limit")
+    size = OUTPUT_LIMIT if value is None else _size(value)
+    if size is None:
+        raise plugin_failure("output", (NOTICE, f"Invalid KVS output.limit={value}", "output.kvs"))
+    return size
+
+
+def input_limit(options: dict[str, Any]) -> tuple[int, str]:
+    """How many bytes of input the KVS takes, and the text of that. ShellFailure."""
+    value = nested(options, "input", "limit")
     if value is None:
-        return default
+        return INPUT_LIMIT, "10M"
+    size = _size(value)
+    if size is None:
+        raise plugin_failure(
+            "input.service",
+            (NOTICE, f"Invalid KVS input.limit={value}", "input.util"),
+            (ERROR, "failed to initialize input ctx", "input.util"),
+        )
+    return size, str(value)
+
+
+def _size(value: object) -> int | None:
+    """A number of bytes, from a number or a text such as ``10M``."""
     if isinstance(value, int) and not isinstance(value, bool) and 0 < value <= OUTPUT_LIMIT:
         return value
     text = str(value).lower()
     number, unit = (text[:-1], text[-1]) if text and not text[-1].isdigit() else (text, "")
     if number.isdigit() and unit in _UNITS and 0 < int(number) * _UNITS[unit] <= OUTPUT_LIMIT:
         return int(number) * _UNITS[unit]
-    raise ShellFailure(f"Invalid limit={value}")
+    return None
 
 
 def nested(options: dict[str, Any], *names: str) -> object:

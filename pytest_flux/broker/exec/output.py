@@ -9,14 +9,11 @@ from functools import partial
 from typing import NamedTuple
 
 from pytest_flux.broker.exec.mustache import Tags, TagsOfTask
-from pytest_flux.broker.exec.options import OutputOptions, ShellFailure
+from pytest_flux.broker.exec.options import ERROR, OutputOptions, ShellFailure, plugin_failure
 from pytest_flux.broker.exec.shell_process import ShellProcess
 from pytest_flux.protocol.eventlog import encode_event, make_event
 from pytest_flux.protocol.ioencode import decode_io
 from pytest_flux.reactor.clock import Clock
-
-FATAL, ERROR, WARNING, NOTICE = 0, 3, 4, 5
-"""Levels of a shell's log messages (RFC 24)."""
 
 _LEVELS = ("FATAL", "FATAL", "FATAL", "ERROR", " WARN", None, "DEBUG", "TRACE")
 
@@ -160,9 +157,8 @@ class Output:
 
     def _cannot_open(self, path: str, errnum: int) -> ShellFailure:
         reason = os.strerror(errnum)
-        self.log(ERROR, f"open: {path}: {reason}", "output.task")
-        self.log(ERROR, "plugin 'output': shell.init failed")
-        return ShellFailure(f"shell_init: {reason}")
+        message = (ERROR, f"open: {path}: {reason}", "output.task")
+        return plugin_failure("output", message, reason=f"shell_init: {reason}")
 
     def redirect(self, ntasks: int, size: int) -> None:
         """Report which streams are in files. Tags that differ from task to task stay in the paths."""

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import stat
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from itertools import cycle, islice
 from typing import Any, NamedTuple
 
-from pytest_flux.broker.exec.options import ShellFailure
+from pytest_flux.broker.exec.options import ERROR, ShellFailure
 from pytest_flux.protocol.errors import ProtocolError
+from pytest_flux.protocol.hostlist import decode_hostlist
 from pytest_flux.protocol.jobspec import jobspec_counts
 from pytest_flux.protocol.limits import MAX_TASKS, check_limit
 from pytest_flux.protocol.resource_set import ResourceSet, lowest, text_of
@@ -58,6 +63,12 @@ class Placement(NamedTuple):
         }
 
 
+_MAX_TASKS = 1 << 20
+"""More tasks than this are refused: no host could run them, and they would have to be counted one by one."""
+
+_MAX_HOSTFILE = 1 << 20
+
+
 def place(jobspec: dict[str, Any], resources: ResourceSet, options: dict[str, Any]) -> Placement:
     """Distribute a job's tasks. ShellFailure if that is impossible."""
     ranks = list(resources)
@@ -69,7 +80,7 @@ def place(jobspec: dict[str, Any], resources: ResourceSet, options: dict[str, An
     _check_tasks(sum(counts))
     taskmap = Taskmap.compact(Block(shell, 1, count) for shell, count in enumerate(counts) if count)
     kept = _adjusted(jobspec, resources, options, counts)
-    return Placement(kept, ranks, _remapped(taskmap, options), resources)
+    return Placement(kept, ranks, _remapped(taskmap, options, resources.hosts), resources)
 
 
 def _adjusted(
@@ -143,8 +154,13 @@ def _check_tasks(count: int) -> None:
 def _deal(cores: list[int], size: int, tasks: int) -> list[int]:
     """Deal tasks to the nodes in turn, the largest first, and again when all are full."""
     counts = [0] * len(cores)
-    if size <= 0:
+    if size <= 0 or not 0 < tasks <= _MAX_TASKS:
         raise ShellFailure(f"error distributing {tasks} tasks over R")
+    rounds = max(0, tasks // sum(free // size for free in cores) - 1)
+    if rounds:
+        # All rounds but the last are alike: each fills all nodes.
+        counts = [rounds * (free // size) for free in cores]
+        tasks -= sum(counts)
     left: deque[tuple[int, int]] = deque()
     while tasks:
         if not left:
@@ -172,7 +188,7 @@ def _per_resource(options: dict[str, Any], resources: ResourceSet) -> list[int]:
     raise ShellFailure(f"error distributing {count} tasks per-{kind} over R")
 
 
-def _remapped(taskmap: Taskmap, options: dict[str, Any]) -> Taskmap:
+def _remapped(taskmap: Taskmap, options: dict[str, Any], hosts: Sequence[str]) -> Taskmap:
     wanted = options.get("taskmap")
     if not isinstance(wanted, dict):
         return taskmap
@@ -183,6 +199,8 @@ def _remapped(taskmap: Taskmap, options: dict[str, Any]) -> Taskmap:
         return taskmap
     if scheme == "cyclic":
         return _cyclic(taskmap, value)
+    if scheme == "hostfile":
+        return _by_hostfile(taskmap, value, hosts)
     if scheme != "manual":
         raise ShellFailure(f"failed to map tasks with scheme={scheme}")
     try:
@@ -211,3 +229,46 @@ def _cyclic(taskmap: Taskmap, value: str) -> Taskmap:
                     left[node] -= min(stride, count)
 
     return Taskmap.compact(deal())
+
+
+def _by_hostfile(taskmap: Taskmap, path: str, hosts: Sequence[str]) -> Taskmap:
+    """One task after another on the hosts in a file, from its beginning again if there are more tasks."""
+    names: list[str] = []
+    try:
+        for line in _read_regular(path).splitlines():
+            names += decode_hostlist(line)
+    except ProtocolError:
+        # flux-core goes on with the other lines; it reports this one.
+        raise _hostfile_failure(f"hostlist_append: {line}") from None
+    except OSError as error:
+        raise _hostfile_failure(
+            f"failed to open hostfile: {path}: {error.strerror}", "failed to get hostlists from file and R"
+        ) from None
+    numbers = {host: number for number, host in reversed(list(enumerate(hosts)))}
+    chosen = list(islice(cycle(names or [""]), taskmap.ntasks))
+    for name in chosen:
+        if name not in numbers:
+            text = f"failed to map tasks with hostfile:{path}: host {name} not found in job nodelist"
+            raise _hostfile_failure(text)
+    mapped = Taskmap.compact(Block(numbers[name], 1, 1) for name in chosen)
+    if (mapped.ntasks, mapped.nnodes) != (taskmap.ntasks, taskmap.nnodes):
+        raise ShellFailure("failed to set new shell taskmap")
+    return mapped
+
+
+def _read_regular(path: str) -> str:
+    """The text of a file that cannot block us. OSError."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+        return os.read(descriptor, _MAX_HOSTFILE).decode(errors="replace")
+    finally:
+        os.close(descriptor)
+
+
+def _hostfile_failure(*texts: str) -> ShellFailure:
+    messages = [(ERROR, text, "taskmap.hostfile") for text in texts]
+    failed = "taskmap.hostfile failed"
+    messages += [(ERROR, f"plugin 'taskmap.hostfile': {failed}", ""), (ERROR, failed, "")]
+    return ShellFailure("shell_taskmap", messages=messages)

@@ -26,8 +26,8 @@ from pytest_flux.broker.exec.messages import (
     TaskExit,
     TasksDone,
 )
-from pytest_flux.broker.exec.options import ShellFailure, failure_of
-from pytest_flux.broker.exec.output import FATAL, Output, log_line
+from pytest_flux.broker.exec.options import DEBUG, FATAL, ShellFailure, failure_of, is_set
+from pytest_flux.broker.exec.output import Output, log_line
 from pytest_flux.broker.exec.placement import Placement, place
 from pytest_flux.broker.exec.pmi import ShellPmi, pmi_name, pmi_values
 from pytest_flux.broker.exec.shell_process import ShellProcess, ShellProcesses
@@ -118,7 +118,8 @@ class Shell:
                 self._take_process,
             )
             self.output = self._equipment.output
-            options.check_options(self.options)
+            for message in options.check_options(self.options, len(self._resources)):
+                self.output.log(*message)
             self._terminal_options = terminal_options(self.options)
             self._equipment.outfit()
             self.tasks = [Task(self, task) for task in self._equipment.tasks]
@@ -150,6 +151,11 @@ class Shell:
             self._process.backlogged = self._backlogged
         return self._process
 
+    def _debug(self, text: str, component: str = "") -> None:
+        """Log what the option ``verbose`` asks for."""
+        if is_set(self.options, "verbose"):
+            self.output.log(DEBUG, text, component)
+
     def _send_output(self, stream: str, size: int, text: str) -> None:
         self.report(OutputLines(stream, size, text))
 
@@ -158,6 +164,7 @@ class Shell:
         if not {"simple", "pmi1", "pmi2"} & set(wanted) or not ntasks:
             return
         alone = len(self.placement.ranks) == 1
+        self._debug("simple wire protocol is enabled", "pmi-simple")
         self._pmi = ShellPmi(
             self.reactor,
             size=self.placement.ntasks,
@@ -179,7 +186,10 @@ class Shell:
         """Start the tasks and report Running."""
         if not self.is_over and not self._has_run:
             self._has_run = True
-            self.output.open([task.tags for task in self.tasks], self._opened, running=True)
+            try:
+                self.output.open([task.tags for task in self.tasks], self._opened, running=True)
+            except ShellFailure as failure:
+                self.die(failure)
 
     def _opened(self, failure: ShellFailure | None) -> None:
         if failure is not None:
@@ -239,6 +249,7 @@ class Shell:
         """See TaskOwner in task.py."""
         assert task.status is not None
         self._code = max(self._code, exit_code(task.status))
+        self._debug(f"task {task.tags.rank} complete status={exit_code(task.status)}")
         if self._pmi is not None:
             self._pmi.disconnect(task.tags.rank)
         if not self._told_exit:
@@ -256,6 +267,9 @@ class Shell:
 
     def finish(self) -> None:
         """All tasks have ended: exit."""
+        if not self._number:
+            self._debug("all shells report tasks complete", "tasks-complete")
+        self._debug(f"exit {self._code}")
         self._finish(self._code << 8)
 
     # -- commands
@@ -304,11 +318,12 @@ class Shell:
         if self.is_over or self._fatal_status:
             return
         self._fatal_status = failure.code << 8
-        if hasattr(self, "output"):
-            self.output.log(FATAL, failure.text, failure.component)
-        else:
-            now = self.reactor.clock.time()
-            self._send_output("log", 0, log_line(now, self._number, FATAL, failure.text, failure.component))
+        for level, text, component in (*failure.messages, (FATAL, failure.text, failure.component)):
+            if hasattr(self, "output"):
+                self.output.log(level, text, component)
+            else:
+                now = self.reactor.clock.time()
+                self._send_output("log", 0, log_line(now, self._number, level, text, component))
         self.report(GaveUp(failure.text, failure.wait_status))
         self._finish(self._fatal_status)
 

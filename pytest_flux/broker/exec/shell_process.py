@@ -83,7 +83,12 @@ class ShellProcess:
         self._socket: socket.socket | None
         self._socket, theirs = socket.socketpair()
         self._socket.setblocking(False)
-        self.pid = os.fork()
+        try:
+            self.pid = os.fork()
+        except OSError:
+            self._socket.close()
+            theirs.close()
+            raise
         if self.pid == 0:
             _become(theirs, name)
         theirs.close()

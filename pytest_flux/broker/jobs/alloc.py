@@ -53,6 +53,10 @@ class Alloc:
                     self._events.raise_exception(job, "scheduler-restart", 0, str(error))
         self.plan()
 
+    def go_offline(self) -> None:
+        """Schedule no more. Jobs keep what they have."""
+        self.scheduler.go_offline()
+
     def enqueue(self, job: Job) -> None:
         """Queue a job in SCHED, unless it is held or its queue is stopped."""
         if (

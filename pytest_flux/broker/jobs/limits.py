@@ -24,20 +24,18 @@ def _queue_table(config: dict[str, Any], queue: str | None) -> dict[str, Any]:
 
 
 def apply_defaults(config: dict[str, Any], jobspec: dict[str, Any]) -> None:
-    """Add defaults and the constraints of its queue to a jobspec (flux-core's job frobnicator).
+    """Add the defaults of policy and queue to a jobspec (flux-core's frobnicator plugin ``defaults``).
 
-    Raises FluxError EPERM for an unknown queue: flux-core's frobnicator answers 1 for every refusal.
+    Raises FluxError EPERM for a missing or unknown queue: flux-core's frobnicator answers 1 for every refusal.
     """
     queues = config.get("queues") or {}
     defaults = _dig(config, "policy", "jobspec", "defaults", "system") or {}
-    if not queues and not defaults:
-        return
     system = jobspec["attributes"]["system"]
     queue = system.get("queue") or defaults.get("queue")
     if queue is None and queues:
         raise FluxError(errno.EPERM, "no queue specified")
-    if queue is not None and queue not in queues:
-        raise FluxError(errno.EPERM, f"Invalid queue '{queue}' specified")
+    if queue is not None and queues:
+        _check_queue(queues, queue)
     own = _dig(_queue_table(config, queue), "policy", "jobspec", "defaults", "system") or {}
     for name, value in {**defaults, **own}.items():
         if name == "duration":
@@ -45,9 +43,26 @@ def apply_defaults(config: dict[str, Any], jobspec: dict[str, Any]) -> None:
                 system["duration"] = parse_duration(value) if isinstance(value, str) else value
         elif name not in system:
             system[name] = copy.deepcopy(value)
+
+
+def apply_constraints(config: dict[str, Any], jobspec: dict[str, Any]) -> None:
+    """Add the constraints of its queue to a jobspec (flux-core's frobnicator plugin ``constraints``).
+
+    Raises FluxError EPERM for an unknown queue.
+    """
+    system = jobspec["attributes"]["system"]
+    queue = system.get("queue")
+    if not queue:
+        return
+    _check_queue(config.get("queues") or {}, queue)
     requires = _queue_table(config, queue).get("requires")
     if requires is not None:
         _constrain(system, list(requires))
+
+
+def _check_queue(queues: dict[str, Any], queue: object) -> None:
+    if not isinstance(queue, str) or queue not in queues:
+        raise FluxError(errno.EPERM, f"Invalid queue '{queue}' specified")
 
 
 def _constrain(system: dict[str, Any], properties: list[str]) -> None:

@@ -188,7 +188,14 @@ class JobManager:
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             self._log.write(LOG_ERR, f"restart: {_CHECKPOINT}: {error!r}", "job-manager")
 
-    # -- the end of the instance
+    # -- the end of the manager, or of the instance
+
+    def end(self) -> None:
+        """Bring all changes to the KVS, and change nothing from now on: the module is removed."""
+        self.start.stop()
+        self.alloc.go_offline()
+        self.save()
+        self.batch.close()
 
     def settle(self, done: Callable[[], None]) -> None:
         """Cancel running jobs and keep waiting ones (flux-core's etc/rc1 has this in its "cleanup").

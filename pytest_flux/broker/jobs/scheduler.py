@@ -123,6 +123,12 @@ class Scheduler:
         if self._estimated is not None and self._estimated[0] is job:
             self._estimated = None
 
+    def go_offline(self) -> None:
+        """Forget the resources and who has them."""
+        self.pool = None
+        self._running.clear()
+        self._estimated = None
+
     def restore(self, job: Job) -> None:
         """Take the resources that a job has held since before a restart. Raises ProtocolError if they are gone."""
         if self.pool is None or job.R is None:

@@ -109,6 +109,15 @@ class Start:
         self._running: dict[int, _Running] = {}
         events.listen(self._event)
 
+    @property
+    def has_executor(self) -> bool:
+        """Whether jobs in RUN are started."""
+        return self._executor is not None
+
+    def stop(self) -> None:
+        """Start no more jobs."""
+        self._executor = None
+
     def use(self, executor: Executor) -> None:
         """Run jobs with ``executor`` from now on, first those that wait in RUN."""
         self._executor = executor

@@ -121,6 +121,12 @@ class Batch:
         self._is_planned = False
         self._is_committing = False
         self._preserves = False
+        self._is_closed = False
+
+    def close(self) -> None:
+        """Commit what there is at once, and take no more: somebody else writes these keys from now on."""
+        self._flush()
+        self._is_closed = True
 
     @property
     def is_clean(self) -> bool:
@@ -129,16 +135,20 @@ class Batch:
 
     def put(self, key: str, value: bytes) -> None:
         """Set a key. A commit sets keys before it appends events."""
-        self._operations.append((PUT, key, value))
-        self._plan()
+        if not self._is_closed:
+            self._operations.append((PUT, key, value))
+            self._plan()
 
     def unlink(self, key: str) -> None:
         """Remove a key and everything below it."""
-        self._operations.append((UNLINK, key, b""))
-        self._plan()
+        if not self._is_closed:
+            self._operations.append((UNLINK, key, b""))
+            self._plan()
 
     def append(self, job_id: int, line: str) -> None:
         """Append an event to a job's log."""
+        if self._is_closed:
+            return
         lines = self._lines.get(job_id)
         if lines is None:
             lines = self._lines[job_id] = []

@@ -31,6 +31,9 @@ from pytest_flux.protocol.treeobj import DIR, VALREF, TreeObject, encode_name
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+_SMALL = 256
+"""Entries of a directory up to which it is encoded anew for each version: that costs less than sharing."""
+
 _CHUNK = 128
 """Entries of a chunk, at most. The cost of a change is that of encoding a chunk and of copying the list of all."""
 
@@ -118,8 +121,38 @@ class Entries(Mapping[str, TreeObject]):
         return max(0, bisect_right(self._firsts, name) - 1)
 
 
+def directory_of(entries: dict[str, TreeObject]) -> TreeObject:
+    """A directory with these entries, which may be kept."""
+    return Directory.of(entries) if len(entries) > _SMALL else TreeObject(DIR, entries)
+
+
+def changed(directory: TreeObject, changes: dict[str, TreeObject | None]) -> TreeObject:
+    """A directory with some entries set, and those removed that are None."""
+    if isinstance(directory, Directory):
+        return directory.changed(changes)
+    entries: dict[str, TreeObject] = dict(directory.data)
+    for name, entry in changes.items():
+        if entry is None:
+            entries.pop(name, None)
+        else:
+            entries[name] = entry
+    return directory_of(entries)
+
+
+def weight(directory: TreeObject) -> int:
+    """The number of entries and of the blobs that they refer to, plus one."""
+    if isinstance(directory, Directory):
+        entries: Entries = directory.data
+        return 1 + sum([chunk.weight for chunk in entries.chunks])
+    size = 1 + len(directory.data)
+    for entry in directory.data.values():
+        if entry.type == VALREF:
+            size += len(entry.data)
+    return size
+
+
 class Directory(TreeObject):
-    """A tree object of type dir. ``data`` are its :class:`Entries`."""
+    """A directory with many entries. ``data`` are its :class:`Entries`."""
 
     __slots__ = ("_states",)
 
@@ -137,12 +170,6 @@ class Directory(TreeObject):
     def is_large(self) -> bool:
         """Whether it is worth while not to write every version."""
         return len(self.data.chunks) > _LARGE
-
-    @property
-    def weight(self) -> int:
-        """The number of entries and of the blobs that they refer to, plus one."""
-        entries: Entries = self.data
-        return 1 + sum([chunk.weight for chunk in entries.chunks])
 
     def changed(self, changes: dict[str, TreeObject | None]) -> Directory:
         """This directory with some entries set, and those removed that are None."""

@@ -38,15 +38,15 @@ from itertools import count
 from typing import TYPE_CHECKING, Any
 
 from pytest_flux.broker.kvs.appending import Appending
-from pytest_flux.broker.kvs.directory import Directory
 from pytest_flux.broker.kvs.lookup import READDIR, WAITCREATE, WATCH, WATCH_APPEND, Credentials, Lookup
 from pytest_flux.broker.kvs.namespace import PRIMARY, Namespace, choose_checkpoint, encode_checkpoint
 from pytest_flux.broker.kvs.transaction import APPEND, SYNC, Change, Op, Statistics, Transaction
 from pytest_flux.broker.kvs.tree import Tree
 from pytest_flux.broker.kvs.watch import Watch
 from pytest_flux.protocol import treeobj
+from pytest_flux.protocol.blobref import decode_blobref
 from pytest_flux.protocol.duration import parse_duration
-from pytest_flux.protocol.errors import FluxError
+from pytest_flux.protocol.errors import FluxError, ProtocolError
 from pytest_flux.protocol.json_value import compact
 from pytest_flux.protocol.kvs_key import normalize_key
 from pytest_flux.protocol.message import ROLE_OWNER, encode_json
@@ -140,7 +140,7 @@ class Kvs:
         if name in self._all():
             raise FluxError(errno.EEXIST)
         if rootref is None:
-            ref = self.tree.store_directory(Directory.of({}))
+            ref = self.tree.store_directory(treeobj.directory())
         else:
             ref = rootref
             self.tree.keep(ref)
@@ -163,7 +163,7 @@ class Kvs:
         if removed is None:
             return
         self._event(removed, "removed")
-        for waiter in removed.waiters:
+        for waiter in builtins.list(removed.waiters):
             self._reactor.call(waiter.done, FluxError(errno.ENOTSUP))
         for watch in removed.watchers.all():
             self._reactor.call(watch.fail, FluxError(errno.ENOTSUP))
@@ -424,7 +424,7 @@ class Kvs:
     # -- checkpoints
 
     def _last_checkpoint(self) -> tuple[str, int]:
-        empty = self.tree.store_directory(Directory.of({}))
+        empty = self.tree.store_directory(treeobj.directory())
         found = choose_checkpoint(self.content.checkpoints(), self.tree, self._complain)
         if found is None:
             return empty, 0
@@ -437,7 +437,7 @@ class Kvs:
 
     def preserve(self) -> None:
         """Make the primary namespace survive the process, however it ends; nothing to do for a temporary statedir."""
-        if not self.content.volatile:
+        if not self.content.volatile and self.content.is_backed:
             primary = self._all()[PRIMARY]
             value = encode_checkpoint(primary.ref, primary.sequence, self._reactor.clock.time())
             self.content.renew_checkpoint(value)
@@ -467,9 +467,40 @@ class Kvs:
 
         self._reactor.call_later(seconds, again)
 
+    # -- the module
+
+    def begin(self, rootref: str | None) -> None:
+        """Open the primary namespace now, at ``rootref`` instead of the last checkpoint. FluxError."""
+        if rootref is None:
+            self._all()
+            return
+        try:
+            decode_blobref(rootref)
+        except ProtocolError:
+            raise FluxError(errno.EINVAL) from None
+        self._namespaces[PRIMARY] = Namespace(PRIMARY, self.owner, rootref, self._last_checkpoint()[1])
+
+    def end(self) -> None:
+        """Write a checkpoint if there is a file for it, and forget all namespaces: the module is removed."""
+        self.settle()
+        if self.content.is_backed:
+            self._try_checkpoint()
+        gone = FluxError(errno.ENOSYS)
+        for namespace in self._namespaces.values():
+            for waiter in namespace.waiters:
+                waiter.done(gone)
+            for watch in namespace.watchers.all():
+                watch.fail(gone)
+        for unborn in self._unborn.values():
+            for watch in unborn:
+                watch.fail(gone)
+        self._namespaces.clear()
+        self._unborn.clear()
+        self._checkpointed = None
+
     def close(self) -> bool:
         """Bring everything to disk, unless the statedir is temporary. Returns whether nothing was lost."""
-        return self.content.volatile or self._try_checkpoint()
+        return self.content.volatile or not self.content.is_backed or self._try_checkpoint()
 
 
 def put_op(key: str, value: bytes | str) -> Op:

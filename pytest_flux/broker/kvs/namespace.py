@@ -34,7 +34,7 @@ class Namespace:
         self.sequence = sequence
         self.flags = flags
         self.queue: list[Transaction] = []
-        self.waiters: list[Waiter] = []
+        self.waiters: dict[Waiter, None] = {}
         self.watchers = Watchers()
 
     def take_mergeable(self) -> list[Transaction]:
@@ -50,7 +50,8 @@ class Namespace:
         if not self.waiters:
             return []
         ready = [waiter for waiter in self.waiters if waiter.sequence <= self.sequence]
-        self.waiters = [waiter for waiter in self.waiters if waiter.sequence > self.sequence]
+        for waiter in ready:
+            del self.waiters[waiter]
         return ready
 
 

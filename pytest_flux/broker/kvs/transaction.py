@@ -10,7 +10,7 @@ import errno
 import math
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from pytest_flux.broker.kvs.directory import Directory
+from pytest_flux.broker.kvs.directory import Directory, changed
 from pytest_flux.protocol import treeobj
 from pytest_flux.protocol.blobref import MAX_STRING_SIZE
 from pytest_flux.protocol.errors import FluxError, ProtocolError
@@ -84,7 +84,7 @@ class _Draft:
 
     __slots__ = ("before", "changes", "ref")
 
-    def __init__(self, before: Directory, ref: str = "") -> None:
+    def __init__(self, before: TreeObject, ref: str = "") -> None:
         self.before = before
         self.ref = ref
         self.changes: dict[str, Entry | None] = {}
@@ -105,7 +105,7 @@ class _Growing:
 
 
 Entry = TreeObject | _Draft | _Growing
-_EMPTY = Directory.of({})
+_EMPTY = treeobj.directory()
 
 
 class Change:
@@ -217,9 +217,8 @@ class Change:
 
     def _store(self, draft: _Draft) -> str:
         changes = {name: None if entry is None else self._finished(entry) for name, entry in draft.changes.items()}
-        directory = draft.before.changed(changes)
-        ref = self._tree.store_directory(directory)
-        if draft.ref and draft.ref != ref and draft.before.is_large:
+        ref = self._tree.store_directory(changed(draft.before, changes))
+        if isinstance(draft.before, Directory) and draft.ref not in ("", ref):
             self._replaced.append(draft.ref)
         return ref
 

@@ -6,7 +6,7 @@ import errno
 from collections import OrderedDict
 from typing import TYPE_CHECKING
 
-from pytest_flux.broker.kvs.directory import Directory
+from pytest_flux.broker.kvs.directory import Directory, directory_of, weight
 from pytest_flux.protocol import treeobj
 from pytest_flux.protocol.blobref import decode_blobref, encode_blobref
 from pytest_flux.protocol.errors import FluxError, ProtocolError
@@ -29,7 +29,7 @@ class Tree:
 
     def __init__(self, content: ContentStore) -> None:
         self._content = content
-        self._directories: OrderedDict[str, tuple[Directory, int]] = OrderedDict()
+        self._directories: OrderedDict[str, tuple[TreeObject, int]] = OrderedDict()
         self._size = 0
         self.faults = 0
 
@@ -45,7 +45,7 @@ class Tree:
         """Store a blob and return its blobref."""
         return encode_blobref(self._content.hash_name, self._content.store(data))
 
-    def directory(self, ref: str, *, is_root: bool = False) -> Directory:
+    def directory(self, ref: str, *, is_root: bool = False) -> TreeObject:
         """The directory that a reference leads to.
 
         FluxError ENOTRECOVERABLE if that is something else, EINVAL if it should be the root.
@@ -62,13 +62,13 @@ class Tree:
             loaded = None
         if loaded is None or loaded.type != DIR:
             raise FluxError(errno.EINVAL if is_root else ENOTRECOVERABLE)
-        directory = Directory.of(loaded.data)
+        directory = directory_of(loaded.data)
         self._remember(ref, directory)
         return directory
 
-    def store_directory(self, directory: Directory) -> str:
+    def store_directory(self, directory: TreeObject) -> str:
         """Store a directory and return its blobref. ProtocolError if a name is not Unicode."""
-        if directory.is_large:
+        if isinstance(directory, Directory) and directory.is_large:
             digest = directory.digest(self._content.hash_name)
             self._content.hold(digest, directory)
             ref = encode_blobref(self._content.hash_name, digest)
@@ -115,11 +115,11 @@ class Tree:
         """The val that a valref stands for; anything else as it is."""
         return treeobj.val(self.value(entry)) if entry.type == VALREF else entry
 
-    def _remember(self, ref: str, directory: Directory) -> None:
+    def _remember(self, ref: str, directory: TreeObject) -> None:
         if ref in self._directories:
             self._directories.move_to_end(ref)
             return
-        size = directory.weight
+        size = weight(directory)
         self._directories[ref] = directory, size
         self._size += size
         while self._size > _CAPACITY and len(self._directories) > 1:

@@ -17,6 +17,12 @@ What a link promises
 * Every request that was sent over a link gets an answer. :class:`Peer` remembers the header of each pending request;
   when the link is lost, the broker itself answers them with EHOSTUNREACH.
 * Credentials survive, except ROLE_LOCAL, which only the broker of the client itself may grant.
+* A rank is who the launcher started. Any process of the user can connect to the socket, so ``overlay.hello`` must
+  show the secret of the instance, which rank 0 makes at each boot and publishes in its business card over PMI. With a
+  ``[bootstrap]`` table there is no PMI: each parent writes a secret for its children beside its socket (mode 0600).
+* No link is cut for being slow. What a neighbour does not read yet waits in a file in the rundir (see Stream), and a
+  parent handles no further requests of a child that has not read its answers (see UsockServer, ``waits``). A child
+  always reads, so they cannot wait for each other.
 
 How a loss is noticed
 ---------------------
@@ -52,6 +58,7 @@ from pytest_flux.broker.overlay.peers import (
     check_hello,
     subtree_status,
 )
+from pytest_flux.broker.overlay.secret import remove_secret, secret_path, write_secret
 from pytest_flux.protocol.errors import FluxError, ProtocolError
 from pytest_flux.protocol.limits import UNREAD_OF_PEER
 from pytest_flux.protocol.message import (
@@ -109,12 +116,20 @@ class Overlay:
         self.on_change: list[Callable[[Child], None]] = []
         self.on_congestion: list[Callable[[bool], None]] = []
         self.tracers: Tracers = []
+        self.secret: str | None = None
+        self._written_secret: tuple[str, str] | None = None
         self._server: UsockServer | None = None
         self._ranks: dict[str, int] = {}
         self._parted: Callable[[], None] | None = None
 
-    def bind(self, uri: str) -> None:
-        """Listen for children at an ``ipc://`` URI. OSError if the socket cannot be bound."""
+    def bind(self, uri: str, *, writes_secret: bool = False) -> None:
+        """Listen for children at an ``ipc://`` URI. OSError if the socket cannot be bound.
+
+        ``writes_secret`` makes a secret for these children and writes it beside the socket.
+        """
+        if writes_secret:
+            path = secret_path(uri.removeprefix(IPC))
+            self._written_secret = path, write_secret(path)
         self._server = UsockServer(
             self._reactor,
             uri.removeprefix(IPC),
@@ -140,7 +155,15 @@ class Overlay:
             connected()
 
         self.parent = ParentLink(
-            self, self._reactor, self._router, self._attributes, rank, endpoint, accepted, self.lose_parent
+            self,
+            self._reactor,
+            self._router,
+            self._attributes,
+            rank,
+            endpoint,
+            self.secret,
+            accepted,
+            self.lose_parent,
         )
 
     def lose_parent(self) -> None:
@@ -211,7 +234,8 @@ class Overlay:
             self._send_away(connection)
             return
         try:
-            child, uuid, status = check_hello(message.json(), self.children, self._router.rank, self._version)
+            secret = self._written_secret[1] if self._written_secret is not None else self.secret
+            child, uuid, status = check_hello(message.json(), self.children, self._router.rank, self._version, secret)
         except (ProtocolError, KeyError, TypeError, ValueError):
             connection.send(message.response(None, errno.EPROTO))
             return
@@ -319,6 +343,9 @@ class Overlay:
         if self._server is not None:
             self._ranks.clear()
             self._server.close()
+        if self._written_secret is not None:
+            remove_secret(self._written_secret[0])
+            self._written_secret = None
 
     def log(self, severity: int, text: str) -> None:
         """Log in the name of the overlay."""

@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 from pytest_flux.broker.flow import HIGH, LOW
 from pytest_flux.broker.overlay.peers import DISCONNECT, HEARTBEAT, STATUS_CHANGE, Peer
+from pytest_flux.broker.overlay.secret import read_secret, secret_path
 from pytest_flux.protocol.errors import FluxError, ProtocolError
 from pytest_flux.protocol.framing import FrameDecoder, encode_frame
 from pytest_flux.protocol.limits import UNREAD_OF_PEER
@@ -53,6 +54,7 @@ class ParentLink:
         attributes: Attributes,
         rank: int,
         endpoint: str,
+        secret: str | None,
         connected: Callable[[], None],
         lost: Callable[[], None],
     ) -> None:
@@ -73,6 +75,7 @@ class ParentLink:
         self._connected = connected
         self._lost = lost
         self._path = endpoint.removeprefix(IPC)
+        self._secret = secret
         self._stream: Stream | None = None
         self._decoder = FrameDecoder()
         self._greeted = False
@@ -117,6 +120,7 @@ class ParentLink:
             "uuid": self._router.uuid,
             "status": self._told,
             "hostname": self._attributes.get("hostname"),
+            "secret": read_secret(secret_path(self._path)) if self._secret is None else self._secret,
         }
         self._transmit(self._request("overlay.hello", encode_json(payload)))
 

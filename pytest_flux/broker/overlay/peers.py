@@ -115,15 +115,19 @@ def subtree_status(children: list[Child]) -> int:
     return status
 
 
-def check_hello(hello: dict[str, Any], children: dict[int, Child], rank: int, version: str) -> tuple[Child, str, int]:
+def check_hello(
+    hello: dict[str, Any], children: dict[int, Child], rank: int, version: str, secret: str | None
+) -> tuple[Child, str, int]:
     """Check the ``overlay.hello`` of a child of broker ``rank``: the child, its uuid and the status of its subtree.
 
-    FluxError EINVAL, in Flux's words, if it must not be admitted; KeyError, TypeError or ValueError for a malformed
-    request.
+    FluxError EINVAL, in Flux's words, if it must not be admitted, EPERM if it does not know ``secret``; KeyError,
+    TypeError or ValueError for a malformed request.
     """
     peer, theirs = int(hello["rank"]), hello["version"]
     if peer not in children:
         raise FluxError(errno.EINVAL, f"rank {peer} is not a child of rank {rank}: mismatched config?")
+    if secret is not None and hello.get("secret") != secret:
+        raise FluxError(errno.EPERM, f"rank {peer} does not know the secret of this instance")
     child = children[peer]
     if theirs != version:
         child.error = f"client ({theirs}) version mismatched with server ({version})"

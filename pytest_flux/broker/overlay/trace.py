@@ -1,4 +1,4 @@
-"""The stream of `overlay.trace`: the messages that pass between a broker and its neighbours."""
+"""The streams of `overlay.trace` and `module.trace`: messages between a broker and its neighbours or its modules."""
 
 from __future__ import annotations
 
@@ -12,20 +12,23 @@ _CONTROLS = {HEARTBEAT: "heartbeat", STATUS_CHANGE: "status", DISCONNECT: "disco
 
 
 class Tracer:
-    """Answers a request, ``{typemask, topic_glob, nodeid, full?}``, for each message that matches."""
+    """Answers a request, ``{typemask, topic_glob, nodeid?, names?, full?}``, for each message that matches."""
 
     def __init__(self, request: Request, clock: Clock) -> None:
         self._request = request
         self._clock = clock
         self._types = request.field("typemask", int)
         self._glob = request.field("topic_glob", str)
-        self._rank = request.field("nodeid", int)
+        self._rank = request.field("nodeid", int, -1)
+        self._names = request.field("names", list, [])
         self._full = request.field("full", bool, False)
 
-    def __call__(self, prefix: str, rank: int, message: Message) -> None:
-        """Report a message."""
+    def __call__(self, prefix: str, rank: int, message: Message, name: str | None = None) -> None:
+        """Report a message; ``name`` is the module that sends or receives it. A rank of -1 is nobody's."""
         # Messages of a trace are not traced, or it would never end.
         if message.topic == self._request.topic or not self._fits(rank, message):
+            return
+        if self._names and name not in self._names:
             return
         errnum = message.errnum if message.type == RESPONSE else 0
         self._request.respond(
@@ -33,7 +36,7 @@ class Tracer:
                 "timestamp": self._clock.time(),
                 "prefix": prefix,
                 "rank": rank,
-                "name": None,
+                "name": name,
                 "type": message.type,
                 "topic": _topic(message),
                 "payload_size": 0 if errnum else len(message.payload or b""),

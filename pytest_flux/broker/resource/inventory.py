@@ -30,7 +30,9 @@ _CHECKPOINT = "checkpoint.resource"
 
 
 class Inventory:
-    """``on_change`` is called whenever the usable resources change. ``allocated`` returns what jobs hold.
+    """With ``force_up`` every rank counts as online. With ``is_strict`` a bad configuration is a FluxError EINVAL.
+
+    ``on_change`` is called whenever the usable resources change. ``allocated`` returns what jobs hold.
 
     ``is_muted`` asks the scheduler to take no notice of further changes.
     """
@@ -45,6 +47,9 @@ class Inventory:
         groups: GroupsService,
         kvs: Kvs,
         enclosing: Enclosing | None,
+        *,
+        is_strict: bool = False,
+        force_up: bool = False,
     ) -> None:
         self._size = size
         self._attributes = attributes
@@ -70,6 +75,9 @@ class Inventory:
             self._config = decode_config(config)
         except ProtocolError as error:
             log.write(LOG_ERR, str(error), "resource")
+            if is_strict:
+                raise FluxError(errno.EINVAL, str(error)) from None
+        self._force_up = force_up or self._config.fake
         self.journal.limit = self._config.journal_max
         self._recall()
         self._is_recovery = is_recovery(attributes)
@@ -132,8 +140,8 @@ class Inventory:
         return ResourceSet({rank: Node(self._attributes.host_of(rank), cores, gpus) for rank in range(self._size)})
 
     def _verify(self) -> None:
-        """Drain the ranks that lack resources that the configuration gives them."""
-        if self._config.resources is None or not self._config.verify or self._is_recovery:
+        """Drain the ranks that lack resources that the configuration, or an earlier run, gives them."""
+        if self.method not in ("configuration", "kvs") or not self._config.verify or self._is_recovery:
             return
         actual = self._discover()
         for rank in self.resources:
@@ -178,6 +186,8 @@ class Inventory:
 
     def destroy(self) -> None:
         """Keep the drained ranks for a restart, as the instance ends."""
+        self._groups.unwatch(self._online_changed)
+        self._groups.unwatch(self._torpid_changed)
         if self._is_recovery:
             return
         state = {
@@ -199,7 +209,7 @@ class Inventory:
         self._compare(self.torpid, set(decode_idset(members)), "torpid", "lively")
 
     def _forced(self) -> set[int]:
-        return set(self.resources) if self._config.fake else set()
+        return set(self.resources) if self._force_up else set()
 
     def _compare(self, known: set[int], now: set[int], joined: str, left: str) -> None:
         gone, new = known - now, now - known

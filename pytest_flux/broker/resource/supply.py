@@ -20,12 +20,19 @@ class Supply:
         self._alloc = alloc
         self._defined = inventory.resources
         self._pool = self._new_pool()
+        inventory.is_muted = False
         inventory.on_change.append(self._changed)
         inventory.allocated = self.allocated
 
     def allocated(self) -> ResourceSet:
         """Return the resources that jobs hold."""
         return self._pool.allocated()
+
+    def end(self) -> None:
+        """Take the pool away: scheduler or resources are no longer there. Jobs that wait go on waiting."""
+        self._inventory.on_change.remove(self._changed)
+        self._inventory.allocated = ResourceSet
+        self._alloc.go_offline()
 
     def _new_pool(self) -> ResourcePool:
         self._defined = self._inventory.resources

@@ -66,6 +66,8 @@ class ContentService(Service):
     @method("checkpoint-get")
     def checkpoint_get(self, request: Request) -> Answer:
         """→ ``{value: [checkpoint]}``, newest first. ENOENT if there is none."""
+        if not self._store.is_backed:
+            raise FluxError(errno.ENOSYS, "checkpoint get unavailable, no backing store")
         found = self._store.checkpoints()
         if not found:
             raise FluxError(errno.ENOENT)

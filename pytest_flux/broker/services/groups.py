@@ -39,6 +39,10 @@ class GroupsService(Service):
         self._watchers.append((name, changed))
         changed(self.members(name))
 
+    def unwatch(self, changed: Callable[[str], None]) -> None:
+        """Call ``changed`` no longer."""
+        self._watchers = [watcher for watcher in self._watchers if watcher[1] != changed]
+
     def members(self, name: str) -> str:
         """The members of a group as idset. Rank 0 only."""
         return encode_idset(self._members.get(name, ()))

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import errno
+import os
+import signal
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from pytest_flux.broker.exec.ending import kill_config
+from pytest_flux.broker.exec.ending import find_signal, kill_config
 from pytest_flux.broker.exec.messages import Exited, OutputLines, Report, decode_command, encode_report
 from pytest_flux.broker.service import ALL, Answer, Request, Service, _Later, method
-from pytest_flux.protocol.errors import FluxError
+from pytest_flux.protocol.duration import parse_duration
+from pytest_flux.protocol.errors import FluxError, ProtocolError
 from pytest_flux.protocol.idset import decode_idset
 from pytest_flux.protocol.resource_set import ResourceSet
 
@@ -16,6 +20,7 @@ if TYPE_CHECKING:
     from pytest_flux.broker.exec.job_exec import JobExec
     from pytest_flux.broker.exec.shells import Shells
     from pytest_flux.broker.log import BrokerLog
+    from pytest_flux.broker.modules import Arguments
     from pytest_flux.broker.router import Router
 
 
@@ -65,7 +70,7 @@ class JobExecService(Service):
 
     name = "job-exec"
 
-    def __init__(self, router: Router, log: BrokerLog, executor: JobExec, config: dict[str, Any]) -> None:
+    def __init__(self, router: Router, log: BrokerLog, executor: JobExec, config: Mapping[str, Any]) -> None:
         super().__init__(router, log)
         self._exec = executor
         self._config = config
@@ -87,10 +92,40 @@ class JobExecService(Service):
 
     @method("stats-get", roles=ALL)
     def stats_get(self, request: Request) -> Answer:
-        """→ how jobs are killed."""
+        """→ how jobs are run and killed, and what is configured about that."""
         config = kill_config(self._config)
+        table = self._config.get("exec")
+        told = table if isinstance(table, dict) else {}
         return {
+            "method": told.get("method", _METHOD),
             "kill-timeout": config.timeout,
-            "term-signal": int(config.term_signal),
-            "kill-signal": int(config.kill_signal),
+            "term-signal": signal.Signals(config.term_signal).name,
+            "kill-signal": signal.Signals(config.kill_signal).name,
+            "config": {
+                "default_cwd": os.getcwd(),
+                "default_job_shell": told.get("job-shell", "flux-shell"),
+                "exec_service": told.get("service", "rexec"),
+                **{name: told[key] for name, key in _OPTIONAL if key in told},
+            },
         }
+
+
+_METHOD = "bulk-exec"
+_OPTIONAL = (("flux_imp_path", "imp"), ("sdexec_properties", "sdexec-properties"))
+
+
+def check_arguments(arguments: Arguments) -> None:
+    """Check the values of the module's arguments. FluxError EINVAL, in flux-core's words."""
+    for name in ("kill-timeout", "max-kill-timeout"):
+        if name in arguments:
+            try:
+                seconds = parse_duration(arguments[name])
+            except ProtocolError:
+                seconds = 0.0
+            if not seconds:
+                raise FluxError(errno.EINVAL, f"invalid {name}: {arguments[name]}")
+    for name in ("kill-signal", "term-signal"):
+        if name in arguments and find_signal(arguments[name]) is None:
+            raise FluxError(errno.EINVAL, f"invalid {name}: {arguments[name]}")
+    if arguments.get("method", _METHOD) != _METHOD:
+        raise FluxError(errno.EINVAL, f"unknown exec.method '{arguments['method']}'")

@@ -6,7 +6,7 @@ import errno
 from typing import TYPE_CHECKING, Any
 
 from pytest_flux.broker.jobs.job import Job
-from pytest_flux.broker.jobs.limits import apply_defaults
+from pytest_flux.broker.jobs.pipeline import Pipeline
 from pytest_flux.broker.jobs.store import encode_value
 from pytest_flux.broker.service import ALL, LATER, Answer, Request, Service, _Later, method
 from pytest_flux.protocol.errors import FluxError, ProtocolError
@@ -20,7 +20,7 @@ from pytest_flux.protocol.job_state import (
     URGENCY_MAX,
     URGENCY_MIN,
 )
-from pytest_flux.protocol.jobspec import decode_jobspec, system_attributes, validate_jobspec
+from pytest_flux.protocol.jobspec import decode_jobspec, system_attributes
 from pytest_flux.protocol.signed_jobspec import unwrap_none
 
 if TYPE_CHECKING:
@@ -44,6 +44,7 @@ class JobIngestService(Service):
         self._attributes = attributes
         self._generator: FluidGenerator | None = None
         self._hosts: frozenset[str] | None = None
+        self._pipeline = Pipeline(manager.config, manager.scheduler, self._known_hosts)
         self._is_shut_down = False
         self._counts = {"requests": 0, "errors": 0}
 
@@ -82,9 +83,7 @@ class JobIngestService(Service):
         _check_credentials(request, urgency, flags)
         jobspec = self._unwrap(request, signed)
         try:
-            if not flags & FLAG_NOVALIDATE:
-                apply_defaults(self._manager.config, _with_system(jobspec))
-                validate_jobspec(jobspec, self._known_hosts())
+            self._pipeline.process(jobspec, flags)
         except ProtocolError as error:
             # flux-core's validator answers 1 (EPERM) for every refusal.
             raise FluxError(errno.EPERM, str(error)) from None
@@ -145,13 +144,6 @@ class JobIngestService(Service):
         """→ ``{pipeline: {frobnicator, validator}}``, in the shape of flux-core's crews."""
         idle = {"running": 0, "requests": 0, "errors": 0, "trash": 0, "backlog": 0, "pids": []}
         return {"pipeline": {"frobnicator": idle, "validator": {**idle, **self._counts}}}
-
-
-def _with_system(jobspec: dict[str, Any]) -> dict[str, Any]:
-    """Return the jobspec if it has a table for defaults; otherwise validation raises the right error."""
-    if not isinstance(jobspec.get("attributes"), dict) or not isinstance(jobspec["attributes"].get("system"), dict):
-        validate_jobspec(jobspec)
-    return jobspec
 
 
 def _check_credentials(request: Request, urgency: int, flags: int) -> None:

@@ -120,15 +120,14 @@ class KvsService(Service):
             done(None)
             return LATER
         waiter = Waiter(sequence, done)
-        namespace.waiters.append(waiter)
+        namespace.waiters[waiter] = None
         self._waiters[request] = name, waiter
         return self.hold(request)
 
     def abandoned(self, request: Request) -> None:
         """Forget who waits for a version."""
         name, waiter = self._waiters.pop(request)
-        namespace = self._kvs.namespace(name)
-        namespace.waiters = [other for other in namespace.waiters if other is not waiter]
+        self._kvs.namespace(name).waiters.pop(waiter, None)
 
     # -- writing
 

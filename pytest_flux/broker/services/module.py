@@ -1,53 +1,51 @@
-"""`module`: the services that are modules in flux-core. They are built in; modules cannot be loaded."""
+"""`module`: loads, removes and lists modules, all of which are built in (see broker/modules.py)."""
 
 from __future__ import annotations
 
 import errno
+import os
 
-from pytest_flux.broker.service import ALL, Answer, Request, Service, method
-from pytest_flux.protocol.errors import FluxError
+from pytest_flux.broker.modules import BUILTINS, MODULES
+from pytest_flux.broker.overlay.trace import Tracer
+from pytest_flux.broker.service import ALL, Answer, Request, Service, _Later, method
+from pytest_flux.protocol.errors import FluxError, ProtocolError
+from pytest_flux.protocol.severity import LOG_DEBUG, LOG_ERR
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
 
     from pytest_flux.broker.log import BrokerLog
+    from pytest_flux.broker.parts import Parts
     from pytest_flux.broker.router import Router
-    from pytest_flux.broker.service import LazyService
+    from pytest_flux.reactor.clock import Clock
 
 _RUNNING = 1
-
-_SERVED_BY = {"content-backing": "content-sqlite", "feasibility": "sched-simple", "sched": "sched-simple"}
-"""Services of flux-core's modules that are not called like these."""
-
-_NO_MODULES = ("broker", "job-shell")
+_WAY_OUT = "an embedded broker has its modules built in: install flux-core for others"
 
 
 class ModuleService(Service):
-    """Lists the services that are modules in flux-core."""
+    """``service_names`` returns the services that are the broker's: all others are clients'."""
 
     name = "module"
     is_module = False
 
     def __init__(
-        self, router: Router, log: BrokerLog, services: Callable[[], Sequence[Service | LazyService]]
+        self, router: Router, log: BrokerLog, parts: Parts, service_names: Callable[[], set[str]], clock: Clock
     ) -> None:
         super().__init__(router, log)
-        self._services = services
-
-    def _names(self) -> dict[str, list[str]]:
-        """Modules, and the services of each."""
-        modules: dict[str, list[str]] = {}
-        for service in self._services():
-            if getattr(service, "is_module", True) and service.name not in _NO_MODULES:
-                name = _SERVED_BY.get(service.name, service.name)
-                modules.setdefault(name, [name]).extend([service.name] if name != service.name else [])
-        return modules
+        self._parts = parts
+        self._modules = parts.modules
+        self._service_names = service_names
+        self._clock = clock
+        self._tracers: dict[Request, Tracer] = {}
 
     @method("list", roles=ALL)
     def list_modules(self, request: Request) -> Answer:
         """→ ``{mods: [{name, path, idle, status, services, sendqueue, recvqueue}]}``."""
-        clients = sorted(self.router.services.keys() - {service.name for service in self._services()})
+        # Services of clients are reached through the connector.
+        clients = sorted(self.router.services.keys() - self._service_names())
+        extra = {ConnectorService.name: clients}
         return {
             "mods": [
                 {
@@ -55,31 +53,78 @@ class ModuleService(Service):
                     "path": "builtin",
                     "idle": 0,
                     "status": _RUNNING,
-                    # Services of clients are reached through the connector.
-                    "services": [*services, *clients] if name == ConnectorService.name else services,
+                    "services": [name, *(MODULES[name].services if name in MODULES else extra.get(name, ()))],
                     "sendqueue": 0,
                     "recvqueue": 0,
                 }
-                for name, services in self._names().items()
+                for name in (*BUILTINS, *self._modules.names())
             ]
         }
 
+    @method("load")
+    def load(self, request: Request) -> Answer:
+        """``{path, args, name?, exec?, loader?}`` → empty; ``path`` is the name of a module that is built in."""
+        path, arguments = request.field("path", str), request.field("args", list)
+        name = request.field("name", str, None) or path
+        if path in BUILTINS:
+            raise FluxError(errno.EEXIST)
+        if "/" in path:
+            raise FluxError(errno.ENOTSUP, f"{os.path.basename(path)}: {_WAY_OUT}")
+        if path not in MODULES:
+            raise FluxError(errno.ENOENT, f"module not found in search path ({_WAY_OUT})")
+        if name != path:
+            raise FluxError(errno.ENOTSUP, f"{path} cannot be loaded as {name}: {_WAY_OUT}")
+        try:
+            self._parts.load(name, arguments)
+        except FluxError as error:
+            if error.text and error.text != os.strerror(error.errnum):
+                self._log.write(LOG_ERR, error.text, name)
+            raise
+        self._log.write(LOG_DEBUG, f"insmod {name}")
+        return None
+
     @method("remove")
     def remove(self, request: Request) -> Answer:
-        """``{name}``: ENOENT for an unknown module, EPERM for a built-in one."""
-        raise FluxError(errno.EPERM if request.field("name", str) in self._names() else errno.ENOENT)
+        """``{name, cancel?}`` → empty. ENOENT if it is not loaded, EPERM if it is part of every broker."""
+        name = request.field("name", str)
+        self._parts.remove(name)
+        self._log.write(LOG_DEBUG, f"rmmod {name}")
+        self._log.write(LOG_DEBUG, f"module {name} exited")
+        return None
 
     @method("debug")
     def debug_module(self, request: Request) -> Answer:
         """``{name, defer?}``: ENOENT for an unknown module; there are no queues to defer."""
-        if request.field("name", str) not in self._names():
+        name = request.field("name", str)
+        request.field("defer", bool, default=False)
+        if name not in BUILTINS and name not in self._modules:
             raise FluxError(errno.ENOENT)
         return None
 
-    @method("load")
-    def load(self, request: Request) -> Answer:
-        """Refused: modules are compiled for flux-core's broker."""
-        raise FluxError(errno.ENOSYS, "an embedded broker cannot load modules: install flux-core for that")
+    @method("trace")
+    def trace(self, request: Request) -> _Later:
+        """``{names, typemask, topic_glob, full?}`` → each request to a module, and each response from it."""
+        request.field("names", list)
+        if not request.message.is_streaming:
+            raise FluxError(errno.EPROTO)
+        self._tracers[request] = Tracer(request, self._clock)
+        self.router.tracers.append(self._tracers[request])
+        return self.hold(request)
+
+    def abandoned(self, request: Request) -> None:
+        """End the trace of a client that has disconnected or cancelled."""
+        tracer = self._tracers.pop(request, None)
+        if tracer is not None:
+            self.router.tracers.remove(tracer)
+
+    @method("status")
+    def status(self, request: Request) -> Answer:
+        """``{status, errnum?}``, from a module about itself. Who sends it here is none."""
+        try:
+            request.field("status", int)
+        except ProtocolError:
+            raise FluxError(errno.EPROTO, "error decoding module.status request") from None
+        return None
 
 
 class ConnectorService(Service):

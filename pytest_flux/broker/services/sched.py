@@ -13,7 +13,22 @@ if TYPE_CHECKING:
     from pytest_flux.broker.jobs.alloc import Alloc
     from pytest_flux.broker.jobs.scheduler import Scheduler
     from pytest_flux.broker.log import BrokerLog
+    from pytest_flux.broker.modules import Arguments
     from pytest_flux.broker.router import Router
+
+
+def check_depth(arguments: Arguments) -> None:
+    """Check the arguments of the module sched-simple. FluxError EINVAL.
+
+    They say how many jobs the job manager lets the scheduler see at a time, which has no meaning where both are one.
+    """
+    mode = arguments.get("mode", "unlimited")
+    depth = arguments.get("queue-depth", "unlimited")
+    if mode != "unlimited":
+        kind, _, number = mode.partition("=")
+        depth = number if kind == "limited" else "?"
+    if depth != "unlimited" and not (depth.isdecimal() and int(depth) > 0):
+        raise FluxError(errno.EINVAL, f"queue-depth={depth!r} is invalid: must be a positive integer or 'unlimited'")
 
 
 class SchedService(Service):
@@ -38,6 +53,12 @@ class SchedService(Service):
             raise FluxError(errno.ENOSYS)
         sets = {"all": pool.resources, "allocated": pool.allocated(), "down": pool.down()}
         return {name: resources.encode() for name, resources in sets.items()}
+
+
+class SchedSimpleService(SchedService):
+    """The same under the name of flux-core's module."""
+
+    name = "sched-simple"
 
 
 class FeasibilityService(Service):

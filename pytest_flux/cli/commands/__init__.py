@@ -58,10 +58,15 @@ TABLE = (
     Entry("bulksubmit", "submit.submit", "submit a job for each of a list of inputs", CONTROL),
     Entry("jobs", "jobs.jobs", "list jobs", INSTANCE),
     Entry("resource", "resource.resource", "show resources; drain and undrain nodes", INSTANCE),
+    Entry("R", "resource.resource_sets", "make, combine and print resource sets", INSTANCE),
+    Entry("hostlist", "resource.hostlist", "combine lists of hosts", INSTANCE),
     Entry("queue", "resource.queue", "show queues; stop, start, enable and disable them", INSTANCE),
     Entry("watch", "submit.watch", "print the output of jobs, and wait for them", INSTANCE),
     Entry("uri", "instance.proxy", "tell where an instance is", INSTANCE),
     Entry("pstree", "jobs.pstree", "show jobs as a tree", INSTANCE),
+    Entry("jobtap", "jobs.jobtap", "list plugins of the job manager", INSTANCE),
+    Entry("top", "instance.top", "show the instance and its running jobs on a terminal", INSTANCE),
+    Entry("startlog", "instance.startlog", "list when the instance was started and shut down", INSTANCE),
     Entry("pgrep", "jobs.pgrep", "find jobs by name", INSTANCE),
     Entry("pkill", "jobs.pgrep", "cancel jobs by name", CONTROL),
     Entry("cancel", "jobs.change", "cancel jobs", CONTROL),
@@ -69,9 +74,11 @@ TABLE = (
     Entry("job", "jobs.job", "attach to jobs, wait for them, control them", CONTROL),
     Entry("batch", "submit.nested", "submit a script that runs in an instance of its own", CONTROL),
     Entry("alloc", "submit.nested", "start an instance as a job", CONTROL),
+    Entry("post-job-event", "jobs.jobtap", "post an event to a job", CONTROL),
     Entry("proxy", "instance.proxy", "run a command in the environment of an instance", CONTROL),
     Entry("exec", "exec.exec", "run a program next to each broker", CONTROL),
     Entry("multi-prog", "exec.multi_prog", "run another program for each task of a job", CONTROL),
+    Entry("cron", "instance.cron", "run commands at intervals, at dates and upon events", CONTROL),
     Entry("sproc", "exec.sproc", "list, kill or wait for programs that exec left running", CONTROL),
     Entry("event", "instance.event", "publish events, or watch them", CONTROL),
     Entry("kvs", "kvs.kvs", "read, write and follow keys of the key-value store", CONTROL),
@@ -86,21 +93,17 @@ TABLE = (
     Entry("broker", "instance.lifecycle", "be a broker (start does this for you)", OTHER),
     Entry("relay", "instance.proxy", "be the far end of an ssh connection to a broker", OTHER),
     Entry("pmi", "instance.pmi", "try out the process management interface", OTHER),
+    Entry("python", "instance.env", "run Python in the environment of commands", OTHER),
+    Entry("lptest", "instance.utilities", "print lines of regular output, for tests of standard I/O", OTHER),
+    Entry("keygen", "instance.utilities", "make a certificate (only in flux-core)", OTHER),
     Entry("filemap", "content.files", "deprecated: use archive", OTHER),
     Entry("env", "instance.env", "print the environment of commands, or run one in it", OTHER),
-    Entry("python", "instance.env", "run Python with the bindings on its path", OTHER),
     Entry("version", "instance.version", "print versions", OTHER),
     Entry("help", "help", "print this text, or that of a command", OTHER),
 )
 
 # Commands of flux-core 0.88 that do not exist here. Commands that only flux-core's own programs call are left out.
-LACKING = frozenset(
-    (
-        "admin cgroup cron fortune gc heaptrace hostlist "
-        "housekeeping jobtap keygen lptest modprobe post-job-event "
-        "R startlog terminus top"
-    ).split()
-)
+LACKING = frozenset(("admin cgroup fortune gc heaptrace housekeeping modprobe terminus").split())
 
 
 def find_entry(name: str, table: Iterable[Entry] = TABLE) -> Entry | None:

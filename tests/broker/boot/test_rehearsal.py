@@ -29,7 +29,7 @@ def test_instance_comes_up_and_leaves_nothing(capfd: pytest.CaptureFixture[str])
 
 
 def test_failure_is_silent_and_quick(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
-    def fail(*_: object) -> None:
+    def fail(*_: object, **_options: object) -> None:
         raise OSError(errno.EACCES, os.strerror(errno.EACCES))
 
     monkeypatch.setattr(Overlay, "bind", fail)

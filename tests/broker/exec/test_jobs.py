@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 from pytest_flux.instance.flux_instance import FluxInstance
@@ -192,8 +194,9 @@ def test_what_a_task_leaves_behind_ends_with_it(runner: Runner) -> None:
     ended = runner.run("sh", "-c", "sleep 1000 >/dev/null 2>&1 </dev/null & echo $!")
     deadline = time.monotonic() + DEADLINE
     path = f"/proc/{int(ended.text())}"
-    while os.path.exists(path) and open(f"{path}/stat").read().split()[2] != "Z":  # noqa: SIM115
-        assert time.monotonic() < deadline
+    with contextlib.suppress(OSError):
+        while Path(f"{path}/stat").read_text().split()[2] != "Z":
+            assert time.monotonic() < deadline
 
 
 def test_the_end_of_one_task_can_be_that_of_all(runner: Runner) -> None:
@@ -265,6 +268,32 @@ def test_tasks_are_bound_before_they_run(runner: Runner) -> None:
     ids = [runner.submit("grep", "Cpus_allowed_list", "/proc/self/status") for _ in range(20)]
     bound = {runner.ended(jobid).text().split()[1] for jobid in ids}
     assert all(cpus.isdigit() for cpus in bound), bound
+
+
+@pytest.mark.parametrize("nodes", [1, 2])
+def test_a_shell_that_is_killed_before_all_are_ready(runner: Runner, tmp_path: Path, nodes: int) -> None:
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    options = {"output": {"stdout": {"type": "file", "path": str(fifo)}}}
+    jobid = runner.submit("true", tasks=nodes, nodes=nodes, options=options)
+    runner.jobs.wait_event(jobid, "starting", "guest.exec.eventlog", timeout=DEADLINE)
+    broker = psutil.Process(int(runner.instance.getattr("broker.pid")))
+    deadline = time.monotonic() + DEADLINE
+    while True:
+        # Those that are free may go, too.
+        for process in broker.children():
+            if process.name() == "flux-shell":
+                process.kill()
+        try:
+            runner.jobs.wait_event(jobid, "exception", timeout=0.1)
+            break
+        except TimeoutError:
+            assert time.monotonic() < deadline
+    ended = runner.ended(jobid)
+    note = f"{runner.instance.getattr('hostname')} (ranks 0) terminated before first barrier"
+    assert note in [exception["note"] for exception in ended.exceptions]
+    # The second shell gets SIGTERM for it.
+    assert ended.status == (9 if nodes == 1 else 15)
 
 
 @pytest.mark.parametrize("place", ["made", "none"])

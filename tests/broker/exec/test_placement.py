@@ -35,6 +35,9 @@ def _jobspec(count: dict[str, int]) -> dict[str, Any]:
         ((2, 2), 4, {"per_slot": 1}, {"taskmap": {"scheme": "manual", "value": "[[1,1,2,1],[0,1,2,1]]"}}, "2-3;0-1"),
         ((2, 4), 6, {"total": 1}, {"per-resource": {"type": "node", "count": 2}}, "0-1;2-3"),
         ((2, 4), 6, {"total": 1}, {"per-resource": {"type": "core"}}, "0-1;2-5"),
+        ((1, 2), 3, {"total": 8}, {}, "0-2;3-7"),
+        ((1, 2), 3, {"total": 10}, {}, "0-2;3-9"),
+        ((1, 2), 3, {"total": 8}, {"taskmap": {"scheme": "cyclic"}}, "0,2,4;1,3,5-7"),
     ],
 )
 def test_placement(

@@ -347,3 +347,37 @@ def test_a_status_that_does_not_exist_is_unknown(pair: Pair, stranger: Stranger,
     pair.until(stranger.read)
     assert [message.errnum for message in stranger.got] == [0]
     assert pair.parent.changes == [(1, UNKNOWN)]
+
+
+def test_a_rank_is_who_the_launcher_started(pair: Pair, stranger: Stranger) -> None:
+    pair.parent.overlay.secret = pair.child.overlay.secret = "of this boot"
+    pair.link()
+    for secret in ({}, {"secret": "guessed"}, {"secret": None}, {"secret": ["of this boot"]}):
+        stranger.got.clear()
+        stranger.send("overlay.hello", {**HELLO, **secret})
+        pair.until(stranger.read)
+        text = "rank 1 does not know the secret of this instance"
+        assert [(message.errnum, message.text()) for message in stranger.got] == [(errno.EPERM, text)]
+    assert pair.parent.changes == [(1, FULL)]
+    answers: list[int] = []
+    pair.parent.router.rpc("nothing.here", None, lambda message: answers.append(message.errnum), nodeid=1)
+    pair.until(lambda: answers == [errno.ENOSYS])
+
+
+def test_without_pmi_the_secret_is_in_a_file(tmp_path_factory: pytest.TempPathFactory) -> None:
+    path = tmp_path_factory.mktemp("o")
+    pair = Pair(path)
+    pair.parent.overlay.close()
+    try:
+        pair.parent.overlay.bind(pair.uri, writes_secret=True)
+        assert (path / "tbon-0.secret").stat().st_mode & 0o777 == 0o600
+        pair.link()
+        stranger = Stranger(pair)
+        stranger.send("overlay.hello", {**HELLO, "secret": ""})
+        pair.until(stranger.read)
+        stranger.close()
+        assert [message.errnum for message in stranger.got] == [errno.EPERM]
+        assert pair.parent.changes == [(1, FULL)]
+    finally:
+        pair.close()
+    assert list(path.iterdir()) == []

@@ -1,10 +1,12 @@
-"""`flux config`: the configuration that the broker runs with."""
+"""`flux config`: the configuration that the broker runs with, and values that are built in."""
 
 from __future__ import annotations
 
 import errno
 import os
+import sys
 
+from pytest_flux import python_path
 from pytest_flux.cli.command import Command, CommandError, Context, explaining
 from pytest_flux.options import Option
 from pytest_flux.protocol.duration import parse_duration
@@ -12,12 +14,18 @@ from pytest_flux.protocol.json_value import compact
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Any
 
     from pytest_flux.options import Options
 
 GET_OPTIONS = (
-    Option("config-path", "c", "PATH", usage="Read this file or directory instead of asking the broker"),
+    Option(
+        "config-path",
+        "c",
+        "PATH|system|security|imp",
+        usage="Read this file or directory (or that in /etc/flux) instead of asking the broker",
+    ),
     Option(
         "type",
         "t",
@@ -114,10 +122,191 @@ def _load(path: str) -> dict[str, Any]:
     from pytest_flux.broker.config import ConfigError, load_config
 
     try:
-        return load_config(path)
+        return load_config(f"/etc/flux/{path}/conf.d" if path in ("system", "security", "imp") else path)
     except ConfigError as error:
         # The broker's messages begin with this, those of this command in Flux do not.
         raise CommandError(str(error).removeprefix("Config file error: ")) from None
+
+
+SET_OPTIONS = (
+    Option(
+        "type",
+        "t",
+        "TYPE",
+        usage="What the value is: string, integer, real, boolean, object, array or fsd (default: as before)",
+    ),
+)
+
+
+def _parse_object(text: str, kind: type) -> object:
+    import json
+
+    value = json.loads(text)
+    if not isinstance(value, kind):
+        raise ValueError  # noqa: TRY004, an error of the user
+    return value
+
+
+def _parse_string(text: str) -> object:
+    return _parse_object(text, str) if text.startswith('"') else text
+
+
+def _parse_fsd(text: str) -> object:
+    parse_duration(text)
+    return _parse_string(text)
+
+
+_PARSERS: dict[str, tuple[Callable[[str], object], str]] = {
+    "boolean": (lambda text: text[:1] not in ("0", "f", "F", ""), ""),
+    "real": (float, "real value"),
+    "integer": (lambda text: int(text, 0), "integer value"),
+    "object": (lambda text: _parse_object(text, dict), "json object"),
+    "array": (lambda text: _parse_object(text, list), "json array"),
+    "string": (_parse_string, "string"),
+    "fsd": (_parse_fsd, "Flux Standard Duration"),
+}
+"""Parsers of values, and what errors call the value."""
+
+
+def parse_value(text: str, kind: str) -> object:
+    """Parse a value of a type. Raises CommandError."""
+    if kind not in _PARSERS:
+        raise CommandError("Error updating config object")
+    parse, what = _PARSERS[kind]
+    try:
+        return parse(text)
+    except ValueError:
+        raise CommandError(f"Error parsing {what}") from None
+
+
+def _type_of(value: object) -> str:
+    """Return the name of a value's type."""
+    kinds = (("boolean", bool), ("integer", int), ("real", float), ("string", str), ("array", list), ("object", dict))
+    return next((name for name, kind in kinds if isinstance(value, kind)), "any")
+
+
+def _split(name: str) -> list[str]:
+    keys = name.split(".")
+    return keys if all(keys) else []
+
+
+def set_value(options: Options, context: Context) -> int:
+    """Change one value of the broker's configuration."""
+    if len(options.arguments) != 2:
+        raise context.command.usage_error()
+    name, text = options.arguments
+    kind = (options.get("type") or "").lower()
+    if options.has("type"):
+        if kind not in _TYPES:
+            raise CommandError(f"Unknown type: {options.get('type')}")
+        if kind in ("fsd-integer", "fsd-real"):
+            raise CommandError(f"Invalid type for the set subcommand: {kind}")
+    config = _fetch(context)
+    if not kind:
+        try:
+            kind = _type_of(find_value(config, name))
+        except (LookupError, CommandError):
+            raise CommandError("Type is unknown, please specify --type") from None
+    value = parse_value(text, kind)
+    *tables, last = _split(name) or [""]
+    table: object = config
+    for key in tables:
+        table = table.setdefault(key, {}) if isinstance(table, dict) else None
+    if not last or not isinstance(table, dict):
+        raise CommandError("Error updating config object")
+    table[last] = value
+    return _update(config, context)
+
+
+def unset_value(options: Options, context: Context) -> int:
+    """Remove one value from the broker's configuration."""
+    if len(options.arguments) != 1:
+        raise context.command.usage_error()
+    name = options.arguments[0]
+    config = _fetch(context)
+    *tables, last = _split(name) or [""]
+    if not last:
+        raise CommandError(f"Error deleting {name} from config object: {os.strerror(errno.EINVAL)}")
+    table: object = config
+    for key in tables:
+        table = table.get(key) if isinstance(table, dict) else None
+    if isinstance(table, dict):
+        table.pop(last, None)
+    return _update(config, context)
+
+
+def _update(config: dict[str, Any], context: Context) -> int:
+    with context.open() as flux, explaining("Error updating config object"):
+        flux.rpc("config.load", config).get()
+    return 0
+
+
+def load(options: Options, context: Context) -> int:
+    """Replace the broker's configuration by that in a file, in a directory or on stdin."""
+    if len(options.arguments) > 1:
+        raise context.command.usage_error()
+    if options.arguments:
+        try:
+            config = _load(options.arguments[0])
+        except CommandError as error:
+            raise CommandError(f"Error parsing config: {error}") from None
+    else:
+        config = _read_stdin()
+    with context.open() as flux, explaining("load"):
+        flux.rpc("config.load", config).get()
+    return 0
+
+
+def _read_stdin() -> dict[str, Any]:
+    """Return what stdin says in JSON or in TOML. Raises CommandError."""
+    import json
+
+    from pytest_flux.cli.named_formats import load_toml
+
+    text = sys.stdin.read()
+    try:
+        value = json.loads(text)
+    except ValueError:
+        try:
+            return load_toml(text)
+        except ValueError as error:
+            raise CommandError(f"TOML parse error: {error}") from None
+    return value if isinstance(value, dict) else {}
+
+
+_PACKAGE = os.path.dirname(os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
+_LIBEXEC = os.path.join(_PACKAGE, "libexec")
+
+_BUILTIN = {
+    "rc1_path": "",
+    "rc3_path": "",
+    "exec_path": _LIBEXEC,
+    "connector_path": _LIBEXEC,
+    "module_path": _LIBEXEC,
+    "libexecdir": _LIBEXEC,
+    "python_path": python_path.stand_in(),
+    "rundir": "/run/flux",
+}
+_BUILTIN_LACKING = frozenset(
+    (
+        "shell_path shell_pluginpath shell_initrc jobtap_pluginpath upmi_pluginpath pmi_library_path no_docs_path "
+        "lua_cpath_add lua_path_add python_wrapper"
+    ).split()
+)
+"""What flux-core has there, and an embedded instance does not need."""
+
+
+def builtin(options: Options, context: Context) -> int:
+    """Print a value that is built in."""
+    if len(options.arguments) != 1:
+        raise context.command.usage_error()
+    name = options.arguments[0]
+    if name in _BUILTIN_LACKING:
+        raise CommandError(f"{name} is a part of flux-core that embedded instances do not have")
+    if name not in _BUILTIN:
+        raise CommandError(f"{name} is invalid")
+    print(_BUILTIN[name])
+    return 0
 
 
 def reload(options: Options, context: Context) -> int:
@@ -135,8 +324,9 @@ def reload(options: Options, context: Context) -> int:
 COMMANDS = (
     Command(
         "flux config",
-        summary="Look at the broker's configuration",
+        summary="Look at the broker's configuration, and change it",
         subcommands=(
+            Command("flux config load", load, usage="[PATH]", summary="Replace it by that in PATH, or on stdin"),
             Command(
                 "flux config reload",
                 reload,
@@ -149,6 +339,24 @@ COMMANDS = (
                 usage="[OPTIONS] [NAME]",
                 summary="Print the configuration, or one value of it",
                 options=GET_OPTIONS,
+            ),
+            Command(
+                "flux config set",
+                set_value,
+                usage="[OPTIONS] NAME VALUE",
+                summary="Change one value",
+                options=SET_OPTIONS,
+            ),
+            Command("flux config unset", unset_value, usage="NAME", summary="Remove one value"),
+            Command(
+                "flux config builtin",
+                builtin,
+                usage="NAME",
+                summary="Print a path that is built in",
+                options=(
+                    Option("intree", usage="For compatibility with flux-core"),
+                    Option("installed", usage="For compatibility with flux-core"),
+                ),
             ),
         ),
     ),

@@ -1,4 +1,4 @@
-"""`flux env`, `flux python`, and the environment in which `flux` runs commands."""
+"""`flux env` and `flux python`, and the environment in which `flux` runs commands."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _PATHS = ("PATH", "PYTHONPATH")
 def env(options: Options, context: Context) -> int:
     """Print the variables that `flux` sets or reads, or execute the command that is given."""
     del context
-    os.environ["PYTHONPATH"] = python_path.with_stand_in(os.environ)
+    _add_python_path()
     if not options.arguments:
         names = sorted(name for name in os.environ if name in _PATHS or name.startswith("FLUX_"))
         sys.stdout.writelines(f'export {name}="{os.environ[name]}"\n' for name in names)
@@ -29,13 +29,32 @@ def env(options: Options, context: Context) -> int:
 
 
 def python(options: Options, context: Context) -> int:
-    """Become the Python that runs this command, with the bindings on its path."""
+    """Become the Python interpreter of the instance, with a PYTHONPATH on which it finds the package flux."""
     del context
-    if options.arguments[:1] == ["--get-path"]:
+    words = options.arguments
+    if words[:1] == ["--get-path"]:
         print(python_path.stand_in())
         return 0
-    os.environ["PYTHONPATH"] = python_path.with_stand_in(os.environ)
-    raise CommandError(f"{sys.executable}: {become(sys.executable, [sys.executable, *options.arguments])}")
+    if words[:1] == ["--list-versions"]:
+        sys.stdout.writelines(f"{name}\n" for name in _python_versions())
+        return 0
+    _add_python_path()
+    program = os.environ.get("PYTEST_FLUX_PYTHON") or sys.executable
+    raise CommandError(f"execvp ({program}): {become(program, [program, *words])}")
+
+
+def _add_python_path() -> None:
+    """Set PYTHONPATH as flux-core's commands do: FLUX_PYTHONPATH_PREPEND, the bindings, what was there."""
+    places = [os.environ.get("FLUX_PYTHONPATH_PREPEND"), python_path.with_stand_in(os.environ)]
+    parts = dict.fromkeys(part for place in places if place for part in place.split(os.pathsep))
+    os.environ["PYTHONPATH"] = os.pathsep.join(parts)
+
+
+def _python_versions() -> list[str]:
+    """Return the names of the interpreters that stand beside the commands, as `python3.11` for `flux-python3.11`."""
+    places = [place for place in os.environ.get("FLUX_EXEC_PATH", "").split(":") if os.path.isdir(place)]
+    names = {name.removeprefix("flux-") for place in places for name in os.listdir(place)}
+    return sorted(name for name in names if name.startswith("python") and name[6:7].isdigit())
 
 
 def become(program: str, words: list[str]) -> str:
@@ -86,12 +105,5 @@ COMMANDS = (
         summary="Print the environment of commands, or run COMMAND in it",
         prefix="flux",
     ),
-    Command(
-        "flux python",
-        python,
-        usage="[--get-path] [ARGUMENTS...]",
-        summary="Run the Python of this command, with the bindings of Flux on its path",
-        prefix="flux",
-        takes_all=True,
-    ),
+    Command("flux python", python, usage="[PYTHON ARGUMENTS...]", summary="Run Python", takes_all=True),
 )

@@ -144,6 +144,8 @@ class StatusLine:
         if os.environ.get("FLUX_ATTACH_NONINTERACTIVE") is not None:
             return
         if shown or (allowed and all(os.isatty(fd) for fd in range(3))):
+            # If it is asked for, it shows what has already happened, too.
+            self._shown = shown
             self._timer = self._reactor.call_later(0 if shown else _FIRST_DELAY, self._tick)
 
     def event(self, event: Event) -> None:

@@ -83,9 +83,13 @@ def user_option(options: Options) -> int:
 
 
 def user_argument(text: str) -> int:
-    """Return a user as :func:`parse_user` does, with the error of Flux's Python programs. Raises ValueError."""
+    """Return a user as :func:`parse_user` does, but as Flux's Python programs take it: also ``+UID``.
+
+    Raises ValueError, with their error.
+    """
+    number = text.removeprefix("+")
     try:
-        return parse_user(text)
+        return parse_user(number if number.isdecimal() else text)
     except CommandError:
         raise ValueError(f"Invalid user {text} specified") from None
 

@@ -20,7 +20,7 @@ from pytest_flux.protocol.fluid import f58
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
     from typing import Any
 
     from pytest_flux.cli.command import Context
@@ -51,7 +51,7 @@ FORMATS = {
     ),
 }
 
-HEADINGS = {f"id{form}": "JOBID" for form in ("", *".dec .hex .f58 .f58plain .kvs .dothex".split())}
+HEADINGS = {f"id{form}": "JOBID" for form in ("", *".dec .hex .f58 .f58plain .kvs .dothex .words .emoji".split())}
 HEADINGS |= {
     name: name.upper().replace("_", "-") if name == "inactive_reason" else name.upper()
     for name in (
@@ -174,6 +174,7 @@ OPTIONS = (
     Option("sort", argument="KEY,...", usage="Sort by these fields"),
     Option("width", "w", "N", optional=True, usage="Cut off lines there, or at the terminal's width"),
     Option("json", usage="Print JSON"),
+    Option("from-stdin", hidden=True, usage="Read jobs from stdin, a JSON object of job-list in each line"),
     Option("color", argument="WHEN", optional=True, usage="Use color: never, always or auto (default)"),
     Option("recursive", "R", usage="List the jobs of instances that are jobs, too"),
     Option("level", "L", "N", usage="With -R, so many levels of them"),
@@ -194,8 +195,19 @@ def jobs(options: Options, context: Context) -> int:
     if ids and query_of(options, context).filtered and not options.has("recursive"):
         warn(context, "Filtering options ignored with jobid list")
     form = find_format(options.get("format", "default") or "", FORMATS, "flux-jobs")
+    listing = _Listing(options, context, form)
+    if options.has("from-stdin"):
+        return listing.show(list(_read_records()), ids)
     with connect() as flux:
-        return _Listing(options, context, form).run(flux, ids)
+        return listing.run(flux, ids)
+
+
+def _read_records() -> Iterator[JobRecord]:
+    for number, line in enumerate(sys.stdin, 1):
+        try:
+            yield JobRecord(json.loads(line))
+        except (TypeError, ValueError) as error:
+            raise CommandError(f"JSON input error: line {number}: {error}") from None
 
 
 def _counts(stats: dict[str, int]) -> str:
@@ -240,6 +252,10 @@ class _Listing:
         truncated = self._query.truncate(records) if not ids else False
         add_instances(records, self._format.fields)
         sys.stderr.writelines(f"{line}\n" for line in errors)
+        return self.show(records, ids, truncated=truncated)
+
+    def show(self, records: list[JobRecord], ids: list[int], *, truncated: bool = False) -> int:
+        """Print the jobs, and those of the instances among them."""
         if ids and not records:
             return 1
         if self._json:

@@ -149,7 +149,7 @@ def query_of(options: Options, context: Context) -> Query:
 
 def parse_since(text: str) -> float:
     """Parse the argument of ``--since``. Raises CommandError, ValueError."""
-    from pytest_flux.cli.moment import parse_moment
+    from pytest_flux.cli.moment import language_hint, parse_moment
 
     try:
         since = parse_moment(text)
@@ -157,7 +157,7 @@ def parse_since(text: str) -> float:
         try:
             since = float(text)
         except ValueError:
-            raise ValueError(f"could not convert string to float: '{text}'") from None
+            raise ValueError(f"could not convert string to float: '{text}'{language_hint()}") from None
     if since > time.time():
         raise CommandError(f"--since={text} appears to be in the future")
     return since

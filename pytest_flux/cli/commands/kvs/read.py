@@ -117,24 +117,26 @@ def _begin(kvs: Kvs, key: str, options: Options) -> Rpc:
         return snapshot(kvs, options, key).lookup(key, flags)
 
 
-def _print(key: str, rpc: Rpc, options: Options, end: bytes = b"\n") -> None:
+def _print(key: str, rpc: Rpc, options: Options, end: bytes = b"\n") -> bool:
+    """Print the next value, and return whether it has any bytes."""
     label = encode(key) + b"=" if options.has("label") else b""
     value = value_of(rpc.get())
     if options.has("treeobj"):
         write(label + value.encode() + b"\n")
-    elif options.has("raw"):
-        write(label + value.value())
+        return True
+    data = value.value()
+    if options.has("raw"):
+        write(label + data)
     else:
-        data = value.value()
         write(label + (c_string(data) + end if data else b""))
+    return bool(data)
 
 
 def _stream(key: str, rpc: Rpc, options: Options) -> None:
     has_output = False
     try:
         while True:
-            _print(key, rpc, options, b"")
-            has_output = True
+            has_output |= _print(key, rpc, options, b"")
     except FluxError as error:
         if error.errnum != errno.ENODATA:
             raise

@@ -126,11 +126,8 @@ class Request:
     def of(cls, options: Options, table: Sequence[Option]) -> Request:
         """Make a request from a command line with this option table."""
         names = [option.name for option in table if option.name]
-        command = options.arguments
-        if command[:1] == ["--"]:
-            command = command[1:]
         values = {name: options.all(name) for name in names if options.all(name)}
-        return cls(values, {name: options.count(name) for name in names}, list(command))
+        return cls(values, {name: options.count(name) for name in names}, list(options.arguments))
 
     def has(self, name: str) -> bool:
         """Return whether the option appeared."""
