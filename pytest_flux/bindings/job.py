@@ -22,7 +22,7 @@ from pytest_flux.bindings.library import function
 from pytest_flux.bindings.rpc import NORESPONSE, STREAMING, call_json, flux_rpc_get, response_json, response_member
 from pytest_flux.protocol.errors import ProtocolError
 from pytest_flux.protocol.eventlog import decode_event
-from pytest_flux.protocol.fluid import dothex, encode_fluid, parse_fluid
+from pytest_flux.protocol.fluid import dothex, encode_fluid, parse_fluid, wants_ascii
 from pytest_flux.protocol.job_state import (
     ACTIVE,
     CANCELED,
@@ -70,12 +70,8 @@ def flux_job_id_encode(id: int, type: Any, buf: Any, bufsz: int) -> int:
     if buf is NULL:
         return int(fail(errno.EINVAL))
     form = (text(type) or "dec").lower()
-    if form == "f58" and os.environ.get("FLUX_F58_FORCE_ASCII"):
+    if form == "f58" and wants_ascii(os.environ):
         form = "f58plain"
-    if form in ("words", "emoji"):
-        from pytest_flux.bindings.missing import FORMS
-
-        raise NotImplementedError(f"flux_job_id_encode() of flux-core is not here for the form {form!r}: {FORMS}")
     try:
         return _write(buf, bufsz, encode_fluid(unsigned(id, 64), form))
     except ProtocolError:

@@ -171,7 +171,11 @@ def _create(attributes: Attributes, options: Options, log: BrokerLog, clock: Clo
     except FluxError as error:
         log.write(LOG_ERR, error.text or str(error))
         raise StartError(f"Error initializing logging: {os.strerror(error.errnum)}") from None
-    modules = Modules(boot.rank, is_explicit="broker.rc1_path" in attributes, has_rc3="broker.rc3_path" in attributes)
+    modules = Modules(
+        boot.rank,
+        is_explicit="broker.rc1_path" in attributes and not recovery.is_recovery(attributes),
+        has_rc3="broker.rc3_path" in attributes,
+    )
     for name, value in defaults.ATTRIBUTES.items():
         attributes.setdefault(name, value)
     try:

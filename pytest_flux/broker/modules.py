@@ -12,7 +12,8 @@ and go with them. This is the third way:
 * An instance without ``broker.rc1_path`` begins with all modules loaded: they are *implicit*. A request to load one
   that is implicit succeeds; its arguments apply.
 * An instance that was started with ``broker.rc1_path``, even an empty one, begins without modules, as in flux-core.
-  Its scripts, or nobody, load them. What is not removed at the end was not shut down properly (exit code 1).
+  Its scripts, or nobody, load them. What is not removed at the end was not shut down properly (exit code 1). In
+  recovery mode rc1 may fail, and people look at the state nevertheless: then all modules are implicit.
 * The services of a module that is not loaded are not in the router. Nothing else in the broker knows about modules,
   except the parts that hold state: :class:`~pytest_flux.broker.parts.Parts` makes and drops those.
 
@@ -81,7 +82,7 @@ MODULES = {
         ),
     ),
     "job-exec": Module(options=_JOB_EXEC, only_rank_0=True),
-    "cron": Module(only_rank_0=True),
+    "cron": Module(options=("sync=", "sync_epsilon="), only_rank_0=True),
     "sched-simple": Module(("sched", "feasibility"), _SCHEDULER, only_rank_0=True),
 }
 """In the order in which flux-core's rc1 loads them (etc/modprobe/modprobe.toml)."""

@@ -23,6 +23,7 @@ from pytest_flux.broker.modules import MODULES, Arguments, ModuleConfig, Modules
 from pytest_flux.broker.service import LazyService
 from pytest_flux.protocol.blobref import DIGEST_SIZES
 from pytest_flux.protocol.errors import FluxError
+from pytest_flux.protocol.severity import LOG_ERR
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -246,10 +247,15 @@ class Parts:
 
             restore(attributes, self._log)
         directory, volatile = place(attributes)
+        database = f"{directory}/content.sqlite"
+        exists = os.path.exists(database)
+        if exists and not os.path.getsize(database):
+            # SQLite takes such a file for a new database.
+            self._log.write(LOG_ERR, f"{database} is empty: what it held is lost")
         if not volatile:
             # As in flux-core, the file is there from the start: even an unused statedir can be recovered.
             _ = self.content.backing
-        if not volatile or os.path.exists(f"{directory}/content.sqlite"):
+        if exists or not volatile:
             self.kvs.namespaces()
 
     def begin_to_run(self) -> None:
@@ -341,6 +347,11 @@ class Parts:
             _ = self.inventory
         elif name == "job-manager":
             _ = self.manager
+        elif name == "cron":
+            try:
+                float(arguments.get("sync_epsilon", "0"))
+            except ValueError:
+                raise FluxError(errno.EINVAL, "sync_epsilon is not a number") from None
         elif name == "job-exec":
             from pytest_flux.broker.services.job_exec import check_arguments
 
@@ -513,9 +524,10 @@ class Parts:
         return SchedService(self._router, self._log, self.run_jobs().alloc)
 
     def _make_cron(self) -> Service:
-        from pytest_flux.broker.services.cron import CronService
+        from pytest_flux.broker.services.cron import SYNC, CronService
 
-        return CronService(self._router, self._log, self._reactor)
+        arguments = SYNC if self.modules.is_implicit("cron") else self.modules.arguments("cron")
+        return CronService(self._router, self._log, self._reactor, arguments)
 
     def _make_sched_simple(self) -> Service:
         from pytest_flux.broker.services.sched import SchedSimpleService

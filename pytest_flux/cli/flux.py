@@ -9,6 +9,7 @@ from pytest_flux.cli.command import Command, run_command
 from pytest_flux.cli.commands import LACKING, find_entry
 from pytest_flux.cli.commands.help import FluxParser, similar_commands
 from pytest_flux.options import OptionExit
+from pytest_flux.protocol.fluid import wants_ascii, write_ascii
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command, and return its exit code. Without ``argv``, act as the program, which ^C ends."""
     if argv is not None:
         return _dispatch(argv)
+    write_ascii(wants_ascii(os.environ))
     _behave_as_program()
     try:
         status = _dispatch(sys.argv[1:])

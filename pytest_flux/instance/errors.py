@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import subprocess
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from pytest_flux.client.kvs import PRIMARY, TREEOBJ, Kvs
@@ -42,18 +41,12 @@ def _written(*streams: str | bytes | None) -> str:
     return text
 
 
-@contextmanager
-def named(what: str) -> Iterator[None]:
-    """Put ``what`` before the text of a FluxError."""
+def named(what: str, ask: Callable[[], _T]) -> _T:
+    """Call ``ask``, and put ``what`` before the text of its FluxError."""
     try:
-        yield
+        return ask()
     except FluxError as error:
-        raise name_error(error, what) from None
-
-
-def name_error(error: FluxError, what: str) -> FluxError:
-    """The error with ``what`` before its text."""
-    return FluxError(error.errnum, f"{what}: {error.text or os.strerror(error.errnum)}")
+        raise FluxError(error.errnum, f"{what}: {error.text or os.strerror(error.errnum)}") from None
 
 
 class NamingKvs(Kvs):
@@ -61,8 +54,7 @@ class NamingKvs(Kvs):
 
     def _named(self, key: str, ask: Callable[[], _T]) -> _T:
         where = "" if self.namespace == PRIMARY else f" in namespace {self.namespace}"
-        with named(f"Kvs key {key!r}{where}"):
-            return ask()
+        return named(f"Kvs key {key!r}{where}", ask)
 
     def entry(self, key: str, flags: int = TREEOBJ) -> TreeObject:
         """The tree object at a key: how it is stored."""
@@ -77,5 +69,10 @@ class NamingKvs(Kvs):
 
     def watch(self, key: str, **how: Any) -> Iterator[bytes]:  # noqa: ANN401 - as Kvs has it
         """The value, and again whenever it is written."""
-        with named(f"Kvs key {key!r}"):
-            yield from super().watch(key, **how)
+        values = super().watch(key, **how)
+        while True:
+            try:
+                value = self._named(key, lambda: next(values))
+            except StopIteration:
+                return
+            yield value

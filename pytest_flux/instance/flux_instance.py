@@ -12,11 +12,12 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from pytest_flux import bindings, python_path
 from pytest_flux.instance.brokers import BrokerHandle, Brokers
+from pytest_flux.instance.errors import NamingKvs, ProgramFailed, ProgramTimeout, named
 from pytest_flux.instance.log import InstanceLog, progress, tail
 from pytest_flux.instance.operations import Events, Job
 from pytest_flux.instance.ownership import mark
@@ -26,6 +27,7 @@ from pytest_flux.launcher import forkserver
 from pytest_flux.launcher.detached import DetachedSession
 from pytest_flux.launcher.spec import LaunchError
 from pytest_flux.protocol.errors import FluxError
+from pytest_flux.protocol.fluid import write_ascii
 from pytest_flux.protocol.message import NODEID_ANY
 
 if TYPE_CHECKING:
@@ -41,6 +43,7 @@ if TYPE_CHECKING:
 OVERLAY_STATUS = ("full", "partial", "degraded", "lost", "offline")
 """What the overlay below a rank can be (flux-core's overlay.c)."""
 
+_T = TypeVar("_T")
 _STOPPED_BY_US = 128 + 15
 _LOST_PARENT = 1
 # The interval, in seconds, between attempts to connect to a broker that does not report when it accepts clients.
@@ -76,6 +79,8 @@ class FluxInstance:
         output: InstanceLog | None = None,
         lifeline: int | None = None,
     ) -> None:
+        # An ASCII locale has no sign for job ids.
+        write_ascii(not sys.getfilesystemencoding().startswith("utf"))
         self.settings = settings or Settings()
         self.size = self.settings.size
         self.keep = keep
@@ -394,8 +399,6 @@ class FluxInstance:
         Options are those of ``subprocess.run``. By default output is captured as text. A string is run by a shell.
         With ``check=True`` or ``timeout=``, the text of the error has what the program has written.
         """
-        from pytest_flux.instance.errors import ProgramFailed, ProgramTimeout
-
         defaults: dict[str, Any] = {"text": True, "stdin": subprocess.DEVNULL, "env": self.env}
         if not {"capture_output", "stdout", "stderr"} & options.keys():
             defaults["capture_output"] = True
@@ -427,19 +430,14 @@ class FluxInstance:
         timeout: float | None = None,
     ) -> dict[str, Any]:
         """Send a request to a service, at ``rank`` or the nearest, and return its response. Raises FluxError."""
-        with self._naming_rank(topic, rank):
-            return self.client.rpc(topic, payload, nodeid=rank).get(self.patience(timeout))
+        wait = self.patience(timeout)
+        return self._name_rank(topic, rank, lambda: self.client.rpc(topic, payload, nodeid=rank).get(wait))
 
-    @contextlib.contextmanager
-    def _naming_rank(self, topic: str, rank: int) -> Iterator[None]:
+    def _name_rank(self, topic: str, rank: int, ask: Callable[[], _T]) -> _T:
         """Name a rank that does not exist in the error about it."""
-        try:
-            yield
-        except FluxError as error:
-            if rank == NODEID_ANY or rank < self.size:
-                raise
-            what = f"{topic}: rank {rank} of an instance of {self.size}"
-            raise FluxError(error.errnum, f"{what}: {error.text or os.strerror(error.errnum)}") from None
+        if rank == NODEID_ANY or rank < self.size:
+            return ask()
+        return named(f"{topic}: rank {rank} of an instance of {self.size}", ask)
 
     def getattr(self, name: str) -> str:
         """A broker attribute of rank 0. Raises FluxError ENOENT, with the nearest name, if it does not exist."""
@@ -462,8 +460,6 @@ class FluxInstance:
     @property
     def kvs(self) -> Kvs:
         """The key-value store: ``put``, ``get``, ``ls``, ``watch``, ..."""
-        from pytest_flux.instance.errors import NamingKvs
-
         return NamingKvs(self.client)
 
     @property
@@ -517,9 +513,9 @@ class FluxInstance:
         deadline = time.monotonic() + patience
         rpc = self.client.rpc("overlay.health", nodeid=rank, streaming=True)
         try:
-            with self._naming_rank(rpc.topic, rank):
-                while seen != status:
-                    seen = str(rpc.get(max(deadline - time.monotonic(), 0))["status"])
+            while seen != status:
+                answer = self._name_rank(rpc.topic, rank, lambda: rpc.get(max(deadline - time.monotonic(), 0)))
+                seen = str(answer["status"])
         except TimeoutError:
             text = f"overlay of rank {rank} not {status} within {patience:g} s: it is {seen}"
             raise TimeoutError(text) from None

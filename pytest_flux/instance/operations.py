@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from pytest_flux.instance.errors import named
+from pytest_flux.protocol.fluid import f58
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -12,6 +14,17 @@ if TYPE_CHECKING:
     from pytest_flux.client import Flux
     from pytest_flux.client.job_result import JobOutput, JobResult
     from pytest_flux.protocol.message import Message
+
+
+_T = TypeVar("_T")
+
+
+class JobTimeout(TimeoutError):
+    """A job has not done in time what was waited for. The text tells its story."""
+
+
+class JobLookupError(LookupError):
+    """A job has ended without the event that was waited for. The text tells its story."""
 
 
 class Job:
@@ -24,39 +37,35 @@ class Job:
         self._timeout = timeout
 
     def __repr__(self) -> str:
-        from pytest_flux.protocol.fluid import f58
-
         return f"<Job {f58(self.id)}>"
 
     def result(self, timeout: float | None = None) -> JobResult:
         """Wait until the job is inactive, and return its result: ``name``, ``exit_code``, ``check()``, ..."""
-        with self._telling("ended", timeout) as (flux, patience):
-            return flux.jobs.result(self.id, patience)
+        return self._wait("ended", timeout, lambda flux, patience: flux.jobs.result(self.id, patience))
 
     def output(self, timeout: float | None = None) -> JobOutput:
         """Wait until the job is inactive, and return its output: ``stdout`` and ``stderr``, bytes."""
-        with self._telling("ended", timeout) as (flux, patience):
-            return flux.jobs.output(self.id, patience)
+        return self._wait("ended", timeout, lambda flux, patience: flux.jobs.output(self.id, patience))
 
     def wait_event(self, name: str, timeout: float | None = None) -> Any:  # noqa: ANN401 - an RFC 18 event
         """Wait for an event in the job's main log."""
-        with self._telling(f"had the event {name!r}", timeout) as (flux, patience):
+
+        def wait(flux: Flux, patience: float) -> Any:  # noqa: ANN401
             return flux.jobs.wait_event(self.id, name, timeout=patience)
+
+        return self._wait(f"had the event {name!r}", timeout, wait)
 
     def cancel(self, note: str | None = None) -> None:
         """Cancel the job."""
-        with self._naming() as flux:
-            flux.jobs.cancel(self.id, note)
+        self._name(lambda flux: flux.jobs.cancel(self.id, note))
 
     def kill(self, signum: int = 15) -> None:
         """Send a signal to every task."""
-        with self._naming() as flux:
-            flux.jobs.kill(self.id, signum)
+        self._name(lambda flux: flux.jobs.kill(self.id, signum))
 
     def info(self) -> dict[str, Any]:
         """The job's attributes from the service `job-list`."""
-        with self._naming() as flux:
-            return flux.jobs.get(self.id)
+        return self._name(lambda flux: flux.jobs.get(self.id))
 
     def story(self) -> str:
         """What is known of the job, for people: state, what it waits for, command, exceptions, output so far."""
@@ -64,29 +73,20 @@ class Job:
 
         return tell(self._connect(), self.id)
 
-    @contextmanager
-    def _naming(self) -> Iterator[Flux]:
-        """Name the job in errors."""
-        from pytest_flux.instance.errors import named
-        from pytest_flux.protocol.fluid import f58
+    def _name(self, ask: Callable[[Flux], _T]) -> _T:
+        """Ask about the job, and name it in errors."""
+        return named(f"job {f58(self.id)}", lambda: ask(self._connect()))
 
-        with named(f"job {f58(self.id)}"):
-            yield self._connect()
-
-    @contextmanager
-    def _telling(self, what: str, timeout: float | None) -> Iterator[tuple[Flux, float]]:
-        """Tell the story of the job if it has not done ``what`` in time, or cannot do it any more."""
-        from pytest_flux.protocol.fluid import f58
-
+    def _wait(self, what: str, timeout: float | None, ask: Callable[[Flux, float], _T]) -> _T:
+        """Wait until the job has done ``what``. If it has not in time, or cannot any more, tell its story."""
         patience = self._patience(timeout)
         try:
-            with self._naming() as flux:
-                yield flux, patience
+            return self._name(lambda flux: ask(flux, patience))
         except TimeoutError:
             text = f"job {f58(self.id)} has not {what} within {patience:g} s"
-            raise TimeoutError(f"{text}\n{self.story()}") from None
+            raise JobTimeout(f"{text}\n{self.story()}") from None
         except LookupError as error:
-            raise LookupError(f"job {f58(self.id)}: {error}\n{self.story()}") from None
+            raise JobLookupError(f"job {f58(self.id)}: {error}\n{self.story()}") from None
 
     def _patience(self, timeout: float | None) -> float:
         return self._timeout if timeout is None else timeout

@@ -131,6 +131,8 @@ def _jobspec(argv: list[str], how: Mapping[str, Any]) -> dict[str, Any]:
         if "environment" in values:
             raise TypeError("submit(): env= adds to the environment, environment= replaces it: one of the two")
         values["environment"] = {**os.environ, **how["env"]}
+    if "cwd" not in values:
+        values["cwd"] = _working_directory()
     jobspec = from_command(argv, **values)
     for path, value in how.get("attributes", {}).items():
         set_attribute(jobspec, path, value)
@@ -143,6 +145,14 @@ def _jobspec(argv: list[str], how: Mapping[str, Any]) -> dict[str, Any]:
 
         set_attribute(jobspec, "constraints", parse_constraint(how["requires"]))
     return jobspec
+
+
+def _working_directory() -> str:
+    try:
+        return os.getcwd()
+    except FileNotFoundError:
+        text = "submit(): the working directory of this process has been deleted: give cwd="
+        raise FileNotFoundError(text) from None
 
 
 def _checked(name: str, known: str, value: Any) -> Any:  # noqa: ANN401 - of any type

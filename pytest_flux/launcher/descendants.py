@@ -15,6 +15,10 @@ import signal
 import sys
 import time
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
 _KILL_LIMIT = 5.0
@@ -36,15 +40,21 @@ def wake_with_parent() -> None:
     _prctl(_PR_SET_PDEATHSIG, signal.SIGCONT)
 
 
+def load_prctl() -> None:
+    """Import what the functions above need, which takes milliseconds: once, before processes are forked."""
+    if sys.platform.startswith("linux"):
+        try:
+            import ctypes  # noqa: F401
+        except ImportError:
+            # Some builds of Python have no ctypes.
+            return
+
+
 def _prctl(option: int, value: int) -> None:
-    if not sys.platform.startswith("linux"):
-        return
-    try:
-        import ctypes
-    except ImportError:
-        # Some builds of Python have no ctypes.
-        return
-    ctypes.CDLL(None).prctl(option, value, 0, 0, 0)
+    load_prctl()
+    ctypes: Any = sys.modules.get("ctypes")
+    if ctypes is not None and sys.platform.startswith("linux"):
+        ctypes.CDLL(None).prctl(option, value, 0, 0, 0)
 
 
 def descendants() -> list[int]:

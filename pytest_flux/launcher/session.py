@@ -19,7 +19,7 @@ import os
 import signal
 import sys
 
-from pytest_flux.launcher.descendants import become_subreaper, end_descendants, kill_marked
+from pytest_flux.launcher.descendants import become_subreaper, end_descendants, kill_marked, load_prctl
 from pytest_flux.launcher.engine import Engine
 from pytest_flux.launcher.orders import Debounce, Links, encode_order
 from pytest_flux.launcher.report import report
@@ -49,6 +49,11 @@ def run_session(spec: LaunchSpec, engine: Engine, *, lifeline: int | None = None
     """
     open_standard_descriptors()
     terminal = Terminal.save()
+    sweeper = Sweeper()
+    # Here, because supervisor and brokers need it, too; and meanwhile the sweeper loses its parent.
+    load_prctl()
+    sweeper.settle()
+    become_subreaper()
     # SIGCHLD may be inherited as ignored, and the BSDs lose it if the action is the default, although it is blocked.
     signal.signal(signal.SIGCHLD, lambda *_: None)
     signals = {signal.SIGTERM, signal.SIGINT, signal.SIGCHLD, signal.SIGCONT}
@@ -63,7 +68,6 @@ def run_session(spec: LaunchSpec, engine: Engine, *, lifeline: int | None = None
     take_notes, notes = os.pipe()
     # Nobody reads the other end before it is closed: brokers inherit it, and see that we and the supervisor are dead.
     watch, _ = os.pipe()
-    sweeper = Sweeper()
     group = os.getpgrp()
     try:
         pid = os.fork()
@@ -75,9 +79,6 @@ def run_session(spec: LaunchSpec, engine: Engine, *, lifeline: int | None = None
         _supervise(spec, engine, Links(orders, notes, group, terminal, lifeline, status, watch, sweeper))
     for theirs in (orders, notes, watch):
         os.close(theirs)
-    # Not earlier: the sweeper must become a child of somebody else. No broker has been started yet.
-    sweeper.settle()
-    become_subreaper()
     try:
         return _Front(pid, signals, give_orders, take_notes, terminal, sweeper).run()
     finally:

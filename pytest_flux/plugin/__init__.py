@@ -126,6 +126,7 @@ def pytest_enter_pdb(config: pytest.Config) -> None:
         terminal.show_in_debugger(pool, config)
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Group tests by shape, where pytest-xdist distributes groups."""
     if getattr(config.option, "loadgroup", False):

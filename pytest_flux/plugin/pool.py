@@ -27,7 +27,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from pytest_flux.instance import flux_instance
+from pytest_flux.instance import errors, flux_instance, operations
 from pytest_flux.instance.flux_instance import FluxInstance, InstanceError
 from pytest_flux.instance.leased import KeptInstance
 from pytest_flux.instance.settings import Settings
@@ -42,7 +42,8 @@ from pytest_flux.protocol.errors import FluxError
 
 __tracebackhide__ = is_plain
 # Instances know no pytest, so the plugin hides their frames.
-vars(flux_instance)["__tracebackhide__"] = is_plain
+for module in (flux_instance, operations, errors):
+    vars(module)["__tracebackhide__"] = is_plain
 _NAMED_ENGINES = ("auto", "system", "embedded")
 # More instances that stop at the same time would slow down the tests that run meanwhile.
 _MAX_STOPPING = 4
@@ -299,15 +300,15 @@ class Pool:
         return leaks
 
     def _release_calls(self, item: pytest.Item) -> None:
-        errors: list[BaseException] = []
+        problems: list[BaseException] = []
         while self.calls:
             try:
                 self.release(self.calls.pop(), item)
             except InstanceError as error:
                 # The others must be released as well.
-                errors.append(error)
-        if errors:
-            raise errors[0]
+                problems.append(error)
+        if problems:
+            raise problems[0]
 
     def _check(self, held: Held) -> list[str]:
         if held.baseline is None:

@@ -26,9 +26,17 @@ FORMS = ("dec", "hex", "dothex", "kvs", "f58", "f58plain", "words", "emoji")
 """The names that `flux job id --to` knows, and :func:`encode_fluid` with it."""
 
 
+_SIGNS = ["ƒ"]
+
+
+def write_ascii(is_ascii: bool) -> None:
+    """Choose what :func:`f58` begins with in this process, whose output may be for a terminal that has no ``ƒ``."""
+    _SIGNS[0] = "f" if is_ascii else "ƒ"
+
+
 def f58(fluid: int) -> str:
-    """The form that people see: ``ƒ`` and base58 digits without leading zeros."""
-    return "ƒ" + _base58(fluid)
+    """The form that people see: ``ƒ`` (or ``f``, see :func:`write_ascii`) and base58 digits without leading zeros."""
+    return _SIGNS[0] + _base58(fluid)
 
 
 def f58plain(fluid: int) -> str:
@@ -37,18 +45,23 @@ def f58plain(fluid: int) -> str:
 
 
 F58_VARIABLES = ("LC_ALL", "LC_CTYPE", "LANG", "FLUX_F58_FORCE_ASCII")
-"""What :func:`f58_for` looks at in an environment."""
+"""What :func:`wants_ascii` looks at in an environment."""
 
 
 def f58_for(fluid: int, environ: Mapping[str, str]) -> str:
-    """F58 as a program with this environment writes it: with ``ƒ`` if its locale has that, and nobody forbids it.
+    """F58 as a program with this environment writes it: with ``ƒ`` if its locale has that, and nobody forbids it."""
+    return f58plain(fluid) if wants_ascii(environ) else "ƒ" + _base58(fluid)
+
+
+def wants_ascii(environ: Mapping[str, str]) -> bool:
+    """Whether a program with this environment writes job ids without ``ƒ``.
 
     flux-core asks the C library for the locale (src/common/libutil/fluid.c). By its rules the first of these
     variables that is not empty counts, and a locale without the name of a character set has not UTF-8 (setlocale(3)).
     """
     locale = next(filter(None, (environ.get(name) for name in ("LC_ALL", "LC_CTYPE", "LANG"))), "C")
     has_utf8 = locale.upper().partition(".")[2].partition("@")[0] in ("UTF-8", "UTF8")
-    return f58(fluid) if has_utf8 and "FLUX_F58_FORCE_ASCII" not in environ else f58plain(fluid)
+    return not has_utf8 or "FLUX_F58_FORCE_ASCII" in environ
 
 
 def _base58(fluid: int) -> str:

@@ -157,11 +157,11 @@ def test_a_broker_does_not_start(conf: str, line: str, tmp_path: Path) -> None:
 
 @pytest.mark.system_flux
 def test_a_real_instance_answers_as_recorded(flux_instance_factory: Starter) -> None:
-    """But for what it accepts, and embedded brokers refuse because nothing could come of it."""
+    """The order of its modules varies, and two of them check policy and queues: so their name is not compared."""
     instance = flux_instance_factory(size=1, broker="system")
     for config, answer in _recorded():
         with pytest.raises(FluxError) as caught:
             instance.rpc("config.load", config)
-        assert caught.value.text == f"error updating {answer}"
+        assert (caught.value.text or "").partition(": ")[2] == answer.partition(": ")[2]
     for text in ACCEPTED.strip().splitlines():
         instance.rpc("config.load", json.loads(text))

@@ -64,8 +64,11 @@ class Engine:
         return self.name == "embedded"
 
     def command(self, *arguments: str) -> list[str]:
-        """A flux-start that runs nothing of its own but brokers and the initial program."""
-        bare = ["-Sbroker.rc1_path=", "-Sbroker.rc3_path="]
+        """A flux-start that runs nothing of its own but brokers and the initial program.
+
+        Real brokers load their modules by rc1. Embedded ones without rc1 have them built in.
+        """
+        bare = [] if self.is_embedded else ["-Sbroker.rc1_path=", "-Sbroker.rc3_path="]
         return [sys.executable, "-m", "pytest_flux.cli.flux_start", f"--broker={self.name}", *bare, *arguments]
 
     def environ(self, changes: Mapping[str, str | None] | None = None) -> dict[str, str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -71,6 +72,97 @@ def test_keep_alive_and_sweep(run: Run, pytester: pytest.Pytester, monkeypatch: 
     result = run("", "--flux-sweep")
     result.stdout.fnmatch_lines([f"instance at {first}: stopped"])
     assert not os.path.exists(rundir)
+
+
+def test_what_is_kept_alive_is_put_right_at_hand_over(run: Run, pytester: pytest.Pytester) -> None:
+    source = """
+        import pytest
+
+        @pytest.mark.parametrize("number", range(2))
+        def test(flux_instance, number):
+            flux = flux_instance
+            assert flux.client.jobs.list() == []
+            assert not flux.kvs.exists("left")
+            assert flux.rpc("job-manager.queue-status")["start"]
+            flux.kvs.put("left", "1")
+            flux.submit(["sleep", "1000"]).wait_event("start")
+            flux.run("flux queue stop -a", check=True)
+            open("uris", "a").write(flux.uri + "\\n")
+    """
+    try:
+        for _ in range(2):
+            result = run(source, "--flux-keep-alive")
+            result.assert_outcomes(passed=2)
+        (uri,) = set((pytester.path / "uris").read_text().split())
+        result.stdout.fnmatch_lines(
+            [
+                "*flux: kept alive for the next run*",
+                f"{uri}  (broker='embedded')",
+                f"  attach: *flux-start --attach {uri}",
+                "  end all: pytest --flux-sweep",
+            ]
+        )
+        command = [sys.executable, "-m", "pytest_flux.cli.flux_start"]
+        pid = subprocess.check_output([*command, "--attach", uri, "flux", "getattr", "broker.pid"], text=True)
+        for target in (pid.strip(), "last"):
+            done = subprocess.run(
+                [*command, "--attach", target, "sh", "-c", "echo $FLUX_URI; exit 7"], capture_output=True, text=True
+            )
+            assert (done.returncode, done.stderr) == (7, "")
+            assert done.stdout == f"{uri}\n" or target == "last"
+    finally:
+        run("", "--flux-sweep")
+
+
+def test_attach_says_what_it_cannot_find() -> None:
+    command = [sys.executable, "-m", "pytest_flux.cli.flux_start", "--attach"]
+    for target, told in (
+        ("local:///nonexistent/local-0", "No such file or directory"),
+        ("999999999", "there is no such process"),
+        ("ftp:x", "No plugin for URI scheme ftp"),
+    ):
+        done = subprocess.run([*command, target, "true"], capture_output=True, text=True)
+        assert (done.returncode, done.stdout) == (1, "")
+        assert f"--attach={target}: {told}" in done.stderr
+    done = subprocess.run([*command, "last", "-s2"], capture_output=True, text=True)
+    assert "--attach starts no instance, and excludes --test-size" in done.stderr
+
+
+def test_kept_instance_that_is_broken_is_replaced(run: Run, pytester: pytest.Pytester) -> None:
+    source = """
+        import pytest
+
+        @pytest.mark.flux(size=2)
+        @pytest.mark.parametrize("number", range(2))
+        def test(flux_instance, number):
+            assert flux_instance.client.size == 2
+            flux_instance.brokers[1].kill()
+            flux_instance.wait_status("degraded")
+    """
+    try:
+        run(source, "--flux-keep-alive").assert_outcomes(passed=2)
+    finally:
+        run("", "--flux-sweep")
+
+
+def test_sweep_leaves_what_was_kept_on_purpose(run: Run, pytester: pytest.Pytester) -> None:
+    result = run("def test(flux_instance): open('rundir', 'w').write(flux_instance.rundir)\n", "--flux-keep=all")
+    result.assert_outcomes(passed=1)
+    rundir = (pytester.path / "rundir").read_text()
+    assert rundir not in run("", "--flux-sweep").stdout.str()
+    assert os.path.exists(f"{rundir}/log")
+    run("", "--flux-sweep=all").stdout.fnmatch_lines([f"directory {rundir}: removed"])
+    assert not os.path.exists(rundir)
+    result = run("", "--flux-sweep=al")
+    result.stderr.fnmatch_lines(["ERROR: --flux-sweep=al: did you mean --flux-sweep=all?"])
+
+
+def test_debugger_shows_how_to_attach(run: Run, pytester: pytest.Pytester) -> None:
+    pytester.makepyfile(test_it="def test(flux_instance): assert False\n")
+    command = [sys.executable, "-m", "pytest", "--flux-broker=embedded", "--pdb", "-p", "no:cacheprovider"]
+    done = subprocess.run(command, cwd=pytester.path, input="q\n", capture_output=True, text=True)
+    assert "flux: flux_instance: " in done.stdout
+    assert "flux-start --attach local://" in done.stdout
 
 
 def test_sweep_removes_only_what_is_ours(run: Run, pytester: pytest.Pytester) -> None:

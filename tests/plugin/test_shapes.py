@@ -272,3 +272,67 @@ def test_rundir_hosts_wrap_and_recovery(run: Run, tmp_path: Path) -> None:
         """
     )
     result.assert_outcomes(passed=2)
+
+
+@pytest.mark.skipif(pytest.version_tuple < (9, 0), reason="TOML files have types since pytest 9")
+def test_toml_with_types(run: Run, pytester: pytest.Pytester) -> None:
+    (pytester.path / "pyproject.toml").write_text(
+        "[tool.pytest]\nflux_size = 2\nflux_strict = true\nflux_shared = false\nflux_timeout = 30.5\n"
+        'flux_exit_timeout = 5\nflux_attr = ["tbon.topo=kary:1"]\nflux_conf = ["queues.debug={}"]\n'
+    )
+    source = """
+        def test(flux_instance):
+            assert flux_instance.size == 2 and flux_instance.settings.timeout == 30.5
+            assert flux_instance.settings.exit_timeout == 5.0
+            assert flux_instance.getattr("tbon.topo") == "kary:1"
+            assert flux_instance.rpc("config.get") == {"queues": {"debug": {}}}
+    """
+    run(source).assert_outcomes(passed=1)
+    result = run(source, "--flux-show-config")
+    result.stdout.fnmatch_lines(["flux_size = 2 *(ini)", "flux_strict = True *(ini)", "flux_timeout = 30.5 *(ini)"])
+    (pytester.path / "pyproject.toml").write_text('[tool.pytest]\nflux_size = "two"\n')
+    result = run(source)
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines(["ERROR: --flux-size, flux_size: 'two': a number is expected"])
+
+
+def test_values_of_any_type_are_converted() -> None:
+    """What TOML files have, and what ini files of older versions of pytest have."""
+    from pytest_flux.plugin import options
+
+    settings = {setting.name: setting for setting in (*options.SHAPE, *options.RUN)}
+    for name, values, expected in (
+        ("size", (2, "2"), 2),
+        ("strict", (True, "true", "1", "on"), True),
+        ("strict", (False, "no"), False),
+        ("timeout", (3, 3.0, "3"), 3.0),
+        ("broker", ("embedded",), "embedded"),
+    ):
+        for value in values:
+            converted = settings[name].convert(value)
+            assert (converted, type(converted)) == (expected, type(expected))
+    for name, wrong in (("size", [1]), ("strict", 3), ("timeout", {})):
+        with pytest.raises(pytest.UsageError, match=f"flux_{name}: "):
+            settings[name].convert(wrong)
+
+
+def test_attributes_and_configuration_of_the_run(run: Run, pytester: pytest.Pytester) -> None:
+    pytester.makeini("[pytest]\nflux_attr =\n    tbon.topo=kary:1\n    a=ini\nflux_conf = x.y=1\n")
+    source = """
+        import pytest
+
+        def test(flux_instance):
+            assert flux_instance.getattr("tbon.topo") == "kary:1"
+            assert flux_instance.getattr("a") == "cli"
+            assert flux_instance.rpc("config.get") == {"x": {"y": 1, "z": "some text"}, "l": [1, "b"]}
+
+        @pytest.mark.flux(conf={"m": {}})
+        def test_marker_wins(flux_instance):
+            assert flux_instance.rpc("config.get") == {"m": {}}
+    """
+    arguments = ["--flux-attr=a=cli", "--flux-conf=x.z=some text", '--flux-conf=l=[1, "b"]']
+    run(source, *arguments).assert_outcomes(passed=2)
+    for wrong, told in (("--flux-attr=a", "'a': NAME=VALUE is expected"), ("--flux-conf=x.y.z=1", "no table")):
+        result = run(source, wrong)
+        assert result.ret == pytest.ExitCode.USAGE_ERROR
+        result.stderr.fnmatch_lines([f"ERROR: *{told}"])

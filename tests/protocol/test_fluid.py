@@ -55,6 +55,22 @@ def test_other_forms(form: str, text: str) -> None:
     assert parse_fluid(f"  {text}") == 75279368192
 
 
+@pytest.mark.parametrize(
+    ("fluid", "words", "emoji"),
+    [
+        (0, "academy-academy-academy--academy-academy-academy", "😃"),
+        (1023, "serpent-academy-academy--academy-academy-academy", "😄📚"),
+        (1234567890123, "pupil-miracle-toronto--formal-academy-academy", "😋🎅🏃🎃🏢"),
+        (2**64 - 1, "natural-analyze-verbal--natural-analyze-verbal", "🚹💗💧👗😷📷📚"),
+    ],
+)
+def test_words_and_emoji(fluid: int, words: str, emoji: str) -> None:
+    """What flux-core prints."""
+    assert encode_fluid(fluid, "words") == words
+    assert encode_fluid(fluid, "emoji") == emoji
+    assert parse_fluid(words) == parse_fluid(f" {emoji} ") == fluid
+
+
 @given(FLUIDS, st.sampled_from(FORMS))
 def test_round_trip(fluid: int, form: str) -> None:
     """Every form leads back, whichever it is."""

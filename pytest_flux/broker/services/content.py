@@ -76,6 +76,8 @@ class ContentService(Service):
     @method("checkpoint-put")
     def checkpoint_put(self, request: Request) -> Answer:
         """``{value: checkpoint}`` → empty, when it and all blobs are on disk."""
+        if not self._store.is_backed:
+            raise FluxError(errno.ENOSYS, "checkpoint put unavailable, no backing store")
         self._store.put_checkpoint(request.field("value", dict))
         return None
 
@@ -104,13 +106,17 @@ class ContentService(Service):
 
     @method("register-backing")
     def register_backing(self, request: Request) -> Answer:
-        """Refused: the backing store is built in."""
+        """``{name}``: refused. Blobs are stored in memory or, with the module content-sqlite, in its file."""
         request.field("name", str)
-        raise FluxError(errno.EBUSY, "content backing store is already active")
+        if self._store.is_backed:
+            raise FluxError(errno.EBUSY, "content backing store is already active")
+        raise FluxError(errno.ENOTSUP, "an embedded broker has no backing store but content-sqlite")
 
     @method("unregister-backing")
     def unregister_backing(self, request: Request) -> Answer:
-        """Refused, for the same reason."""
+        """Refused: the module content-sqlite can be removed instead."""
+        if not self._store.is_backed:
+            raise FluxError(errno.EINVAL, "content backing store is not active")
         raise FluxError(errno.EBUSY, "the content backing store of an embedded broker is built in")
 
     @method("stats-get", roles=ALL)

@@ -9,16 +9,19 @@ from __future__ import annotations
 import errno
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
 from pytest_flux.broker.service import ALL, Answer, Request, Service, method
-from pytest_flux.protocol.errors import FluxError
+from pytest_flux.protocol.duration import parse_duration
+from pytest_flux.protocol.errors import FluxError, ProtocolError
 from pytest_flux.protocol.ioencode import decode_io
 from pytest_flux.protocol.severity import LOG_DEBUG, LOG_ERR, LOG_INFO
 from pytest_flux.protocol.wait_status import exit_code
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from pytest_flux.broker.log import BrokerLog
     from pytest_flux.broker.router import Router
     from pytest_flux.protocol.message import Message
@@ -31,6 +34,9 @@ _OUTPUT = 3
 
 _EPSILON = 0.015
 """So long after a sync event, in seconds, tasks still run at once."""
+
+SYNC = {"sync": "heartbeat.pulse"}
+"""The arguments with which rc1 of flux-core loads the module."""
 
 
 _UNITS = {
@@ -441,20 +447,34 @@ class _Entry:
 
 
 class CronService(Service):
-    """On rank 0 only."""
+    """On rank 0 only. ``arguments`` are those of the module, `sync` and `sync_epsilon`: see ``sync``."""
 
     name = "cron"
 
-    def __init__(self, router: Router, log: BrokerLog, reactor: Reactor) -> None:
+    def __init__(self, router: Router, log: BrokerLog, reactor: Reactor, arguments: Mapping[str, str]) -> None:
         super().__init__(router, log)
         self.reactor = reactor
         self._entries: dict[int, _Entry] = {}
         self._deferred: list[_Entry] = []
         self._next = 1
-        self._sync_topic: str | None = None
+        self._sync_topic = arguments.get("sync")
         self._sync_epsilon = _EPSILON
+        if "sync_epsilon" in arguments:
+            try:
+                self._sync_epsilon = parse_duration(arguments["sync_epsilon"])
+            except ProtocolError:
+                self.log(LOG_ERR, f"option sync_epsilon={arguments['sync_epsilon']} ignored")
         self._synced = float("-inf")
         router.subscribe("", self._event)
+
+    def end(self) -> None:
+        """Run nothing any more: the module is removed."""
+        super().end()
+        self.router.unsubscribe(self._event)
+        for entry in self._entries.values():
+            if not entry.stopped:
+                entry.stop()
+        self._entries.clear()
 
     def _event(self, message: Message) -> None:
         topic = message.topic or ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import pytest
@@ -90,3 +91,20 @@ def test_module_debug(bed: ScriptedBroker, words: list[str], request_: dict[str,
     assert main(["module", "debug", *words, "kvs"]) == 0
     assert bed.received[-1].json() == request_
     assert capsys.readouterr().out == "0x1f\n"
+
+
+def test_module_load_and_remove(bed: ScriptedBroker, capsys: Capture) -> None:
+    bed.on("module.load", {})
+    bed.on("module.remove", {})
+    assert main(["module", "load", "kvs", "initial-rootref=x", "-x"]) == 0
+    request = {"path": "kvs", "args": ["initial-rootref=x", "-x"], "exec": False}
+    assert bed.received[-1].json() == request
+    assert main(["module", "load", "--exec", "--name=y", "./x.so"]) == 0
+    assert bed.received[-1].json() == {"path": os.path.realpath("x.so"), "args": [], "exec": True, "name": "y"}
+    assert main(["module", "remove", "kvs"]) == 0
+    assert bed.received[-1].json() == {"name": "kvs", "cancel": False}
+    assert main(["module", "reload", "-f", "kvs", "a"]) == 0
+    assert bed.received[-1].json() == {"path": "kvs", "args": ["a"], "exec": False}
+    assert capsys.readouterr().err == ""
+    for words in (["load"], ["remove"], ["reload"], ["remove", "a", "b"], ["trace"]):
+        assert main(["module", *words]) == 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 
@@ -13,6 +14,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
+    from pytest_flux.client import Flux
     from pytest_flux.options import Options
 
 LIST_OPTIONS = (Option("long", "l", usage="Print the path of each module too"),)
@@ -36,6 +38,14 @@ DEBUG_OPTIONS = (
     Option("set", "S", "MASK", usage="Set the flags to MASK"),
     Option("setbit", "s", "MASK", usage="Set these flags"),
     Option("clearbit", "c", "MASK", usage="Clear these flags"),
+)
+LOAD_OPTIONS = (
+    Option("name", argument="NAME", usage="Give the module another name"),
+    Option("exec", usage="Run the module in a process of its own"),
+)
+REMOVE_OPTIONS = (
+    Option("force", "f", usage="Do not complain if the module is not loaded"),
+    Option("cancel", usage="Stop a module that does not answer"),
 )
 
 _MAX_IDLE = 99
@@ -136,10 +146,61 @@ def _parse_mask(text: str) -> int:
         raise CommandError(f"'{text}' is not a mask of flags") from None
 
 
+def load(options: Options, context: Context) -> int:
+    """Load a module."""
+    if not options.arguments:
+        raise context.command.usage_error()
+    with context.open() as flux:
+        _load(flux, options)
+    return 0
+
+
+def _load(flux: Flux, options: Options) -> None:
+    path, *arguments = options.arguments
+    request: dict[str, Any] = {"path": _canonical(path), "args": arguments, "exec": options.has("exec")}
+    if options.has("name"):
+        request["name"] = options.get("name")
+    with naming(f"load {path}"):
+        flux.rpc("module.load", request).get()
+
+
+def remove(options: Options, context: Context) -> int:
+    """Remove a module."""
+    if len(options.arguments) != 1:
+        raise context.command.usage_error()
+    with context.open() as flux:
+        _remove(flux, options.arguments[0], options)
+    return 0
+
+
+def _remove(flux: Flux, name: str, options: Options) -> None:
+    with naming(f"remove {name}"):
+        try:
+            flux.rpc("module.remove", {"name": _canonical(name), "cancel": options.has("cancel")}).get()
+        except FluxError as error:
+            if not (options.has("force") and error.errnum == errno.ENOENT):
+                raise
+
+
+def reload(options: Options, context: Context) -> int:
+    """Remove a module, and load it again."""
+    if not options.arguments:
+        raise context.command.usage_error()
+    with context.open() as flux:
+        _remove(flux, options.get("name") or options.arguments[0], options)
+        _load(flux, options)
+    return 0
+
+
+def _canonical(path: str) -> str:
+    """Return the path for a broker that runs in another directory; names of modules are no paths."""
+    return os.path.realpath(path) if "/" in path or path.endswith(".so") else path
+
+
 def lacking(options: Options, context: Context) -> int:
-    """Refuse subcommands that load or unload code."""
+    """Refuse to trace."""
     name = context.command.name
-    raise CommandError(f"{name}: needs flux-core: an embedded broker has its services built in")
+    raise CommandError(f"{name}: only the command of flux-core can do that; it works with embedded brokers, too")
 
 
 COMMANDS = (
@@ -161,10 +222,28 @@ COMMANDS = (
                 summary="Print or change debug flags",
                 options=DEBUG_OPTIONS,
             ),
-            *(
-                Command(f"flux-module {name}", lacking, usage="[...]", summary="Needs flux-core", takes_all=True)
-                for name in ("load", "remove", "reload", "trace")
+            Command(
+                "flux-module load",
+                load,
+                usage="[OPTIONS] module [ARGUMENT...]",
+                summary="Load a module",
+                options=LOAD_OPTIONS,
             ),
+            Command(
+                "flux-module remove",
+                remove,
+                usage="[OPTIONS] module",
+                summary="Remove a module",
+                options=REMOVE_OPTIONS,
+            ),
+            Command(
+                "flux-module reload",
+                reload,
+                usage="[OPTIONS] module [ARGUMENT...]",
+                summary="Remove a module and load it again",
+                options=(*REMOVE_OPTIONS, *LOAD_OPTIONS),
+            ),
+            Command("flux-module trace", lacking, usage="[...]", summary="Needs flux-core", takes_all=True),
         ),
     ),
 )

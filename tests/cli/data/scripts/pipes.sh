@@ -6,7 +6,8 @@ leave flux submit --watch sh -c
 leave flux exec -r0 sh -c
 leave flux alloc -n1 sh -c
 leave flux bulksubmit --watch --quiet sh -c {} :::
-id=$(flux submit sh -c "$work; exit 0")
+id=$(flux submit sh -c 'while :; do echo line; sleep 0.05; done')
 flux job attach $id 2>/dev/null | head -c 1 >/dev/null
 echo "${PIPESTATUS[0]}"
+flux cancel $id
 flux job wait-event $id clean >/dev/null

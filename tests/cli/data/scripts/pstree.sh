@@ -1,4 +1,5 @@
-# flux pstree. It ends with no job active.
+# flux pstree. It begins and ends with no job.
+until [ -z "$(flux jobs -ano '{id}')" ]; do flux job purge --force --num-limit=0 >/dev/null; done
 for word in 1 2; do flux run --job-name=one true; done
 flux run --job-name=bad false 2>/dev/null
 flux run --job-name=$(printf 'long%0200d' 1) true
@@ -11,7 +12,7 @@ flux proxy $nested flux job wait-event $inner start >/dev/null
 r flux pstree
 for options in -a -al -aX -aC '-a --ascii' -x -nx '-x --skip-root=no' '-d progress' '-d stats' '-d foo' -p \
     '--parent-label={id.f58}x' '-L 0' '-L 1' --skip-root=yes --skip-root=no --skip-root=maybe '-f failed' \
-    '-f failed,completed --skip-root=yes' '-f bogus' '-o {bogus}' -c1 1234 xx --foo '--ascii -C'; do
+    '-f failed,completed --skip-root=yes' '-f bogus' '-o {bogus}' 1234 xx --foo '--ascii -C'; do
     r flux pstree $options
 done
 r flux pstree --detail-format='{name:>12}'
@@ -25,4 +26,4 @@ r flux proxy $nested flux pstree
 flux cancel $one $nested
 flux job wait-event $nested clean >/dev/null
 flux job wait-event $one clean >/dev/null
-flux job purge --force --num-limit=0 >/dev/null
+until [ -z "$(flux jobs -ano '{id}')" ]; do flux job purge --force --num-limit=0 >/dev/null; done
