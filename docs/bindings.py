@@ -27,7 +27,7 @@ HEAD = """\
 ``pip install 'pytest-flux[bindings]'`` brings PyPI's ``flux-python``: the Python files of Flux's bindings, as they
 are in flux-core 0.88. Their C module needs libflux, so that on a laptop ``import flux`` fails.
 ``pytest_flux.bindings`` has a stand-in for that module, in pure Python, which talks to brokers through our own
-client. The Python files are not changed.
+client. The Python files are not changed. `How to use it <python.rst>`_ is another page.
 
 * ``pytest_flux.bindings.directory()`` is what goes on ``PYTHONPATH``, ahead of the wheel.
 * ``pytest_flux.bindings.check()`` returns the version of ``flux-python``, and raises ImportError, with the command

@@ -60,7 +60,7 @@ def _fixtures() -> Iterator[str]:
     from pytest_flux.plugin import fixtures
 
     yield _heading("Fixtures", "-")
-    for name in ("flux_instance", "flux_instance_factory"):
+    for name in ("flux_instance", "flux_executor", "flux_instance_factory"):
         fixture = getattr(fixtures, name)
         yield _entry(name, getattr(fixture, "__wrapped__", fixture))
 

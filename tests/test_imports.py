@@ -15,12 +15,13 @@ import pytest
 PACKAGE = "pytest_flux"
 ROOT = Path(__file__).parent.parent
 
-_LEAVES = frozenset({"directories", "options", "record"})
+_LEAVES = frozenset({"directories", "options", "python_path", "record"})
 _FOUNDATION = frozenset({"protocol", "reactor"}) | _LEAVES
 
 MAY_IMPORT = {
     "protocol": frozenset({"record"}),
     "directories": frozenset[str](),
+    "python_path": frozenset[str](),
     "record": frozenset[str](),
     "options": frozenset({"protocol", "record"}),
     "reactor": frozenset({"protocol", "record"}),
@@ -31,8 +32,8 @@ MAY_IMPORT = {
     "broker": frozenset({"content_sqlite"}) | _FOUNDATION,
     "bindings": frozenset({"client"}) | _FOUNDATION,
     "cli": frozenset({"client", "launcher", "postmortem"}) | _FOUNDATION,
-    "instance": frozenset({"client", "launcher"}) | _FOUNDATION,
-    "plugin": frozenset({"instance", "client", "launcher", "postmortem"}) | _FOUNDATION,
+    "instance": frozenset({"bindings", "client", "launcher"}) | _FOUNDATION,
+    "plugin": frozenset({"bindings", "instance", "client", "launcher", "postmortem"}) | _FOUNDATION,
     "libexec": frozenset[str](),
     "": frozenset({"client", "instance", "plugin", "postmortem"}),
 }

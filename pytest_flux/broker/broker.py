@@ -156,7 +156,7 @@ class Broker:
 
     def _program_environ(self) -> dict[str, str]:
         """The environment of everything this broker runs."""
-        own = defaults.environ(self.attributes.get("rundir") or "", os.environ.get("PATH", os.defpath))
+        own = defaults.environ(self.attributes.get("rundir") or "", os.environ)
         uri = self.attributes.get("local-uri") or ""
         return program_environ({**os.environ, **own}, uri, self.attributes.get("jobid"))
 

@@ -4,6 +4,12 @@ from __future__ import annotations
 
 import os
 
+from pytest_flux import python_path
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
 VERSION = "0.88.0"
 """The flux-core version whose protocols and attributes these are; tools compare it with their own."""
 
@@ -26,15 +32,17 @@ LIBEXEC = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__)
 """Where our `flux-broker` is, for a `flux-start` inside the instance to find."""
 
 
-def environ(rundir: str, path: str) -> dict[str, str]:
-    """What the programs of an embedded instance find in their environment besides the broker's own.
+def environ(rundir: str, base: Mapping[str, str]) -> dict[str, str]:
+    """What the programs of an embedded instance find in their environment, besides the broker's own (``base``).
 
-    flux-core's driver sets the same variables; `flux` on PATH is the one in the rundir.
+    flux-core's driver sets the same variables, except PYTHONPATH, which is what its ``flux env`` adds. `flux` on PATH
+    is the one in the rundir.
     """
-    own = os.path.join(rundir, "bin")
+    own, path = os.path.join(rundir, "bin"), base.get("PATH", os.defpath)
     return {
         "FLUX_CONNECTOR_PATH": LIBEXEC,
         "FLUX_EXEC_PATH": LIBEXEC,
         "FLUX_MODULE_PATH": LIBEXEC,
         "PATH": ":".join([own, *(part for part in path.split(":") if part and part != own)]),
+        "PYTHONPATH": python_path.with_stand_in(base),
     }

@@ -23,7 +23,7 @@ _PATHS = ("PATH", "PYTHONPATH", "MANPATH", "LUA_PATH", "LUA_CPATH", "LD_LIBRARY_
 def attach(target: str, command: Sequence[str]) -> NoReturn:
     """Execute a command, or the user's shell, inside the instance that ``target`` names. Raises LaunchError."""
     try:
-        uri = _find(target)
+        uri = find_instance(target)
         with Flux(uri) as flux:
             inside = ask_environment(flux, _PATIENCE)
     except (OSError, ValueError) as error:
@@ -37,7 +37,7 @@ def attach(target: str, command: Sequence[str]) -> NoReturn:
         raise LaunchError(f"{argv[0]}: {error.strerror}") from None
 
 
-def _find(target: str) -> str:
+def find_instance(target: str) -> str:
     """The URI of an instance, from a URI, a process id or ``last``. Raises ValueError, OSError."""
     if target == "last":
         return _newest()

@@ -93,6 +93,20 @@ OPTIONS = (
         group=3,
         usage="Run the command, or a shell, inside a running instance: that of a URI or a process, or your last one",
     ),
+    Option(
+        "link",
+        argument="DIR",
+        exact=True,
+        group=3,
+        usage="Put a flux into DIR that has flux start and, for the instance of FLUX_URI or --attach, every other"
+        " command; and exit",
+    ),
+    Option(
+        "install-bindings",
+        exact=True,
+        group=3,
+        usage="Have pip bring the files for `import flux' where PyPI has no wheel for the platform, and exit",
+    ),
     Option("version", exact=True, group=3, usage="Show the version and exit"),
     Option("killer-timeout", argument="FSD", hidden=True, usage="Old name of --test-exit-timeout"),
 )
@@ -110,6 +124,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         options = parser.parse(sys.argv[1:] if argv is None else argv)
         if options.has("version"):
             return _show_version()
+        if any(options.has(name) for name in ("link", "install-bindings")):
+            return _prepare_machine(options)
         if options.has("attach"):
             _attach(options)
         spec = _make_spec(options)
@@ -130,6 +146,20 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
     except KeyboardInterrupt:
         return 130
+
+
+def _prepare_machine(options: Options) -> int:
+    """Do what --link and --install-bindings ask for; neither starts an instance. Raises LaunchError."""
+    from pytest_flux.cli.linking import install_bindings, link
+
+    directory = options.get("link")
+    if options.arguments:
+        raise LaunchError("--link and --install-bindings take no command")
+    if directory:
+        link(directory, options.get("attach"))
+    if options.has("install-bindings"):
+        install_bindings()
+    return 0
 
 
 def _make_spec(options: Options) -> LaunchSpec:

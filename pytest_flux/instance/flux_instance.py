@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
+from pytest_flux import bindings, python_path
 from pytest_flux.instance.brokers import BrokerHandle, Brokers
 from pytest_flux.instance.errors import NamingKvs, ProgramFailed, ProgramTimeout, named
 from pytest_flux.instance.log import InstanceLog, progress, tail
@@ -368,16 +369,29 @@ class FluxInstance:
 
     @contextlib.contextmanager
     def environ(self) -> Iterator[None]:
-        """Update ``os.environ`` from :attr:`env` for a with statement: for code under test in this process."""
+        """Update ``os.environ`` from :attr:`env` for a with statement: for code under test in this process.
+
+        With an embedded instance, ``import flux`` in it finds our stand-in for libflux.
+        """
         before = dict(os.environ)
         inside = self.env
+        added = [place for place in self._python_path() if place not in sys.path]
         try:
             os.environ.update(inside)
+            sys.path[:0] = added
+            if added:
+                bindings.forget_failed_import()
             yield
         finally:
+            sys.path[:] = [place for place in sys.path if place not in added]
             for name in inside.keys() - before.keys():
                 os.environ.pop(name, None)
             os.environ.update({name: before[name] for name in inside.keys() & before.keys()})
+
+    def _python_path(self) -> list[str]:
+        """What the instance adds to the path of its Python programs; nothing if a real Flux runs it."""
+        places = self.env.get("PYTHONPATH", "").split(os.pathsep)
+        return [place for place in python_path.directories(self.env) if place in places]
 
     def run(self, argv: Sequence[str] | str, **options: Any) -> subprocess.CompletedProcess[str]:  # noqa: ANN401
         """Run a program in the environment of the instance, and wait for its end.
@@ -481,6 +495,8 @@ class FluxInstance:
     def handle(self) -> Any:  # noqa: ANN401 - flux.Flux has no types
         """A ``flux.Flux`` of Flux's own Python bindings. If they cannot be imported, the test is skipped."""
         try:
+            if self._python_path() and "flux" not in sys.modules:
+                bindings.enable()
             import flux
         except ImportError as error:
             raise BindingsError(f"no Python bindings of Flux: `import flux` says {error}") from None

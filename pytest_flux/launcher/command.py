@@ -52,6 +52,8 @@ def broker_environ(
 
         # libexec/flux-broker is a script, and must find the Python that has the package.
         environ["PYTEST_FLUX_PYTHON"] = sys.executable
+    elif "PYTHONPATH" in environ:
+        _drop_stand_in(environ)
     if spec.caliper_profile is not None:
         preloaded = environ.get("LD_PRELOAD")
         environ["LD_PRELOAD"] = f"{preloaded} libcaliper.so" if preloaded else "libcaliper.so"
@@ -64,6 +66,16 @@ def broker_environ(
         if spec.hosts is not None:
             environ["FLUX_FAKE_HOSTNAME"] = hostnames(spec.hosts)[rank]
     return environ
+
+
+def _drop_stand_in(environ: dict[str, str]) -> None:
+    """A real Flux, if it is started inside an embedded instance, has bindings of its own."""
+    from pytest_flux import python_path
+
+    kept = python_path.without_stand_in(environ)
+    del environ["PYTHONPATH"]
+    if kept is not None:
+        environ["PYTHONPATH"] = kept
 
 
 def announcement(spec: LaunchSpec, argv: list[str], rank: int | None) -> str:

@@ -72,6 +72,14 @@ def find_engine(choice: str, environ: Mapping[str, str], rehearsal: bool = False
     return _embedded()
 
 
+def installed_flux(environ: Mapping[str, str]) -> str | None:
+    """The path of the first `flux` on PATH that is of an installed Flux; other programs have that name, too."""
+    for command in _on_path(environ):
+        if any(engine.kind == "system" for engine in _installed([command], environ, rehearsal=True)):
+            return command
+    return None
+
+
 def _embedded() -> Engine:
     if not os.path.isfile(EMBEDDED_BROKER):
         raise LaunchError(f"embedded broker: {EMBEDDED_BROKER}: {os.strerror(errno.ENOENT)}")

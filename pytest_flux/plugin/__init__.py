@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from pytest_flux.plugin import hooks, options, reporting, run, terminal, workers
-from pytest_flux.plugin.fixtures import flux_instance, flux_instance_factory
+from pytest_flux.plugin.fixtures import flux_executor, flux_instance, flux_instance_factory
 
-__all__ = ["flux_instance", "flux_instance_factory"]
+__all__ = ["flux_executor", "flux_instance", "flux_instance_factory"]
 
 
 def pytest_addhooks(pluginmanager: pytest.PytestPluginManager) -> None:
@@ -21,6 +21,13 @@ def pytest_addhooks(pluginmanager: pytest.PytestPluginManager) -> None:
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Add the command line options and ini settings."""
     options.add_options(parser)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_load_initial_conftests(early_config: pytest.Config) -> None:
+    """Make `import flux` work before the first conftest is imported."""
+    if options.wants_bindings(early_config):
+        run.enable_bindings()
 
 
 def pytest_configure(config: pytest.Config) -> None:

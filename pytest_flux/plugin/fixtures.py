@@ -38,6 +38,18 @@ def flux_instance(request: pytest.FixtureRequest) -> Generator[FluxInstance, Non
     yield from _provide(request, {}, shared=options.value_of(request.config, "shared"))
 
 
+@pytest.fixture
+def flux_executor(flux_instance: FluxInstance) -> Generator[Any, None, None]:
+    """A ``flux.job.FluxExecutor`` on ``flux_instance``, shut down after the test: its jobs are cancelled then.
+
+    If `flux` cannot be imported, the test is skipped.
+    """
+    from pytest_flux.instance.executor import open_executor
+
+    with open_executor(flux_instance) as executor:
+        yield executor
+
+
 @pytest.fixture(scope="session")
 def flux_instance_factory(request: pytest.FixtureRequest) -> Generator[FluxInstanceFactory, None, None]:
     """Start any number of instances: ``flux_instance_factory(size=4)``, in a test or in a fixture of any scope.

@@ -80,6 +80,7 @@ RUN = (
     _Setting("require", "system", "", "tests that need this engine fail where it is absent", ("", "system")),
     _Setting("pmi_trace", "", False, "trace the PMI conversations, for the reports of failed tests"),
     _Setting("keep_alive", "", False, "leave instances to the next run that wants the same"),
+    _Setting("bindings", "", False, "`import flux` in tests, without libflux (pip install 'pytest-flux[bindings]')"),
     _Setting("max_instances", "N", 8, "how many instances of wide scope, shared or kept alive may run at once"),
     _Setting("uri", "URI", "", "use the instance at URI, and start none"),
     _Setting("attach", "", False, "use the instance that pytest runs in (FLUX_URI), and start none"),
@@ -179,6 +180,13 @@ def conf_of(config: pytest.Config) -> dict[str, Any]:
 def value_of(config: pytest.Config, name: str) -> Any:  # noqa: ANN401 - by the setting's type
     """The value of one of RUN."""
     return next(origin(config, setting)[0] for setting in RUN if setting.name == name)
+
+
+def wants_bindings(config: pytest.Config) -> bool:
+    """Whether ``--flux-bindings`` or its ini setting is given, while only the first look at options was taken."""
+    setting = next(setting for setting in RUN if setting.name == "bindings")
+    given = config.known_args_namespace.flux_bindings
+    return bool(setting.convert(given or config.getini("flux_bindings") or False))
 
 
 def shape_of(config: pytest.Config) -> dict[str, Any]:

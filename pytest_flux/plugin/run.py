@@ -35,6 +35,16 @@ def pool_if_any(config: pytest.Config) -> Pool | None:
     return config.stash.get(_POOL, None)
 
 
+def enable_bindings() -> None:
+    """Put the stand-in for libflux on sys.path. Raises UsageError without the right `flux-python`."""
+    from pytest_flux import bindings
+
+    try:
+        bindings.enable()
+    except ImportError as error:
+        raise pytest.UsageError(f"--flux-bindings, flux_bindings: {error}") from None
+
+
 def check(config: pytest.Config) -> None:
     """Raise UsageError for an invalid option or ini setting, before any test runs."""
     for setting in options.RUN:

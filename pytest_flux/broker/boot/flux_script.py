@@ -1,4 +1,4 @@
-"""The ``flux`` command in a broker's rundir: a program of a few lines, which runs this very package."""
+"""The ``flux`` command in a broker's rundir, or elsewhere: a program of a few lines, which runs this very package."""
 
 from __future__ import annotations
 
@@ -28,9 +28,11 @@ if not found:
     sys.path.insert(0, parent)
     import pytest_flux
     sys.path.append(sys.path.pop(0))
-from pytest_flux.cli.flux import main
+{preamble}from pytest_flux.cli.flux import main
 sys.exit(main())
 """
+
+_MARK = b"from pytest_flux.cli.flux import main\n"
 
 
 def write_flux_script(rundir: str, python: str) -> None:
@@ -40,33 +42,46 @@ def write_flux_script(rundir: str, python: str) -> None:
     """
     directory = f"{rundir}/bin"
     path = f"{directory}/flux"
-    temporary = f"{directory}/.flux-{os.getpid()}-{os.urandom(4).hex()}"
-    content = _flux_script(python)
+    content = flux_script(python)
     try:
         try:
             os.mkdir(directory, 0o755)
             os.chmod(directory, 0o755)  # The umask may have taken something away.
         except FileExistsError:
             pass
-        descriptor = os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o755)
-        try:
-            with open(descriptor, "wb") as file:
-                file.write(content)
-                os.fchmod(descriptor, 0o755)
-            os.rename(temporary, path)
-        except OSError:
-            os.unlink(temporary)
-            raise
+        write_script(path, content)
     except OSError as error:
         number = error.errno or errno.EIO
         raise FluxError(number, f"rundir cannot write {path}: {os.strerror(number)}") from None
 
 
-def _flux_script(python: str) -> bytes:
+def write_script(path: str, content: bytes) -> None:
+    """Write what `flux_script` returns to ``path``, at once. Raises OSError."""
+    directory, name = os.path.split(path)
+    temporary = os.path.join(directory, f".{name}-{os.getpid()}-{os.urandom(4).hex()}")
+    descriptor = os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o755)
+    try:
+        with open(descriptor, "wb") as file:
+            file.write(content)
+            os.fchmod(descriptor, 0o755)
+        os.rename(temporary, path)
+    except OSError:
+        os.unlink(temporary)
+        raise
+
+
+def is_flux_script(path: str) -> bool:
+    """Whether the file is one that `write_script` has written. Raises OSError if it cannot be read."""
+    with open(path, "rb") as file:
+        return _MARK in file.read(1 << 16)
+
+
+def flux_script(python: str, preamble: str = "") -> bytes:
+    """The command's text. Lines of Python in ``preamble`` run before the command. Raises FluxError."""
     if not os.path.isabs(python):
         raise FluxError(errno.EINVAL, f"rundir cannot write bin/flux: no path to Python in {python!r}")
     package = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-    program = _PROGRAM.format(parent=ascii(os.path.dirname(package)))
+    program = _PROGRAM.format(parent=ascii(os.path.dirname(package)), preamble=preamble)
     first_line = f"#!{python}\n"
     if len(os.fsencode(first_line)) <= _MAX_FIRST_LINE and not any(letter.isspace() for letter in python):
         return os.fsencode(first_line + program)

@@ -3,6 +3,10 @@
 The Python that imports it need not have pytest-flux installed: this directory may be on PYTHONPATH alone. Then the
 package is loaded from where this file is, and sys.path stays as it is.
 
+Where the Python files of `flux` have a C module beside them that can be loaded, because libflux is installed, that
+serves instead: the directory is on PYTHONPATH of everything that an embedded instance runs, the programs of a real
+Flux included.
+
 Modules that we do not stand in for (`_rhwloc_map`, which needs hwloc and no Flux) come from the next `_flux` on
 sys.path, if that has them.
 """
@@ -11,6 +15,27 @@ import importlib.util
 import os
 import pkgutil
 import sys
+
+
+def _hand_over() -> bool:
+    """Make this package the one beside the Python files of `flux`, if libflux can be loaded there."""
+    try:
+        spec = importlib.util.find_spec("flux")
+    except ValueError:
+        return False
+    if spec is None or not spec.origin:
+        return False
+    beside = os.path.join(os.path.dirname(os.path.dirname(spec.origin)), __name__)
+    if not os.path.isdir(beside):
+        return False
+    own = list(__path__)
+    __path__[:] = [beside]
+    try:
+        importlib.import_module(f"{__name__}._core")
+    except ImportError:
+        __path__[:] = own
+        return False
+    return True
 
 
 def _load() -> None:
@@ -27,5 +52,6 @@ def _load() -> None:
     spec.loader.exec_module(module)
 
 
-_load()
-__path__ = pkgutil.extend_path(__path__, __name__)
+if not _hand_over():
+    _load()
+    __path__ = pkgutil.extend_path(__path__, __name__)

@@ -6,6 +6,7 @@ import errno
 import os
 import sys
 
+from pytest_flux import python_path
 from pytest_flux.cli.command import Command, CommandError, Context, explaining
 from pytest_flux.options import Option
 from pytest_flux.protocol.duration import parse_duration
@@ -275,8 +276,6 @@ def _read_stdin() -> dict[str, Any]:
 
 _PACKAGE = os.path.dirname(os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
 _LIBEXEC = os.path.join(_PACKAGE, "libexec")
-PYTHON_PATH = os.path.join(_PACKAGE, "bindings", "path")
-"""The directory that PYTHONPATH needs for ``import flux`` in embedded instances."""
 
 _BUILTIN = {
     "rc1_path": "",
@@ -285,7 +284,7 @@ _BUILTIN = {
     "connector_path": _LIBEXEC,
     "module_path": _LIBEXEC,
     "libexecdir": _LIBEXEC,
-    "python_path": PYTHON_PATH,
+    "python_path": python_path.stand_in(),
     "rundir": "/run/flux",
 }
 _BUILTIN_LACKING = frozenset(

@@ -5,21 +5,23 @@ from __future__ import annotations
 import os
 import sys
 
+from pytest_flux import python_path
 from pytest_flux.cli.command import Command, CommandError, Context
 from pytest_flux.cli.commands.instance.attr import find_attribute
-from pytest_flux.cli.commands.instance.config import PYTHON_PATH
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from pytest_flux.options import Options
 
+_PATHS = ("PATH", "PYTHONPATH")
+
 
 def env(options: Options, context: Context) -> int:
     """Print the variables that `flux` sets or reads, or execute the command that is given."""
     del context
-    _find_bindings()
+    _add_python_path()
     if not options.arguments:
-        names = sorted(name for name in os.environ if name in ("PATH", "PYTHONPATH") or name.startswith("FLUX_"))
+        names = sorted(name for name in os.environ if name in _PATHS or name.startswith("FLUX_"))
         sys.stdout.writelines(f'export {name}="{os.environ[name]}"\n' for name in names)
         return 0
     program = options.arguments[0]
@@ -34,23 +36,21 @@ def python(options: Options, context: Context) -> int:
         sys.stdout.write(context.command.parser().help())
         return 0
     if words[:1] == ["--get-path"]:
-        print(PYTHON_PATH)
+        print(python_path.stand_in())
         return 0
     if words[:1] == ["--list-versions"]:
         sys.stdout.writelines(f"{name}\n" for name in _python_versions())
         return 0
-    _find_bindings()
+    _add_python_path()
     program = os.environ.get("PYTEST_FLUX_PYTHON") or sys.executable
     raise CommandError(f"execvp ({program}): {become(program, [program, *words])}")
 
 
-def _find_bindings() -> None:
-    """Let Python programs find the package flux, as far as it is there."""
-    prepended = os.environ.get("FLUX_PYTHONPATH_PREPEND", "")
-    places = [prepended, PYTHON_PATH if os.path.isdir(PYTHON_PATH) else "", os.environ.get("PYTHONPATH", "")]
-    if any(places):
-        parts = dict.fromkeys(part for place in places if place for part in place.split(":"))
-        os.environ["PYTHONPATH"] = ":".join(parts)
+def _add_python_path() -> None:
+    """Set PYTHONPATH as flux-core's commands do: FLUX_PYTHONPATH_PREPEND, the bindings, what was there."""
+    places = [os.environ.get("FLUX_PYTHONPATH_PREPEND"), python_path.with_stand_in(os.environ)]
+    parts = dict.fromkeys(part for place in places if place for part in place.split(os.pathsep))
+    os.environ["PYTHONPATH"] = os.pathsep.join(parts)
 
 
 def _python_versions() -> list[str]:
