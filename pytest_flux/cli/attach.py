@@ -80,8 +80,11 @@ def _of_process(pid: int) -> str:
         raise ValueError("there is no such process") from None
     for member in family:
         try:
-            if "broker" in member.name() and (uri := member.environ().get("FLUX_START_URI")):
-                return uri.removesuffix("start") + "local-0"
+            # A forked broker shows the environment of what it was forked from, but not another's sockets.
+            ask = member.net_connections if hasattr(member, "net_connections") else member.connections
+            for connection in ask("unix") if "broker" in member.name() else ():
+                if str(connection.laddr).endswith("/local-0"):
+                    return f"local://{connection.laddr}"
         except (psutil.Error, OSError):
             continue
     return resolve(f"pid:{pid}")
