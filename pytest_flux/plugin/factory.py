@@ -72,10 +72,9 @@ class FluxInstanceFactory:
         held = self._pool.acquire(NAME, settings, scope, node.nodeid or NAME, item, None)
         if scope != "function":
             self._pool.prepare(held, item)
-        if request is not None:
-            request.addfinalizer(lambda: self._release(held))
-        else:
-            self._pool.calls.append(held)
+        # Before the fixtures of the test are torn down, which may look for what it has left.
+        owner: Any = item if request is None else request
+        owner.addfinalizer(lambda: self._release(held))
         return held.instance
 
     def _release(self, held: Held) -> None:

@@ -114,7 +114,6 @@ class Pool:
         self.held: list[Held] = []
         self.places: list[Place] = []
         # What the body of the present test has started.
-        self.calls: list[Held] = []
         self.strict: bool = options.value_of(config, "strict")
         self._kept = options.value_of(config, "keep")
         self._dumps = dumping.is_on(config)
@@ -297,19 +296,7 @@ class Pool:
                 held.user = None
         for place in [place for place in self.places if place.wanted is not None and place.wanted.is_fresh]:
             place.finish()
-        self._release_calls(item)
         return leaks
-
-    def _release_calls(self, item: pytest.Item) -> None:
-        problems: list[BaseException] = []
-        while self.calls:
-            try:
-                self.release(self.calls.pop(), item)
-            except InstanceError as error:
-                # The others must be released as well.
-                problems.append(error)
-        if problems:
-            raise problems[0]
 
     def _check(self, held: Held) -> list[str]:
         if held.baseline is None:
