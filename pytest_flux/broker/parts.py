@@ -252,10 +252,11 @@ class Parts:
         if exists and not os.path.getsize(database):
             # SQLite takes such a file for a new database.
             self._log.write(LOG_ERR, f"{database} is empty: what it held is lost")
-        if not volatile:
+        lasts = not volatile and bool(attributes.get("statedir"))
+        if lasts:
             # As in flux-core, the file is there from the start: even an unused statedir can be recovered.
             _ = self.content.backing
-        if exists or not volatile:
+        if exists or lasts:
             self.kvs.namespaces()
 
     def begin_to_run(self) -> None:
@@ -347,11 +348,6 @@ class Parts:
             _ = self.inventory
         elif name == "job-manager":
             _ = self.manager
-        elif name == "cron":
-            try:
-                float(arguments.get("sync_epsilon", "0"))
-            except ValueError:
-                raise FluxError(errno.EINVAL, "sync_epsilon is not a number") from None
         elif name == "job-exec":
             from pytest_flux.broker.services.job_exec import check_arguments
 

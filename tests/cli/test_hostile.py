@@ -17,7 +17,7 @@ from pytest_flux.cli.commands.jobs.job import TABLE as JOB_TABLE
 from pytest_flux.cli.flux import main
 
 # These start other programs, or need no instance.
-_LEFT_OUT = ("broker", "start", "relay", "pmi", "env", "version", "help", "fsck")
+_LEFT_OUT = ("broker", "start", "relay", "pmi", "env", "version", "help", "fsck", "python")
 _ROOT = Path(__file__).parent.parent.parent
 _WORDS = (
     "",

@@ -319,9 +319,9 @@ def test_a_state_that_cannot_be_read_ends_the_start(embedded: Engine, tmp_path: 
     assert "not a database" in outcome.stderr
 
 
-def test_an_instance_that_stores_nothing_makes_no_file(embedded: Engine, tmp_path: Path) -> None:
+def test_a_lasting_statedir_has_its_file_from_the_start(embedded: Engine, tmp_path: Path) -> None:
     assert embedded.run("-s1", f"-Sstatedir={tmp_path}", "true").code == 0
-    assert not (tmp_path / "content.sqlite").exists()
+    assert (tmp_path / "content.sqlite").exists()
 
 
 def test_sha256(embedded: Engine) -> None:

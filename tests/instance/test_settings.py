@@ -15,11 +15,9 @@ CONF: dict[str, Any] = {
     "queues": {"debug": {}, "batch": {"requires": ["b"]}},
     "resource": {
         "noverify": True,
-        "x": 1.5,
-        "l": [],
-        "config": [{"hosts": "h[0-1]", "cores": "0-3"}, {"hosts": "é"}],
+        "config": [{"hosts": "h[0-1]", "cores": "0-3"}, {"hosts": "é", "cores": "0"}],
     },
-    "a": {"b c": {"d.e": {"f=": [[{}]]}}, "s": 'q"u\n[x]', "n": None},
+    "a": {"x": 1.5, "l": [], "b c": {"d.e": {"f=": [[{}]]}}, "s": 'q"u\n[x]', "n": None},
 }
 
 

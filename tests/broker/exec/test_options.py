@@ -189,4 +189,4 @@ def test_more_tasks_than_can_be(runner: Runner) -> None:
     jobspec["tasks"][0]["count"] = {"total": 1 << 62}
     ended = runner.ended(runner.jobs.submit(jobspec))
     assert ended.status == 1 << 8
-    assert ended.exceptions[0]["note"] == f"error distributing {1 << 62} tasks over R"
+    assert ended.exceptions[0]["note"] == f"tasks of a job: {1 << 62} exceeds the limit of 16384"

@@ -49,7 +49,8 @@ def test_shutdown_that_is_refused(bed: ScriptedBroker, capsys: Capture) -> None:
     assert main(["shutdown", "--gc", "--dump=x"]) == 1
     assert capsys.readouterr().err == (
         "flux-shutdown: shutdown may only be initiated on rank 0\n"
-        "flux-shutdown: failed to resolve target nosuch to a Flux URI: only local://PATH is understood\n"
+        "flux-uri: ERROR: nosuch is not a valid Flux jobid\n"
+        "flux-shutdown: failed to resolve target nosuch to a Flux URI\n"
         "flux-shutdown: --gc is incompatible with --skip-gc or --dump\n"
     )
 

@@ -66,7 +66,7 @@ def _create(options: Options, context: Context, kind: str, arguments: dict[str, 
         "type": kind,
         "args": {name: value for name, value in arguments.items() if value is not None},
         "command": command,
-        "name": named.get("name") or command.split()[0],
+        "name": named.get("name") or (command.split() or [""])[0],
         "cwd": named.get("working-dir"),
         "repeat": 1 if arguments.get("year") is not None else None,
     }

@@ -51,7 +51,7 @@ FORMATS = {
     ),
 }
 
-HEADINGS = {f"id{form}": "JOBID" for form in ("", *".dec .hex .f58 .f58plain .kvs .dothex .words .emoji".split())}
+HEADINGS = {f"id{form}": "JOBID" for form in ("", *".dec .hex .f58 .f58plain .kvs .dothex .emoji".split())}
 HEADINGS |= {
     name: name.upper().replace("_", "-") if name == "inactive_reason" else name.upper()
     for name in (
