@@ -26,7 +26,7 @@ _VARIES = (
     (re.compile(r"^platform .*", re.MULTILINE), "PLATFORM"),
     (re.compile(r"^(flux: embedded broker), .*", re.MULTILINE), r"\1"),
     (re.compile(r"^(plugins|rootdir|cachedir): .*\n", re.MULTILINE), ""),
-    (re.compile(r"\d\.\d+ms$", re.MULTILINE), "MILLISECONDS"),
+    (re.compile(r"\d+\.\d+ms$", re.MULTILINE), "MILLISECONDS"),
     (re.compile(r" in \d+\.\d+s\b"), ""),
     (re.compile(r"ƒ\w+"), "JOBID"),
     # What is not said on a laptop.
