@@ -161,11 +161,17 @@ def uris(pytester: pytest.Pytester) -> list[str]:
     return (pytester.path / "uris").read_text().split()
 
 
-@pytest.mark.parametrize("scope", ["module", "package", "session"])
+_OUTSIDE_OF_CLASSES = "outside of classes, each function has an instance of its own"
+
+
+@pytest.mark.parametrize(
+    "scope",
+    [pytest.param("class", marks=pytest.mark.xfail(reason=_OUTSIDE_OF_CLASSES)), "module", "package", "session"],
+)
 def test_one_warm_instance_for_each_shape(run: Run, pytester: pytest.Pytester, scope: str) -> None:
     run(SHAPES, f"--flux-scope={scope}").assert_outcomes(passed=11)
     seen = uris(pytester)
-    # Not with scope `class`: outside of classes, pytest lets such a fixture live as long as the function.
+    # Functions outside of classes belong to the module also with scope `class`.
     assert (len(seen), len(set(seen))) == (11, 3)
 
 
