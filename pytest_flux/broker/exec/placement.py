@@ -63,9 +63,6 @@ class Placement(NamedTuple):
         }
 
 
-_MAX_TASKS = 1 << 20
-"""More tasks than this are refused: no host could run them, and they would have to be counted one by one."""
-
 _MAX_HOSTFILE = 1 << 20
 
 
@@ -154,7 +151,7 @@ def _check_tasks(count: int) -> None:
 def _deal(cores: list[int], size: int, tasks: int) -> list[int]:
     """Deal tasks to the nodes in turn, the largest first, and again when all are full."""
     counts = [0] * len(cores)
-    if size <= 0 or not 0 < tasks <= _MAX_TASKS:
+    if size <= 0 or tasks <= 0:
         raise ShellFailure(f"error distributing {tasks} tasks over R")
     rounds = max(0, tasks // sum(free // size for free in cores) - 1)
     if rounds:
