@@ -196,6 +196,7 @@ class Pool:
             # An instance that others use as well cannot be restored, and they keep it warm.
             held.node = node if held.instance.can_be_restored else None
             held.shape = shape
+            self._remember(held)
             if node not in self._nodes:
                 self._nodes.add(node)
                 node.addfinalizer(lambda: self._cool(node))
@@ -204,7 +205,7 @@ class Pool:
             held.name = name
             held.instance.settings = settings
             self.held.append(held)
-        self.prepare(held, item)
+            self.prepare(held, item)
         return held
 
     def _make_room(self) -> None:
@@ -273,16 +274,23 @@ class Pool:
                 self.prepare(held, item)
 
     def prepare(self, held: Held, item: pytest.Item | None) -> None:
-        """Start again what another test has broken, and mark the log."""
+        """Start again what another test has broken, and note where the log of this test begins."""
+        held.user = item
+        held.mark = held.instance.output.position()
         if held.broken:
             held.broken = ""
             held.baseline = None
             held.instance.renew()
+            # The new log begins with the start of the instance.
+            held.mark = 0
             self._start(held.instance, held.nodeid if item is None else item.nodeid)
+        self._remember(held)
+
+    @staticmethod
+    def _remember(held: Held) -> None:
+        """Remember the state that is to be restored after tests."""
         if held.baseline is None and held.instance.can_be_restored:
             held.baseline = Baseline(held.instance)
-        held.mark = held.instance.output.position()
-        held.user = item
 
     def after(self, item: pytest.Item) -> list[str]:
         """Check the instances of wide scope after a test, and end those that were for it alone.

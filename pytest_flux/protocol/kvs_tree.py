@@ -13,6 +13,7 @@ from collections import deque
 from pytest_flux.protocol import treeobj
 from pytest_flux.protocol.blobref import MAX_STRING_SIZE
 from pytest_flux.protocol.errors import FluxError, ProtocolError
+from pytest_flux.protocol.limits import MAX_TREE_DEPTH
 from pytest_flux.protocol.treeobj import DIR, DIRREF, VALREF, TreeObject, load_treeobj
 from pytest_flux.record import NamedTuple
 
@@ -24,9 +25,6 @@ if TYPE_CHECKING:
     Visit = Callable[[tuple[str, ...]], None]
     Store = Callable[[bytes], str]
     Tree = dict[str, "Tree | bytes"]
-
-MAX_DEPTH = 200
-"""How deep directories may be nested. Deeper ones can only come from damage or malice."""
 
 VALUE_MAX = 512 << 20
 """The largest value, in bytes. Values that flux-core restores when an instance starts are smaller."""
@@ -100,7 +98,7 @@ def _look(
 def _open(load: Load, path: tuple[str, ...], entry: TreeObject) -> TreeObject | Found:
     if len(entry.data) != 1:
         return Found(path, entry, problem="dirref blobref count is not 1")
-    if len(path) > MAX_DEPTH:
+    if len(path) > MAX_TREE_DEPTH:
         return Found(path, entry, problem="directories are nested too deeply")
     blob = _try(load, entry.data[0])
     if isinstance(blob, FluxError):
@@ -183,7 +181,7 @@ class TreeBuilder:
         names = [name for name in path.split("/") if name and name != "."]
         if not names or ".." in names:
             raise ProtocolError("not a key", ascii(path)[:200])
-        if len(names) > MAX_DEPTH:
+        if len(names) > MAX_TREE_DEPTH:
             raise ProtocolError("directories are nested too deeply", ascii(path)[:200])
         try:
             path.encode()

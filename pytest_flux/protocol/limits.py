@@ -33,6 +33,9 @@ MAX_RESOURCE_BITS = 1 << 26
 MAX_RESOURCE_DEPTH = 16
 """Levels of resources in a jobspec. flux-core's scheduler has such a limit, its validator does not."""
 
+MAX_TREE_DEPTH = 200
+"""Levels of directories in the key-value store. Deeper ones can only come from damage or malice."""
+
 MAX_TASKS = 1 << 14
 """Tasks of one job. They all run on this machine."""
 

@@ -14,6 +14,7 @@ from json.encoder import encode_basestring
 
 from pytest_flux.protocol.blobref import decode_blobref
 from pytest_flux.protocol.errors import ProtocolError
+from pytest_flux.protocol.limits import MAX_TREE_DEPTH
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -149,18 +150,29 @@ def symlink(target: str, namespace: str | None = None) -> TreeObject:
 
 def decode_treeobj(value: object) -> TreeObject:
     """The tree object that a JSON value is (flux-core's treeobj_validate). Raises ProtocolError."""
+    return _decode(value, 0)
+
+
+def _decode(value: object, depth: int) -> TreeObject:
     if not isinstance(value, dict) or value.keys() != _MEMBERS:
         raise ProtocolError("a tree object has the members ver, type and data")
     if type(value["ver"]) is not int or value["ver"] != VERSION:
         raise ProtocolError("unknown version of a tree object", repr(value["ver"])[:80])
     kind, data = value["type"], value["data"]
+    if kind == DIR:
+        return TreeObject(DIR, _decode_entries(data, depth))
     check = _CHECKS.get(kind) if isinstance(kind, str) else None
     if check is None:
         raise ProtocolError("unknown type of a tree object", repr(kind)[:80])
-    try:
-        return TreeObject(kind, check(data))
-    except RecursionError:
-        raise ProtocolError("a tree object is nested too deeply") from None
+    return TreeObject(kind, check(data))
+
+
+def _decode_entries(data: object, depth: int) -> dict[str, TreeObject]:
+    if not isinstance(data, dict):
+        raise ProtocolError("the data of a dir is an object")
+    if depth >= MAX_TREE_DEPTH:
+        raise ProtocolError(f"a tree object is nested too deeply, more than {MAX_TREE_DEPTH} levels")
+    return {name: _decode(entry, depth + 1) for name, entry in data.items()}
 
 
 def load_treeobj(data: bytes) -> TreeObject:
@@ -196,12 +208,6 @@ def _check_refs(data: object) -> object:
     return data
 
 
-def _check_entries(data: object) -> object:
-    if not isinstance(data, dict):
-        raise ProtocolError("the data of a dir is an object")
-    return {name: decode_treeobj(entry) for name, entry in data.items()}
-
-
 def _check_link(data: object) -> object:
     if not isinstance(data, dict) or not isinstance(data.get("target"), str):
         raise ProtocolError("a symlink has a target")
@@ -210,7 +216,7 @@ def _check_link(data: object) -> object:
     return data
 
 
-_CHECKS = {VAL: _check_text, VALREF: _check_refs, DIRREF: _check_refs, DIR: _check_entries, SYMLINK: _check_link}
+_CHECKS = {VAL: _check_text, VALREF: _check_refs, DIRREF: _check_refs, SYMLINK: _check_link}
 
 
 def _canonical(text: str) -> bytes:

@@ -30,6 +30,12 @@ def test_logs_of_the_tests_own_time(run: Run, scope: str) -> None:
     assert "not of this test" not in result.stdout.str()
 
 
+@pytest.mark.parametrize("scope", ["function", "session"])
+def test_the_first_test_of_an_instance_has_the_log_of_its_start(run: Run, scope: str) -> None:
+    result = run("def test(flux_instance): assert False\n", f"--flux-scope={scope}")
+    result.stdout.fnmatch_lines(["*flux: log of rank 0 (flux_instance)*", "*broker.info[[]0]: parent-none: join->*"])
+
+
 def test_failed_jobs_and_their_output(run: Run) -> None:
     result = run(
         """
