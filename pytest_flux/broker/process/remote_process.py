@@ -81,12 +81,20 @@ class RemoteProcess:
             stream: LineBuffer(command.buffer_size(stream)) if command.is_line_buffered(stream) else None
             for stream in ("stdout", "stderr")
         }
-        cwd = command.cwd
+        self._process = self._start(reactor, request, environ, local_flags)
+        if self.background:
+            self.write(b"", eof=True)
+        else:
+            self._credit(self._window)
+
+    def _start(self, reactor: Reactor, request: Request, environ: dict[str, str], local_flags: int) -> Process:
+        """Start the process and tell who asked for it."""
+        cwd = self.command.cwd
         lost = cwd is not None and _cannot_enter(cwd)
         own = not local_flags & PASS_THROUGH
-        self._process = Process(
+        process = Process(
             reactor,
-            command.cmdline,
+            self.command.cmdline,
             ended=self._ended,
             exited=self._exited,
             stopped=lambda _: self._tell({"type": "stopped"}),
@@ -98,15 +106,12 @@ class RemoteProcess:
             group=not local_flags & SAME_GROUP,
             discard=own,
         )
-        self.pid = self._process.pid
+        self.pid = process.pid
         request.respond({"type": "started", "pid": self.pid})
         if lost:
             reason = f"Could not change dir to {cwd}: {os.strerror(lost)}. Going to /tmp instead\n"
             self._output("stderr", reason.encode())
-        if self.background:
-            self.write(b"", eof=True)
-        else:
-            self._credit(self._window)
+        return process
 
     def _reader(self, stream: str, flag: int) -> Callable[[bytes], None] | None:
         if not self.background and not self.flags & flag:
