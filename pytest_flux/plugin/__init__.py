@@ -126,11 +126,15 @@ def pytest_enter_pdb(config: pytest.Config) -> None:
         terminal.show_in_debugger(config, [(held.name, held.instance) for held in pool.held])
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+@pytest.hookimpl(hookwrapper=True, tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> Generator[None, Any, None]:
     """Group tests by shape, where pytest-xdist distributes groups."""
-    if getattr(config.option, "loadgroup", False):
+    is_grouped = getattr(config.option, "loadgroup", False)
+    if is_grouped:
         workers.group(items)
+    yield
+    if is_grouped:
+        workers.name_groups(items)
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:

@@ -43,7 +43,7 @@ def provide(
 def _hold(
     pool: Pool, request: pytest.FixtureRequest, given: shapes.Given, item: pytest.Item | None, *, shared: bool
 ) -> Held:
-    node, config, name = request.node, request.config, request.fixturename or shapes.FIXTURE
+    node, config, name = _node_of(request), request.config, request.fixturename or shapes.FIXTURE
     is_wide = request.scope != "function"
     if is_wide and item is not None:
         # Before anything can fail: pytest remembers errors, too.
@@ -59,6 +59,17 @@ def _hold(
         return pool.take(name, settings, request.scope, node, item, make)
     nodeid = node.nodeid or (item.nodeid if item is not None else name)
     return pool.acquire(name, settings, "function", nodeid, item, make)
+
+
+def _node_of(request: pytest.FixtureRequest) -> shapes.Node:
+    """The node that an instance belongs to.
+
+    For pytest, a function outside of classes is a class by itself. Its instance stays warm for others of its module.
+    """
+    node: shapes.Node = request.node
+    if request.scope == "class" and isinstance(node, pytest.Item):
+        return node.getparent(pytest.Module) or node
+    return node
 
 
 def _maker(config: pytest.Config, settings: Settings, *, shared: bool) -> Maker | None:

@@ -76,6 +76,20 @@ def group(items: list[pytest.Item]) -> None:
                 item.add_marker(pytest.mark.xdist_group(_plain(describe(wanted.settings))))
 
 
+def name_groups(items: list[pytest.Item]) -> None:
+    """Add the groups to the ids of tests, by which pytest-xdist distributes them, if it has failed to do so.
+
+    pytest-xdist 3.8 writes to ``item._nodeid``, which pytest 9.2 no longer reads.
+    """
+    for item in items:
+        marks = list(item.iter_markers("xdist_group"))
+        names = {str(mark.args[0] if mark.args else mark.kwargs.get("name", "default")) for mark in marks}
+        suffix = f"@{'_'.join(sorted(names))}"
+        node_id: Any = getattr(item, "_id", None)
+        if names and node_id is not None and not item.nodeid.endswith(suffix):
+            setattr(item, "_id", type(node_id).parse(item.nodeid + suffix))  # noqa: B010 - private to pytest
+
+
 def _plain(text: str) -> str:
     return re.sub(r"[^\w=.,:-]+", "", text)
 
