@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from typing import Any
 
 import pytest
@@ -30,9 +30,11 @@ def pytest_load_initial_conftests(early_config: pytest.Config) -> None:
         run.enable_bindings()
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_configure(config: pytest.Config) -> None:
     """Check the options, add the marker and collect what reports say."""
     run.check(config)
+    workers.settle_here(config)
     config.addinivalue_line("markers", options.MARKER)
     config.pluginmanager.register(reporting.Memory(config), "flux-memory")
 
@@ -105,6 +107,24 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
     pool = run.pool_if_any(item.config)
     if pool is not None and outcome.exception is None:
         reporting.complete(pool, item, outcome.get_result())
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
+    """With ``--flux-workers``, ``-n auto`` is the number of cores of the instance."""
+    return workers.count(config)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_setupnodes(config: pytest.Config, specs: Sequence[Any]) -> None:
+    """With ``--flux-workers``, start the workers of pytest-xdist as a job."""
+    workers.start(config, specs)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_handlecrashitem(report: Any) -> None:  # noqa: ANN401 - of pytest-xdist
+    """Say how a worker that is a task of a job has ended."""
+    workers.explain(report)
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -18,7 +18,7 @@ from pytest_flux.plugin import options, reporting, shapes
 from pytest_flux.plugin.current import current_item
 from pytest_flux.plugin.pool import Place
 from pytest_flux.plugin.tracebacks import is_plain
-from pytest_flux.plugin.workers import shared_maker
+from pytest_flux.plugin.workers import is_task, shared_maker
 
 if TYPE_CHECKING:
     from pytest_flux.instance.settings import Settings
@@ -91,7 +91,8 @@ def attached_uri(config: pytest.Config) -> str | None:
     """The URI of the instance that the whole run must use, if any. Raises UsageError."""
     uri: str = options.value_of(config, "uri")
     if uri:
-        return uri
+        # A task of a job that may be on another host: there, the instance has another socket.
+        return os.environ.get("FLUX_URI", uri) if is_task(config) else uri
     if not options.value_of(config, "attach"):
         return None
     uri = os.environ.get("FLUX_URI", "")
