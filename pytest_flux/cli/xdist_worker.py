@@ -19,7 +19,7 @@ import socket
 import subprocess
 import sys
 
-from pytest_flux.launcher.rendezvous import ENVIRONMENT, dial
+from pytest_flux.launcher.rendezvous import ENVIRONMENT, clean_up, dial
 
 _DIAL_LIMIT = 60.0
 # The time, in seconds, that a worker may take to end when pytest no longer listens: execnet interrupts its test after
@@ -122,6 +122,16 @@ def main() -> int:
     about = {"task": int(os.environ["FLUX_TASK_RANK"]), "host": socket.gethostname()}
     for name in _OF_THE_JOB:
         os.environ.pop(name, None)
+    try:
+        return _serve_all(address, about)
+    except _Terminated:
+        return 128 + signal.SIGTERM
+    finally:
+        clean_up(address)
+
+
+def _serve_all(address: str, about: dict[str, object]) -> int:
+    """Serve workers. Return the exit code. Raises _Terminated."""
     signals = _Signals()
     is_first = True
     while True:
@@ -134,12 +144,9 @@ def main() -> int:
             sys.stderr.write(f"pytest-flux: {about['host']}: {error}\n")
             return 1
         is_first = False
-        try:
-            with contextlib.closing(connection):
-                if not _serve(connection, signals):
-                    return 0
-        except _Terminated:
-            return 128 + signal.SIGTERM
+        with contextlib.closing(connection):
+            if not _serve(connection, signals):
+                return 0
 
 
 if __name__ == "__main__":

@@ -18,6 +18,8 @@ answers with the right key is used.
 from __future__ import annotations
 
 import contextlib
+import fcntl
+import hashlib
 import json
 import os
 import queue
@@ -38,12 +40,17 @@ ENVIRONMENT = "PYTEST_FLUX_RENDEZVOUS"
 
 LIFELINE = "lifeline"
 
+USERS = "workers"
+"""A file in the directory of a node. Who uses the directory has a shared lock on it."""
+
 _KEY_BYTES = 32
 _BACKLOG = 1024
 # The time, in seconds, that a stranger may take to prove that it knows the key.
 _PATIENCE = 10.0
 # The time, in seconds, after which an idle connection is probed: hosts can vanish without a word.
 _KEEPALIVE = 60
+# The time, in seconds, in which locks are released after a process was killed; its children may have them too.
+_DYING, _INTERVAL = 5.0, 0.05
 # Old versions of multiprocessing have assertions about what strangers send.
 _FAILURES = (OSError, EOFError, AuthenticationError, ValueError, AssertionError)
 
@@ -167,6 +174,48 @@ def dial(address: str, about: dict[str, Any], timeout: float) -> socket.socket:
         else:
             return connection
     raise ConnectionRefusedError(f"nobody answers at {parsed['places']}: {', '.join(reasons) or 'refused'}")
+
+
+def node_directory(address: str) -> str:
+    """Where those on one node of a run that dial an address can share things. It need not exist."""
+    # Brokers on one host have sockets of different names, and count as nodes.
+    node = f"{address} {os.environ.get('FLUX_URI', '')}"
+    return f"{tempfile.gettempdir()}/pytest-flux-{os.getuid()}-{hashlib.sha256(node.encode()).hexdigest()[:16]}"
+
+
+def clean_up(address: str) -> None:
+    """Remove what processes of a run could not remove, because they were killed."""
+    for place in json.loads(address)["places"]:
+        if not isinstance(place, str):
+            continue
+        with socket.socket(socket.AF_UNIX) as probe:
+            try:
+                probe.connect(place)
+            except ConnectionRefusedError:
+                shutil.rmtree(os.path.dirname(place), ignore_errors=True)
+            except OSError:
+                # It is removed.
+                pass
+    directory = node_directory(address)
+    deadline = time.monotonic() + _DYING
+    while not _remove_unused(directory) and time.monotonic() < deadline:
+        time.sleep(_INTERVAL)
+
+
+def _remove_unused(directory: str) -> bool:
+    """Remove the directory of a node, unless a worker has locked it. Return whether it is gone."""
+    try:
+        descriptor = os.open(f"{directory}/{USERS}", os.O_RDWR)
+    except OSError:
+        return True
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        shutil.rmtree(directory, ignore_errors=True)
+    except OSError:
+        return False
+    finally:
+        os.close(descriptor)
+    return True
 
 
 def _connect(places: list[Any], timeout: float) -> Iterator[socket.socket]:

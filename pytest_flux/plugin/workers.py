@@ -10,10 +10,8 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import hashlib
 import os
 import re
-import tempfile
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -142,7 +140,7 @@ def shared_maker(config: pytest.Config) -> Callable[[Settings], SharedInstance] 
     if _TASK in workerinput:
         node = config.stash.get(_NODE, None)
         if node is None:
-            node = config.stash[_NODE] = _Node(workerinput["testrunuid"])
+            node = config.stash[_NODE] = _Node(workerinput[_TASK])
         directory = node.directory
 
         def lifeline() -> int:
@@ -175,22 +173,21 @@ def shared_maker(config: pytest.Config) -> Callable[[Settings], SharedInstance] 
 class _Node:
     """The node that we are a worker on: a directory that all of its workers use, and the last of them removes."""
 
-    def __init__(self, run: str) -> None:
-        # Brokers on one host have sockets of different names, and count as nodes.
-        node = f"{run} {os.environ.get('FLUX_URI', '')}"
-        name = hashlib.sha256(node.encode()).hexdigest()[:16]
-        self.directory = f"{tempfile.gettempdir()}/pytest-flux-{os.getuid()}-{name}"
+    def __init__(self, address: str) -> None:
+        from pytest_flux.launcher.rendezvous import USERS, node_directory
+
+        self.directory = node_directory(address)
+        self._path = f"{self.directory}/{USERS}"
         self._lock = self._enter()
 
     def _enter(self) -> int:
         while True:
             os.makedirs(self.directory, mode=0o700, exist_ok=True)
-            path = f"{self.directory}/workers"
             with contextlib.suppress(FileNotFoundError):
-                descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+                descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o600)
                 fcntl.flock(descriptor, fcntl.LOCK_SH)
                 with contextlib.suppress(FileNotFoundError):
-                    if os.path.samestat(os.stat(path), os.fstat(descriptor)):
+                    if os.path.samestat(os.stat(self._path), os.fstat(descriptor)):
                         return descriptor
                 # The last worker has removed it just now.
                 os.close(descriptor)
