@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from pytest_flux.plugin import hooks, options, reporting, run, terminal, workers
-from pytest_flux.plugin.fixtures import flux_executor, flux_instance, flux_instance_factory
+from pytest_flux.plugin.fixtures import flux_executor, flux_instance, flux_instance_async, flux_instance_factory
 
-__all__ = ["flux_executor", "flux_instance", "flux_instance_factory"]
+__all__ = ["flux_executor", "flux_instance", "flux_instance_async", "flux_instance_factory"]
 
 
 def pytest_addhooks(pluginmanager: pytest.PytestPluginManager) -> None:

@@ -234,6 +234,7 @@ class FluxWorkers:
 
         group = self._group
         group.allocate_id(spec)
+        spec.execmodel = spec.execmodel or group.remote_execmodel.backend
         guest = self._wait_for_guest()
         task = guest.about["task"]
         assert self._job is not None
