@@ -26,6 +26,7 @@ WRONG = {
     'factory(size="3")': "arg-type",
     "pytest_flux.flux_instance(siez=3)": "call-arg",
 }
+EXAMPLES = Path(__file__).parent.parent.parent / "examples" / "project"
 RIGHT = """
 import pathlib
 import pytest_flux
@@ -67,19 +68,21 @@ PYRIGHT = {
 def files(tmp_path: Path) -> Path:
     (tmp_path / "wrong.py").write_text("\n    ".join([*LINES, *WRONG]).replace("    def", "def") + "\n")
     (tmp_path / "right.py").write_text(RIGHT)
+    for example in EXAMPLES.glob("*.py"):
+        (tmp_path / f"right_{example.name}").write_text(example.read_text())
     return tmp_path
 
 
 def test_mypy(files: Path) -> None:
     api = pytest.importorskip("mypy.api", reason="mypy is not installed")
     options = ["--strict", f"--cache-dir={files}/cache", "--no-error-summary", "--config-file="]
-    stdout, stderr, _ = api.run([*options, str(files / "wrong.py"), str(files / "right.py")])
+    stdout, stderr, _ = api.run([*options, *map(str, files.glob("*.py"))])
     found = {}
     for line in stdout.splitlines():
         place, _, text = line.partition(": error: ")
         if text and "wrong.py" in place:
             found[int(place.rpartition(":")[2])] = text.rpartition("[")[2].rstrip("]")
-    assert "right.py" not in stdout, stdout
+    assert "right" not in stdout, stdout
     assert found == dict(enumerate(WRONG.values(), len(LINES) + 1)), stdout + stderr
 
 
@@ -102,6 +105,6 @@ def test_pyright(files: Path) -> None:
         diagnostics = json.loads(done.stdout)["generalDiagnostics"]
     except ValueError:
         pytest.skip(f"pyright does not run: {done.stderr}")
-    assert not [each for each in diagnostics if each["file"].endswith("right.py")], done.stdout
+    assert not [each for each in diagnostics if "/right" in each["file"]], done.stdout
     found = {each["range"]["start"]["line"] + 1: each["rule"] for each in diagnostics}
     assert found == dict(enumerate((PYRIGHT[kind] for kind in WRONG.values()), len(LINES) + 1)), done.stdout
