@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 
     from pytest_flux.client import Flux
     from pytest_flux.client.kvs import Kvs
+    from pytest_flux.instance.clock import InstanceClock
     from pytest_flux.instance.settings import SettingsKeywords
     from pytest_flux.instance.submission import Command, SubmitKeywords
 
@@ -456,6 +457,16 @@ class FluxInstance:
         from pytest_flux.client import Flux
 
         return Events(Flux(self.uri), topic, self.patience(timeout))
+
+    @property
+    def clock(self) -> InstanceClock:
+        """The time of the instance, to be moved, if it was started with ``clock="manual"`` or ``"auto"``."""
+        from pytest_flux.instance.clock import ClockError, InstanceClock
+
+        if self.settings.clock is None and "clock.mode" not in self.settings.attrs:
+            text = 'start it with clock="manual", as in @pytest.mark.flux(clock="manual")'
+            raise ClockError(f"this instance has the time of the system, which nobody can move: {text}")
+        return InstanceClock(lambda: self.client, self.settings.timeout)
 
     @property
     def kvs(self) -> Kvs:

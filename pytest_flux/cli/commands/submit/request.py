@@ -89,8 +89,9 @@ NEST = (
 
 def _begin_time(text: str) -> str:
     from pytest_flux.cli.moment import parse_moment
+    from pytest_flux.client.clock import present_time
 
-    return f"begin-time:{parse_moment(text)}"
+    return f"begin-time:{parse_moment(text, present_time())}"
 
 
 def _same(text: str) -> str:
