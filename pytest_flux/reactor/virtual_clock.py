@@ -71,12 +71,14 @@ class VirtualClock(Clock):
         return self._now if self._base is not None else self._goal, self._base
 
     def follow(self, moment: int, base: int | None) -> None:
-        """Take over the state of another broker's clock. Time never goes back."""
-        if base is not None:
-            self._now = self._goal = max(moment, 0)
+        """Take over the state of another broker's clock.
+
+        If that has stopped and this one still runs, time goes back by as long as the message has taken.
+        """
+        if base is not None or self._base is not None:
+            self._now = self._goal = moment
             self._base = base
         else:
-            self.stop()
             self.move(moment)
 
     def move(self, moment: int) -> None:
