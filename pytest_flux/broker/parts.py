@@ -98,6 +98,7 @@ class Parts:
         """Take over a new configuration, whose tables were checked, in the parts that are made already."""
         if self._manager is not None:
             self._manager.configure(config)
+            self._configure_scheduler(self._manager)
         if self._inventory is not None:
             self._inventory.configure(config)
         if self._heart is not None:
@@ -207,7 +208,14 @@ class Parts:
         if "sched-simple" in self.modules and "resource" in self.modules and self._supply is None:
             from pytest_flux.broker.resource.supply import Supply
 
+            self._configure_scheduler(manager)
             self._supply = Supply(self.inventory, manager.alloc)
+
+    def _configure_scheduler(self, manager: JobManager) -> None:
+        config: Mapping[str, Any] = self._config
+        table = {**config.get("sched-simple", {}), **self.modules.arguments("sched-simple")}
+        depth = str(table.get("queue-depth"))
+        manager.scheduler.configure(table.get("queue-policy"), int(depth) if depth.isdecimal() else None)
 
     def _cut_supply(self) -> None:
         if self._supply is not None:

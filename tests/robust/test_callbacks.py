@@ -374,7 +374,7 @@ def test_a_slow_callback_is_reported(rig: Rig) -> None:
             rig.reactor.stop()
 
     reactor = Reactor()
-    reactor.monotonic = lambda: next(ticks, 0.5)  # type: ignore[method-assign]
+    reactor.monotonic = lambda: next(ticks, 0.5)
     reactor.on_slow = lambda callback, seconds: reports.append((callback, seconds))
     slow = Watch().slowly
     assert reactor.call(slow)

@@ -29,7 +29,7 @@ class MockExecution:
         self._work = work
         self.userid = work.userid
         self._reactor = reactor
-        self._guest = Guest(kvs, reactor, work.job_id, work.userid)
+        self._guest = Guest(kvs, reactor, work.job_id, work.userid, quiet=True)
         system = work.jobspec["attributes"]["system"]
         self._test: dict[str, Any] = system["exec"]["test"]
         self._duration = float(system.get("duration") or 0.0)
