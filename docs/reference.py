@@ -14,12 +14,25 @@ from pytest_flux.client.job_result import JobOutput, JobResult
 from pytest_flux.client.jobs import Jobs
 from pytest_flux.client.kvs import Kvs
 from pytest_flux.instance.brokers import BrokerHandle
+from pytest_flux.instance.clock import InstanceClock
 from pytest_flux.instance.operations import Events, Job
 from pytest_flux.plugin import hooks, options
 from pytest_flux.postmortem.dump import Dump
 
 PAGE = Path(__file__).parent / "reference.rst"
-CLASSES = (pytest_flux.FluxInstance, BrokerHandle, Job, JobResult, JobOutput, Events, Flux, Jobs, Kvs, Dump)
+CLASSES = (
+    pytest_flux.FluxInstance,
+    BrokerHandle,
+    Job,
+    JobResult,
+    JobOutput,
+    Events,
+    InstanceClock,
+    Flux,
+    Jobs,
+    Kvs,
+    Dump,
+)
 HEAD = """\
 Reference
 =========

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 MARKER = (
     "flux(size=, broker=, personality=, rundir=, recovery=, attrs=, conf=, hosts=, start_mode=, exit_timeout=, wrap=,"
-    " timeout=): what the instance of flux_instance is like; lists multiply the test"
+    " timeout=, clock=): what the instance of flux_instance is like; lists multiply the test"
 )
 SCOPES = ("function", "class", "module", "package", "session")
 KEPT = ("no", "failed", "all")

@@ -94,6 +94,16 @@ class JobExec:
             return MockExecution(self._reactor, self._kvs, work)
         return Execution(self._reactor, self._router, self._attributes, self._config, self._kvs, self._shells, work)
 
+    @property
+    def is_busy(self) -> bool:
+        """Whether there are jobs with processes."""
+        return any(isinstance(execution, Execution) for execution in self._executions.values())
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether no job is being started or killed."""
+        return not self._canceled and all(execution.is_settled for execution in self._executions.values())
+
     def _ended(self, job_id: int) -> None:
         self._executions.pop(job_id, None)
 
