@@ -183,7 +183,7 @@ class Parts:
 
             config = self._exec_config
             self._executor = JobExec(
-                self._reactor, self._router, self._attributes, config, self.kvs, self._groups, self.shells
+                self._reactor, self._router, self._attributes, config, self.kvs, self._groups, self.shells, self._log
             )
         return self._executor
 
