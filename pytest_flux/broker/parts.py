@@ -153,6 +153,7 @@ class Parts:
                 self.enclosing,
                 is_strict=not self.modules.is_implicit("resource"),
                 force_up="monitor-force-up" in options,
+                keeps_history="notruncate" in options,
             )
         return self._inventory
 

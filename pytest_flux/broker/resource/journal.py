@@ -29,12 +29,22 @@ class Journal:
 
     def recall(self) -> list[Event]:
         """Read the events of an earlier run of the instance."""
-        try:
-            events = decode_eventlog(self._kvs.lookup(EVENTLOG).decode())
-        except (FluxError, ProtocolError, UnicodeDecodeError):
-            events = []
+        events = self._stored()
         self._events.extend((event, None) for event in events)
         return events
+
+    def _stored(self) -> list[Event]:
+        try:
+            return decode_eventlog(self._kvs.lookup(EVENTLOG).decode())
+        except (FluxError, ProtocolError, UnicodeDecodeError):
+            return []
+
+    def truncate(self, since: float) -> None:
+        """Drop what is older than ``since`` from the KVS."""
+        events = self._stored()
+        kept = [event for event in events if event["timestamp"] >= since]
+        if len(kept) < len(events):
+            self._kvs.put(EVENTLOG, "".join(map(encode_event, kept)))
 
     def post(
         self,

@@ -19,6 +19,7 @@ from pytest_flux.broker.resource.inventory import verify
 from pytest_flux.client.jobspec import from_command
 from pytest_flux.instance.flux_instance import FluxInstance, Starter
 from pytest_flux.protocol.errors import FluxError, ProtocolError
+from pytest_flux.protocol.eventlog import encode_event, make_event
 from pytest_flux.protocol.resource_set import Node, ResourceSet
 
 DEADLINE = 60.0
@@ -205,9 +206,23 @@ def test_what_is_drained_stays_so(start: Starter, tmp_path: Path) -> None:
     first.rpc("resource.drain", {"targets": "0-1", "reason": "old"})
     first.rpc("resource.undrain", {"targets": "0"})
     first.stop()
-    second = start(size=2, broker="embedded", attrs=attrs)
+    second = start(size=2, broker="embedded", attrs=attrs, conf={"resource": {"history": "0"}})
     assert {ranks: entry["reason"] for ranks, entry in second.rpc("resource.status")["drain"].items()} == {"1": "old"}
     assert second.rpc("resource.get")["method"] == "kvs"
+    # The checkpoint has it: without history, the log begins anew.
+    assert '"drain"' not in second.kvs.get_text("resource.eventlog")
+
+
+def test_drained_nodes_are_found_by_their_names(start: Starter) -> None:
+    instance = start(size=2, broker="embedded")
+    there = instance.getattr("hostname")
+    instance.rpc("resource.status")
+    instance.rpc("module.remove", {"name": "resource"})
+    for ranks, host in (("1", there), ("0", "gone"), ("7", there)):
+        context = {"idset": ranks, "nodelist": host, "reason": "old", "overwrite": 0}
+        instance.kvs.append("resource.eventlog", encode_event(make_event("drain", context, timestamp=4e9)))
+    instance.rpc("module.load", {"path": "resource", "args": []})
+    assert set(instance.rpc("resource.status")["drain"]) == {"0-1"}
 
 
 @pytest.mark.parametrize(
