@@ -72,7 +72,8 @@ def _libraries_and_scripts(instance: FluxInstance) -> None:
 
 @_shows("schedulers are built in")
 def _scheduler_of_ones_own(instance: FluxInstance) -> None:
-    assert _refusal(instance, "job-manager.sched-hello", {})[0] == errno.ENOSYS
+    for topic, payload in (("sched-hello", {}), ("sched-ready", {"mode": "unlimited"}), ("exec-hello", {"service": "x"})):
+        assert _refusal(instance, f"job-manager.{topic}", payload)[0] == errno.ENOSYS
 
 
 @_shows("plugins are compiled")
