@@ -34,7 +34,6 @@ DIFFERENCES = {
             r"broker\.info\[\d+\]: (un)?loading [\w-]+$",
             r"broker\.debug\[\d+\]: (insmod|rmmod) [\w-]+$",
             r"broker\.debug\[\d+\]: module [\w-]+ exited$",
-            r"connector-local\.debug\[\d+\]: allow-(guest-user|root-owner)=\w+$",
             r"overlay\.crit\[\d+\]: module exiting abnormally$",
             r"broker\.err\[\d+\]: error loading builtins: overlay is unexpectedly finalizing$",
             r"broker\.err\[\d+\]: overlay: Invalid argument$",

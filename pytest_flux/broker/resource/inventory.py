@@ -11,7 +11,7 @@ from pytest_flux.broker.boot.recovery import is_recovery
 from pytest_flux.broker.resource.config import JOURNAL_MAX, decode_config
 from pytest_flux.broker.resource.discovery import core_count, gpu_count
 from pytest_flux.broker.resource.drain import MODES, Drains, decode_targets
-from pytest_flux.broker.resource.journal import Journal
+from pytest_flux.broker.resource.journal import EVENTLOG, Journal
 from pytest_flux.protocol.errors import FluxError, ProtocolError
 from pytest_flux.protocol.hostlist import decode_hostlist, encode_hostlist
 from pytest_flux.protocol.idset import decode_idset, encode_idset
@@ -32,7 +32,7 @@ _CHECKPOINT = "checkpoint.resource"
 
 
 class Inventory:
-    """With ``force_up`` every rank counts as online. With ``is_strict`` a bad configuration is a FluxError EINVAL.
+    """With ``force_up`` every rank counts as online. With ``is_strict`` a bad configuration or log is a FluxError EINVAL.
 
     ``on_change`` is called whenever the usable resources change. ``allocated`` returns what jobs hold.
 
@@ -76,17 +76,26 @@ class Inventory:
         self.journal = Journal(kvs, clock)
         self._config = decode_config({})
         self._watching = False
+        self._is_strict = is_strict
         try:
             self._config = decode_config(config)
         except ProtocolError as error:
-            log.write(LOG_ERR, str(error), "resource")
-            if is_strict:
-                raise FluxError(errno.EINVAL, str(error)) from None
+            self._complain(str(error))
         self._force_up = force_up or self._config.fake
         self.journal.limit = self._config.journal_max
         self._is_recovery = is_recovery(attributes)
-        self._begin(self.journal.recall(), keeps_all=keeps_history or self._is_recovery)
+        past: list[Event] = []
+        try:
+            past = self.journal.recall()
+        except ProtocolError as error:
+            self._complain(f"{EVENTLOG}: {error}")
+        self._begin(past, keeps_all=keeps_history or self._is_recovery)
         self._verify()
+
+    def _complain(self, text: str) -> None:
+        self._log.write(LOG_ERR, text, "resource")
+        if self._is_strict:
+            raise FluxError(errno.EINVAL, text)
 
     # -- beginning
 
@@ -193,7 +202,7 @@ class Inventory:
             try:
                 of_event = self._ranks_now(context["idset"], context.get("nodelist"))
             except (ProtocolError, KeyError, TypeError, AttributeError) as error:
-                self._log.write(LOG_ERR, f"{event['name']}: {error!r}", "resource")
+                self._complain(f"{event['name']}: {error!r}")
                 continue
             if event["name"] == "drain":
                 overwrite = context.get("overwrite", 1)

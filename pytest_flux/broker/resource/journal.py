@@ -28,20 +28,24 @@ class Journal:
         self._followers: list[Request] = []
 
     def recall(self) -> list[Event]:
-        """Read the events of an earlier run of the instance."""
+        """Read the events of an earlier run of the instance. Raises ProtocolError if they are malformed."""
         events = self._stored()
         self._events.extend((event, None) for event in events)
         return events
 
     def _stored(self) -> list[Event]:
         try:
-            return decode_eventlog(self._kvs.lookup(EVENTLOG).decode())
-        except (FluxError, ProtocolError, UnicodeDecodeError):
+            text = self._kvs.lookup(EVENTLOG).decode("utf-8", "surrogateescape")
+        except FluxError:
             return []
+        return decode_eventlog(text)
 
     def truncate(self, since: float) -> None:
-        """Drop what is older than ``since`` from the KVS."""
-        events = self._stored()
+        """Drop what is older than ``since`` from the KVS, unless that is malformed."""
+        try:
+            events = self._stored()
+        except ProtocolError:
+            return
         kept = [event for event in events if event["timestamp"] >= since]
         if len(kept) < len(events):
             self._kvs.put(EVENTLOG, "".join(map(encode_event, kept)))

@@ -223,6 +223,11 @@ def test_drained_nodes_are_found_by_their_names(start: Starter) -> None:
         instance.kvs.append("resource.eventlog", encode_event(make_event("drain", context, timestamp=4e9)))
     instance.rpc("module.load", {"path": "resource", "args": []})
     assert set(instance.rpc("resource.status")["drain"]) == {"0-1"}
+    instance.rpc("module.remove", {"name": "resource"})
+    for line in ("{}\n", encode_event(make_event("undrain", {}, timestamp=4e9))):
+        instance.kvs.put("resource.eventlog", line)
+        with pytest.raises(FluxError):
+            instance.rpc("module.load", {"path": "resource", "args": []})
 
 
 @pytest.mark.parametrize(
