@@ -70,7 +70,11 @@ def _libraries_and_scripts(instance: FluxInstance) -> None:
 
 @_shows("schedulers are built in")
 def _scheduler_of_ones_own(instance: FluxInstance) -> None:
-    for topic, payload in (("sched-hello", {}), ("sched-ready", {"mode": "unlimited"}), ("exec-hello", {"service": "x"})):
+    for topic, payload in (
+        ("sched-hello", {}),
+        ("sched-ready", {"mode": "unlimited"}),
+        ("exec-hello", {"service": "x"}),
+    ):
         assert _refusal(instance, f"job-manager.{topic}", payload)[0] == errno.ENOSYS
 
 

@@ -32,7 +32,9 @@ _CHECKPOINT = "checkpoint.resource"
 
 
 class Inventory:
-    """With ``force_up`` every rank counts as online. With ``is_strict`` a bad configuration or log is a FluxError EINVAL.
+    """With ``force_up`` every rank counts as online.
+
+    With ``is_strict`` a bad configuration or log is a FluxError EINVAL.
 
     ``on_change`` is called whenever the usable resources change. ``allocated`` returns what jobs hold.
 
@@ -82,7 +84,7 @@ class Inventory:
         except ProtocolError as error:
             self._complain(str(error))
         self._force_up = force_up or self._config.fake
-        self.journal.limit = self._config.journal_max
+        self.journal.set_limit(self._config.journal_max)
         self._is_recovery = is_recovery(attributes)
         past: list[Event] = []
         try:
@@ -102,7 +104,8 @@ class Inventory:
     def _begin(self, past: list[Event], *, keeps_all: bool) -> None:
         everybody = encode_idset(range(self._size))
         nodelist = self._attributes.get("hostlist") or ""
-        self.journal.post("restart", {"ranks": everybody, "online": "", "nodelist": nodelist}, commit=False)
+        online = everybody if self._force_up else ""
+        self.journal.post("restart", {"ranks": everybody, "online": online, "nodelist": nodelist}, commit=False)
         if not self._is_recovery:
             # In recovery mode all ranks stay offline, however many brokers run.
             self._groups.watch("broker.online", self._online_changed)
@@ -236,7 +239,7 @@ class Inventory:
 
     def configure(self, config: dict[str, Any]) -> None:
         """Take over what may change while the instance runs: only ``journal-max``, as in flux-core."""
-        self.journal.limit = config.get("resource", {}).get("journal-max", JOURNAL_MAX)
+        self.journal.set_limit(config.get("resource", {}).get("journal-max", JOURNAL_MAX))
 
     # -- brokers that are online
 

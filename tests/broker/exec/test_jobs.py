@@ -196,7 +196,10 @@ _UNHEARD = {"kill-timeout": "0.02s", "term-signal": "SIGURG", "kill-signal": "SI
 
 @pytest.mark.parametrize(
     ("limit", "text"),
-    [({"max-kill-count": 2}, "exceeded max kill count"), ({"max-kill-timeout": "0.05s"}, "exceeded max-kill-timeout")],
+    [
+        ({"max-kill-count": 2}, "exceeded max kill count"),
+        ({"max-kill-timeout": "0.05s"}, "exceeded max-kill-timeout"),
+    ],
 )
 def test_nodes_of_jobs_that_cannot_be_killed_are_drained(limit: dict[str, Any], text: str) -> None:
     with start(size=1, broker="embedded", conf={"exec": {**_UNHEARD, **limit}}) as instance:

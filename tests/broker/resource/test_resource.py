@@ -93,16 +93,21 @@ def test_a_drained_rank_gets_no_jobs(instance: FluxInstance) -> None:
     assert "exception" not in log
 
 
+def _journal(instance: FluxInstance) -> list[dict[str, Any]]:
+    events: list[dict[str, Any]] = []
+    for answer in instance.client.rpc("resource.journal", {}, nodeid=0, streaming=True):
+        if not answer["events"]:
+            break
+        events += answer["events"]
+    return events
+
+
 def test_the_log_of_draining(instance: FluxInstance) -> None:
     host = instance.getattr("hostname")
     instance.rpc("resource.drain", {"targets": "0-1", "reason": "one"})
     instance.rpc("resource.drain", {"targets": "1", "reason": "two", "mode": "overwrite"})
     instance.rpc("resource.undrain", {"targets": "0"})
-    events = []
-    for answer in instance.client.rpc("resource.journal", {}, nodeid=0, streaming=True):
-        if not answer["events"]:
-            break
-        events += answer["events"]
+    events = _journal(instance)
     last = [(event["name"], event["context"]) for event in events[-3:]]
     both = f"{host},{host}"
     assert last == [
@@ -113,6 +118,10 @@ def test_the_log_of_draining(instance: FluxInstance) -> None:
     names = [event["name"] for event in events]
     assert names[0] == "restart"
     assert "resource-define" in names
+    before = instance.rpc("config.get")
+    instance.rpc("config.load", {**before, "resource": {"journal-max": 3}})
+    assert [event["name"] for event in _journal(instance)] == ["truncate", "drain", "undrain"]
+    instance.rpc("config.load", before)
 
 
 @pytest.mark.parametrize(
