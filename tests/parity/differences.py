@@ -83,10 +83,6 @@ DIFFERENCES = {
         "of job-ingest, of connector-local) are unknown to embedded brokers, or set without effect.",
         lost=29,
     ),
-    "the job manager's own view": Difference(
-        "What somebody writes into the eventlog of a job behind the job manager's back is not seen in job-info.",
-        lost=30,
-    ),
     "no libpmi": Difference(
         "Tasks have no FLUX_PMI_LIBRARY_PATH: programs that load libpmi.so find the one of their MPI.", lost=3
     ),
