@@ -107,7 +107,7 @@ def test_what_is_said(tmp_path: Path) -> None:
         "",
         "flux-restore: restored 1 keys (0 blobs)",
         "flux-restore: restored 2 keys (0 blobs)",
-        "flux-restore: restored 2 keys (0 blobs)",
+        "flux-restore: restored 2 keys (1 blobs)",
         "",
     ]
     ref = hashlib.sha1(
