@@ -35,6 +35,7 @@ def pytest_configure(config: pytest.Config) -> None:
     run.check(config)
     config.addinivalue_line("markers", options.MARKER)
     config.pluginmanager.register(reporting.Memory(config), "flux-memory")
+    run.record(config)
 
 
 @pytest.hookimpl(tryfirst=True)
