@@ -16,6 +16,8 @@ from pathlib import Path
 
 import pytest
 
+import pytest_flux
+
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
 MAP = DOCS / "architecture"
@@ -109,6 +111,19 @@ def test_links_of_the_readme_are_absolute_and_lead_somewhere() -> None:
     assert len(files) >= 1
     assert [page for page in pages if not (DOCS / f"{page}.rst").exists()] == []
     assert [file for file in files if not (ROOT / file).exists()] == []
+
+
+def test_citation_is_of_this_version() -> None:
+    text = (ROOT / "CITATION.cff").read_text(encoding="utf-8")
+    assert f"\nversion: {pytest_flux.__version__}\n" in text
+    assert f'repository-code: "{REPOSITORY}"' in text
+
+
+def test_places_are_the_same_everywhere() -> None:
+    project = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    assert f'Documentation = "{SITE}"' in project
+    assert f'Source = "{REPOSITORY}"' in project
+    assert f'FILES = "{REPOSITORY}/blob/main"' in (DOCS / "conf.py").read_text(encoding="utf-8")
 
 
 def test_readme_renders_on_pypi() -> None:
