@@ -119,7 +119,7 @@ def test_extra_nodes() -> None:
 
 
 def test_easy_may_delay_what_conservative_does_not() -> None:
-    """Job 3 does not delay job 1, the head. It delays job 2, which has a reservation in conservative backfill only."""
+    """Job 3 does not delay job 1, the head. It delays job 2, which conservative backfill does not allow."""
     wanted = (Wanted(0, 3, 20, 20), Wanted(1, 2, 20, 20), Wanted(2, 2, 20, 20), Wanted(3, 1, 30, 30))
     assert starts("easy", 4, *wanted) == [0, 20, 33, 3]
     assert starts("conservative", 4, *wanted) == [0, 20, 20, 40]
