@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -36,7 +37,7 @@ def replay(
     (``whole_nodes``), and the ``banks`` of users. Returns a Replay: a table of jobs, means, the utilisation over
     time. Raises OSError and ProtocolError for a trace that cannot be read.
     """
-    jobs = read_trace(trace, format) if isinstance(trace, Path) else list(trace)
+    jobs = read_trace(trace, format) if isinstance(trace, (str, os.PathLike)) else list(trace)
     scheduler: dict[str, Any] = {"queue-policy": policy}
     if depth is not None:
         scheduler["queue-depth"] = depth
