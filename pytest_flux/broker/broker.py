@@ -120,6 +120,7 @@ class Broker:
         self._rexec = RexecService(
             router, log, self.reactor, attributes, self.config, self.runat, self._program_environ
         )
+        self._connector = ConnectorService(router, log)
         self._services: list[Service] = [
             self.groups,
             self._log_service,
@@ -130,7 +131,7 @@ class Broker:
             AttrService(router, log, attributes),
             BrokerService(router, log),
             self._config_service,
-            ConnectorService(router, log),
+            self._connector,
             EventService(router, log),
             ModuleService(router, log, self.parts, self._service_names, self.reactor.clock),
             RunatService(router, log, self.runat),
@@ -150,6 +151,7 @@ class Broker:
             self._overlay_service.configure(config)
         except FluxError as error:
             raise FluxError(error.errnum, f"error updating overlay: {error.text}") from None
+        self._connector.configure(config)
         self.parts.configure(config)
 
     def _add_clock(self, clock: Clock) -> None:
@@ -217,8 +219,10 @@ class Broker:
             self.router,
             self.overlay,
             self.config,
+            self._connector,
             lambda: self.state_machine.is_online,
         )
+        self._connector.configure(self.config)
         endpoints = []
         # With configured hosts, brokers of the recovered instance may still run; they must not connect here.
         if self.overlay.children and not (self._boot.hosts and is_recovery(self.attributes)):

@@ -352,6 +352,12 @@ class FluxInstance:
             self._clients[key] = Flux(self.uri)
         return self._clients[key]
 
+    def close_connection(self) -> None:
+        """Close the connection of this thread, if it has one. The next use makes another."""
+        client = self._clients.pop((os.getpid(), threading.get_ident()), None)
+        if client is not None:
+            client.close()
+
     def _close_connections(self) -> None:
         self._environ = None
         while self._clients:

@@ -139,10 +139,14 @@ class ContentStore:
         self._superseded.clear()
         self.dirty_bytes = 0
 
-    def attach(self, options: Arguments) -> None:
-        """Open the file, as the module content-sqlite is loaded with these arguments. FluxError."""
+    def use(self, options: Arguments) -> None:
+        """Open the file later with these arguments of the module content-sqlite. FluxError EINVAL."""
         _check_sqlite(options)
         self._options = options
+
+    def attach(self, options: Arguments) -> None:
+        """Open the file, as the module content-sqlite is loaded with these arguments. FluxError."""
+        self.use(options)
         self._is_backed = True
         try:
             if "truncate" in options:

@@ -88,6 +88,10 @@ class MockExecution:
         self._in_exception = True
         self._complete(14 if kind == "timeout" else 15)
 
+    def stats(self) -> dict[str, object]:
+        """See Execution."""
+        return {"implementation": "testexec", "running": int(self._is_running)}
+
     def expiration(self, expiration: float) -> None:
         """See Execution."""
 

@@ -15,6 +15,7 @@ their command.
 
 from __future__ import annotations
 
+from pytest_flux.options import Option
 from pytest_flux.record import NamedTuple
 
 TYPE_CHECKING = False
@@ -22,6 +23,14 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from pytest_flux.cli.command import Command
+
+OPTIONS = (
+    Option("verbose", "v", usage="Show the environment of the command, and how it is found"),
+    Option("version", "V", usage="Show versions of commands and broker"),
+    Option("parent", "p", usage="Act on the instance that this one runs in; may be repeated"),
+    Option("root", "r", usage="Act on the outermost instance"),
+)
+"""The options of `flux` itself, before the command."""
 
 INSTANCE = "look at the instance"
 CONTROL = "change things, run things"
