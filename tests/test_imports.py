@@ -32,9 +32,10 @@ MAY_IMPORT = {
     "content_sqlite": frozenset({"protocol"}),
     "broker": frozenset({"content_sqlite"}) | _FOUNDATION,
     "bindings": frozenset({"client"}) | _FOUNDATION,
-    "cli": frozenset({"client", "launcher", "postmortem"}) | _FOUNDATION,
+    "report": frozenset({"client"}) | _FOUNDATION,
+    "cli": frozenset({"client", "launcher", "postmortem", "report"}) | _FOUNDATION,
     "instance": frozenset({"bindings", "client", "launcher"}) | _FOUNDATION,
-    "plugin": frozenset({"bindings", "instance", "client", "launcher", "postmortem"}) | _FOUNDATION,
+    "plugin": frozenset({"bindings", "instance", "client", "launcher", "postmortem", "report"}) | _FOUNDATION,
     "libexec": frozenset[str](),
     "": frozenset({"client", "instance", "plugin", "postmortem"}),
 }

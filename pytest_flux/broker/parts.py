@@ -98,6 +98,7 @@ class Parts:
         """Take over a new configuration, whose tables were checked, in the parts that are made already."""
         if self._manager is not None:
             self._manager.configure(config)
+            self._configure_scheduler(self._manager)
         if self._inventory is not None:
             self._inventory.configure(config)
         if self._heart is not None:
@@ -217,7 +218,14 @@ class Parts:
         if "sched-simple" in self.modules and "resource" in self.modules and self._supply is None:
             from pytest_flux.broker.resource.supply import Supply
 
+            self._configure_scheduler(manager)
             self._supply = Supply(self.inventory, manager.alloc)
+
+    def _configure_scheduler(self, manager: JobManager) -> None:
+        config: Mapping[str, Any] = self._config
+        table = {**config.get("sched-simple", {}), **self.modules.arguments("sched-simple")}
+        depth = str(table.get("queue-depth"))
+        manager.scheduler.configure(table.get("queue-policy"), int(depth) if depth.isdecimal() else None)
 
     def _cut_supply(self) -> None:
         if self._supply is not None:
@@ -277,7 +285,11 @@ class Parts:
         if self._kvs is not None and "job-manager" in self.modules and self._has_jobs(self._kvs):
             self._router.rpc("job-manager.getinfo", None, lambda _: None)
         if self.modules.is_implicit("heartbeat") and self._router.rank == 0:
-            self._reactor.call_later(FIRST_BEAT, self._beat)
+            if self._reactor.clock.is_virtual:
+                # Whether there is a heartbeat must not depend on how fast this machine is.
+                self._beat()
+            else:
+                self._reactor.call_later(FIRST_BEAT, self._beat)
 
     @staticmethod
     def _has_jobs(kvs: Kvs) -> bool:
@@ -286,6 +298,16 @@ class Parts:
         except FluxError:
             # A client that asks for jobs gets the error.
             return False
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether processes of jobs run."""
+        return self._executor is not None and self._executor.is_busy
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether no job is being started or killed."""
+        return self._executor is None or self._executor.is_settled
 
     def settle(self, done: Callable[[], None]) -> None:
         """End the running jobs, because the instance is about to end; then call back."""

@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from pytest_flux.broker.log import BrokerLog
     from pytest_flux.broker.modules import Arguments
     from pytest_flux.content_sqlite import SqliteBacking
-    from pytest_flux.reactor.reactor import Reactor, Timer
+    from pytest_flux.reactor.reactor import Reactor
+    from pytest_flux.reactor.timers import Timer
 
 _FLUSH_DELAY = 1.0
 # Bytes to write from which on that is done in the next rounds, and at once.

@@ -11,7 +11,8 @@ from pytest_flux.broker.exec.options import NOTICE, exit_timeout, signal_options
 from pytest_flux.protocol.duration import format_duration, parse_duration
 from pytest_flux.protocol.errors import ProtocolError
 from pytest_flux.protocol.wait_status import exit_code, signal_text
-from pytest_flux.reactor.reactor import Reactor, Timer
+from pytest_flux.reactor.reactor import Reactor
+from pytest_flux.reactor.timers import Timer
 
 _SHELL_AFTER = 5
 """After this many kill timeouts, the shell itself is killed (flux-core's job-exec)."""
@@ -169,7 +170,7 @@ class LimitWarning:
             self._kill(wanted.signum)
 
         delay = max(0.0, expiration - wanted.timeleft - self._reactor.clock.time())
-        self._timer = self._reactor.call_later(delay, warn)
+        self._timer = self._reactor.clock.call_later(delay, warn)
 
     def cancel(self) -> None:
         """Send nothing."""
@@ -217,7 +218,7 @@ class ExitPolicy:
         elif self._timeout is not None:
             limit = format_duration(self._timeout)
             text = f"{subject} exited{how} and exit-timeout={limit} has expired"
-            self._timer = self._reactor.call_later(self._timeout, lambda: self._doomed(text, code, status))
+            self._timer = self._reactor.clock.call_later(self._timeout, lambda: self._doomed(text, code, status))
 
     def stop(self) -> None:
         """All tasks have ended."""

@@ -149,6 +149,11 @@ class Execution:
         self._exit_policy: ExitPolicy | None = None
         self._warning: LimitWarning | None = None
 
+    @property
+    def is_settled(self) -> bool:
+        """Whether its tasks run or have ended, so that nothing will happen by itself."""
+        return self._state in (State.RUNNING, State.OVER)
+
     def _enter(self, state: State) -> None:
         if state not in _AFTER[self._state]:
             raise AssertionError(f"a job in {self._state.name} cannot enter {state.name}")

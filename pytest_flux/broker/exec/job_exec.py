@@ -111,6 +111,16 @@ class JobExec:
         """Return what is known of each job, by its id in F58."""
         return {f58_for(job_id, os.environ): execution.stats() for job_id, execution in self._executions.items()}
 
+    @property
+    def is_busy(self) -> bool:
+        """Whether there are jobs with processes."""
+        return any(isinstance(execution, Execution) for execution in self._executions.values())
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether no job is being started or killed."""
+        return not self._canceled and all(execution.is_settled for execution in self._executions.values())
+
     def _ended(self, job_id: int) -> None:
         self._executions.pop(job_id, None)
 

@@ -165,7 +165,7 @@ class JobListService(Service):
     def _arm_stats(self) -> None:
         if not self._is_armed:
             self._is_armed = True
-            self._reactor.call_later(_STATS_DELAY, self._send_stats)
+            self._reactor.batch(_STATS_DELAY, self._send_stats)
 
     def _send_stats(self) -> None:
         self._is_armed = False
