@@ -219,7 +219,7 @@ class Parts:
             from pytest_flux.broker.resource.supply import Supply
 
             self._configure_scheduler(manager)
-            self._supply = Supply(self.inventory, manager.alloc)
+            self._supply = Supply(self.inventory, manager.alloc, manager.update.follow_instance)
 
     def _configure_scheduler(self, manager: JobManager) -> None:
         config: Mapping[str, Any] = self._config
