@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     from pytest_flux.client.handle import Flux
     from pytest_flux.client.job_result import JobFailed, JobOutput, JobResult
     from pytest_flux.client.kvs import Kvs
+    from pytest_flux.instance.awaited import AsyncFluxInstance, AsyncJob
     from pytest_flux.instance.flux_instance import FluxInstance, InstanceError, start
     from pytest_flux.instance.operations import Events, Job
     from pytest_flux.instance.settings import Settings, SettingsError
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "AsyncFlux",
+    "AsyncFluxInstance",
+    "AsyncJob",
     "Events",
     "Flux",
     "FluxInstance",
@@ -39,6 +42,8 @@ __all__ = [
 # The module of each name. They are imported on first use, because `flux-start` imports the package too.
 _PLACES = {
     "AsyncFlux": ("pytest_flux.client.aio", "AsyncFlux"),
+    "AsyncFluxInstance": ("pytest_flux.instance.awaited", "AsyncFluxInstance"),
+    "AsyncJob": ("pytest_flux.instance.awaited", "AsyncJob"),
     "Events": ("pytest_flux.instance.operations", "Events"),
     "Flux": ("pytest_flux.client.handle", "Flux"),
     "FluxInstance": ("pytest_flux.instance.flux_instance", "FluxInstance"),

@@ -87,6 +87,14 @@ OPTIONS = (
         " the path that -v shows tells which it is",
     ),
     Option(
+        "clock",
+        argument="manual|auto",
+        exact=True,
+        group=3,
+        usage="Time of the instance (embedded brokers only): manual stands still until `flux clock advance' moves it,"
+        " auto jumps to what is next whenever nothing runs",
+    ),
+    Option(
         "attach",
         argument="URI|PID|last",
         exact=True,
@@ -197,6 +205,7 @@ def _make_spec(options: Options) -> LaunchSpec:
         pmi_clique=options.get("test-pmi-clique", "single") or "",
         caliper_profile=options.get("caliper-profile"),
         broker=options.get("broker", "auto") or "",
+        clock=options.get("clock"),
         verbose=verbose,
         noexec=options.has("noexec"),
         test_options=tuple(

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 MARKER = (
     "flux(size=, broker=, personality=, rundir=, recovery=, attrs=, conf=, hosts=, start_mode=, exit_timeout=, wrap=,"
-    " timeout=): what the instance of flux_instance is like; lists multiply the test"
+    " timeout=, clock=): what the instance of flux_instance is like; lists multiply the test"
 )
 SCOPES = ("function", "class", "module", "package", "session")
 KEPT = ("no", "failed", "all")
@@ -83,6 +83,8 @@ RUN = (
     _Setting("keep_alive", "", False, "leave instances to the next run that wants the same"),
     _Setting("bindings", "", False, "`import flux` in tests, without libflux (pip install 'pytest-flux[bindings]')"),
     _Setting("max_instances", "N", 8, "how many instances of wide scope, shared or kept alive may run at once"),
+    _Setting("workers", "", False, "run the workers of pytest-xdist (-n) as tasks of a Flux job"),
+    _Setting("workers_args", "ARGS", "", "options of flux submit for --flux-workers, such as '-c 2 -q debug'"),
     _Setting("uri", "URI", "", "use the instance at URI, and start none"),
     _Setting("attach", "", False, "use the instance that pytest runs in (FLUX_URI), and start none"),
 )

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pytest_flux.plugin import options, reporting
+from pytest_flux.plugin import options, reporting, workers
 from pytest_flux.plugin.tracebacks import is_plain
 
 if TYPE_CHECKING:
@@ -49,6 +49,7 @@ def check(config: pytest.Config) -> None:
     """Raise UsageError for an invalid option or ini setting, before any test runs."""
     for setting in options.RUN:
         options.origin(config, setting)
+    workers.check(config)
     if options.shape_of(config):
         from pytest_flux.plugin import shapes
 
@@ -201,7 +202,6 @@ def close(config: pytest.Config) -> None:
     forkserver: Any = sys.modules.get("pytest_flux.launcher.forkserver")
     if forkserver is not None:
         forkserver.close()
+    workers.close(config)
     if not hasattr(config, "workerinput") and config.pluginmanager.hasplugin("dsession"):
-        from pytest_flux.plugin.workers import stop_shared
-
-        stop_shared(config)
+        workers.stop_shared(config)

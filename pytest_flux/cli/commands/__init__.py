@@ -58,6 +58,7 @@ TABLE = (
     Entry("uptime", "instance.uptime", "tell how long the instance has been running", INSTANCE),
     Entry("overlay", "instance.overlay", "show the tree of brokers and its health", INSTANCE),
     Entry("dmesg", "instance.log", "print or clear the broker's log", INSTANCE),
+    Entry("clock", "instance.clock", "(pytest-flux) show or move the time of the instance", INSTANCE),
     Entry("ping", "instance.ping", "measure the way to a broker or service", INSTANCE),
     Entry("module", "instance.module", "list the broker's modules", INSTANCE),
     Entry("config", "instance.config", "print the broker's configuration", INSTANCE),
