@@ -51,6 +51,7 @@ class SubmitKeywords(TypedDict, total=False):
     label: bool
     unbuffered: bool
     dependency: str | Sequence[str]
+    begin_time: datetime.datetime | float
     requires: str
     attributes: Mapping[str, object]
     shell_options: Mapping[str, object]
@@ -82,7 +83,7 @@ _SAME = {
 }
 # Names of client.jobspec itself. They are not suggested.
 _OLD = {name: name for name in ("tasks", "stdin", "stdout", "stderr", "label")}
-_OTHER = ("env", "dependency", "requires", "attributes", "shell_options", "urgency", "flags")
+_OTHER = ("env", "dependency", "begin_time", "requires", "attributes", "shell_options", "urgency", "flags")
 _NUMBERS = ("tasks", "nodes", "cores_per_task", "gpus_per_task", "urgency")
 _TEXTS = ("name", "queue", "bank", "requires")
 _TRUTHS = ("exclusive", "label", "unbuffered")
@@ -145,8 +146,11 @@ def _jobspec(argv: list[str], how: Mapping[str, Any]) -> dict[str, Any]:
         set_attribute(jobspec, path, value)
     for path, value in how.get("shell_options", {}).items():
         set_option(jobspec, path, value)
-    if "dependency" in how:
-        set_attribute(jobspec, "dependencies", [_dependency(text) for text in _listed(how["dependency"])])
+    dependencies = [_dependency(text) for text in _listed(how.get("dependency", ()))]
+    if "begin_time" in how:
+        dependencies.append({"scheme": "begin-time", "value": str(_timestamp(how["begin_time"]))})
+    if dependencies:
+        set_attribute(jobspec, "dependencies", dependencies)
     if "requires" in how:
         from pytest_flux.protocol.constraint_syntax import parse_constraint
 
@@ -182,6 +186,14 @@ def _environment(name: str, values: Any) -> Mapping[str, str]:  # noqa: ANN401 -
         if not isinstance(key, str) or not isinstance(value, str):
             raise TypeError(f"submit(): {name}={{{key!r}: {value!r}}}: text is expected")
     return values
+
+
+def _timestamp(moment: datetime.datetime | float) -> float:
+    if isinstance(moment, datetime.datetime):
+        if moment.tzinfo is None:
+            raise ValueError(f"submit(): begin_time={moment}: a datetime with a time zone is expected")
+        return moment.timestamp()
+    return float(moment)
 
 
 def _dependency(text: str) -> dict[str, str]:

@@ -37,6 +37,7 @@ def pytest_configure(config: pytest.Config) -> None:
     workers.settle_here(config)
     config.addinivalue_line("markers", options.MARKER)
     config.pluginmanager.register(reporting.Memory(config), "flux-memory")
+    run.record(config)
 
 
 @pytest.hookimpl(tryfirst=True)

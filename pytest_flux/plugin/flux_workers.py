@@ -29,10 +29,10 @@ import pytest
 from pytest_flux.client import Flux
 from pytest_flux.client.job_follow import JobFollower
 from pytest_flux.client.resources import ResourceList
+from pytest_flux.client.story import tell
 from pytest_flux.instance.attached import AttachedInstance
 from pytest_flux.instance.flux_instance import InstanceError
 from pytest_flux.instance.settings import Settings
-from pytest_flux.instance.story import tell
 from pytest_flux.launcher.rendezvous import ENVIRONMENT, Rendezvous
 from pytest_flux.plugin import options
 from pytest_flux.plugin.tracebacks import is_plain

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 MARKER = (
     "flux(size=, broker=, personality=, rundir=, recovery=, attrs=, conf=, hosts=, start_mode=, exit_timeout=, wrap=,"
-    " timeout=): what the instance of flux_instance is like; lists multiply the test"
+    " timeout=, clock=): what the instance of flux_instance is like; lists multiply the test"
 )
 SCOPES = ("function", "class", "module", "package", "session")
 KEPT = ("no", "failed", "all")
@@ -76,6 +76,7 @@ RUN = (
     _Setting("keep", "failed|all", "no", "keep rundir, state and log of instances, and say where", KEPT),
     _Setting("dump", "failed|all", "no", "dump the KVS of instances, and say how to open that again", KEPT),
     _Setting("dump_dir", "DIR", "", "where dumps go (default: in pytest's cache directory)"),
+    _Setting("report", "FILE", "", "write an HTML page of the run: tests, instances, their jobs, overlays and logs"),
     _Setting("prestart", "N", 0, "start N instances ahead of the tests that will need them"),
     _Setting("require", "system", "", "tests that need this engine fail where it is absent", ("", "system")),
     _Setting("pmi_trace", "", False, "trace the PMI conversations, for the reports of failed tests"),

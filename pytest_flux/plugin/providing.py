@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from pytest_flux.plugin.pool import Held, Maker, Pool
 
 __tracebackhide__ = is_plain
-_DEFINING = ("size", "personality", "recovery", "attrs", "conf", "hosts", "start_mode")
+_DEFINING = ("size", "personality", "recovery", "attrs", "conf", "hosts", "start_mode", "clock")
 
 
 def provide(
@@ -128,6 +128,8 @@ def _attach(uri: str, settings: Settings) -> FluxInstance:
 def require_engine(config: pytest.Config, settings: Settings) -> None:
     """Skip a test whose engine is absent, with the places searched; fail it if the run requires the engine."""
     required = options.value_of(config, "require")
+    if settings.clock is not None:
+        _require_clock(settings)
     if settings.broker != "system" and not (required and settings.broker == "auto"):
         return
     try:
@@ -137,3 +139,17 @@ def require_engine(config: pytest.Config, settings: Settings) -> None:
         if required:
             pytest.fail(f"{reason} (--flux-require={required})", pytrace=False)
         pytest.skip(reason)
+
+
+def _require_clock(settings: Settings) -> None:
+    """Skip a test that needs a clock which can be moved if a real Flux would run."""
+    try:
+        engine = find_engine(settings.broker, os.environ, rehearsal=True)
+    except LaunchError:
+        # The start will fail, and say why.
+        return
+    if engine.kind != "embedded":
+        pytest.skip(
+            f"clock={settings.clock!r}: no real Flux can stop or move its time, and {engine.broker} is one"
+            " (broker='embedded' would do)"
+        )

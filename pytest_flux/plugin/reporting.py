@@ -23,7 +23,9 @@ __tracebackhide__ = is_plain
 NEXT = pytest.StashKey["pytest.Item | None"]()
 """The test after a test, if known."""
 
-_STARTED = pytest.StashKey[float]()
+STARTED = pytest.StashKey[float]()
+"""When a test began, in seconds since the epoch."""
+
 _LEAKS = pytest.StashKey[list[str]]()
 _ENDED = pytest.StashKey["list[Held]"]()
 # Attributes of reports, which pytest-xdist sends to the controller; the section that lists them; and how.
@@ -42,7 +44,7 @@ def begin(item: pytest.Item, nextitem: pytest.Item | None) -> None:
     """Note that a test begins."""
     set_item(item.config, item)
     item.stash[NEXT] = nextitem
-    item.stash[_STARTED] = time.time()
+    item.stash[STARTED] = time.time()
     item.stash[_LEAKS] = []
     item.stash[_ENDED] = []
 
@@ -80,7 +82,7 @@ def complete(pool: Pool, item: pytest.Item, report: pytest.TestReport) -> None:
             item.user_properties.append((f"flux: {held.name}", facts(held.instance)))
         if report.failed:
             held.failed = True
-            report.sections += _sections(held, item.stash.get(_STARTED, 0.0))
+            report.sections += _sections(held, item.stash.get(STARTED, 0.0))
     if report.when == "teardown" and report.failed:
         for held in item.stash.get(_ENDED, []):
             report.sections += _logs(held)
@@ -140,7 +142,7 @@ def _logs(held: Held) -> Iterator[tuple[str, str]]:
 
 def _jobs(instance: FluxInstance, name: str, since: float) -> Iterator[tuple[str, str]]:
     """The stories of the jobs that have failed since the test began, and of those that have not ended."""
-    from pytest_flux.instance.story import tell
+    from pytest_flux.client.story import tell
     from pytest_flux.protocol.fluid import f58
     from pytest_flux.protocol.job_state import ACTIVE
 

@@ -56,6 +56,14 @@ def check(config: pytest.Config) -> None:
         shapes.of_run(config)
 
 
+def record(config: pytest.Config) -> None:
+    """Record the run, if ``--flux-report`` wants a page of it. Raises UsageError."""
+    if options.value_of(config, "report"):
+        from pytest_flux.plugin import recording
+
+        recording.register(config, lambda: pool_if_any(config))
+
+
 def command(config: pytest.Config) -> int | None:
     """Execute an option that replaces the run of tests, if one is given, and return the exit code."""
     if config.getoption("flux_show_config"):

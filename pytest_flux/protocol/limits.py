@@ -21,7 +21,7 @@ MAX_IDS = 1 << 20
 MAX_HOSTS = 1 << 20
 """Names in one list of hosts, once it is expanded: flux-core's limit for a range."""
 
-MAX_NODES = 1 << 14
+MAX_NODES = 1 << 17
 """Ranks in a resource set, and hosts in a ``[resource.config]``."""
 
 MAX_CORES = 1 << 16

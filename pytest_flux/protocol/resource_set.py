@@ -86,11 +86,10 @@ class ResourceSet:
         nslots: int = 0,
         scheduling: object = None,
     ) -> None:
-        self.nodes: dict[int, Node] = {rank: (nodes or {})[rank] for rank in sorted(nodes or {})}
+        given = nodes or {}
+        self.nodes: dict[int, Node] = {rank: given[rank] for rank in sorted(given)}
         self.properties = {
-            name: kept
-            for name, ranks in (properties or {}).items()
-            if (kept := frozenset(rank for rank in ranks if rank in self.nodes))
+            name: kept for name, ranks in (properties or {}).items() if (kept := frozenset(self.nodes.keys() & ranks))
         }
         self.starttime = starttime
         self.expiration = expiration
@@ -203,7 +202,9 @@ class ResourceSet:
 
     def replace(self, *, starttime: float, expiration: float) -> ResourceSet:
         """The same resources for other times."""
-        changed = self._with(self.nodes)
+        changed = ResourceSet()
+        # A set never changes, so both may have the same parts.
+        changed.nodes, changed.properties, changed.scheduling = self.nodes, self.properties, self.scheduling
         changed.nslots, changed.starttime, changed.expiration = self.nslots, starttime, expiration
         return changed
 

@@ -52,7 +52,10 @@ def members(path: Path) -> dict[str, tuple[bytes, bytes | str]]:
         return found
 
 
-@pytest.mark.parametrize("name", ["d.tar", "d.tgz", "d.tar.gz", "d.tar.bz2", "d.tar.xz"])
+@pytest.mark.parametrize(
+    "name",
+    ["d.tgz", *(pytest.param(f"d.tar{suffix}", marks=pytest.mark.slow) for suffix in ("", ".gz", ".bz2", ".xz"))],
+)
 def test_dump_recover_dump_again(name: str, tmp_path: Path) -> None:
     done = shell("-s1", script=f"{FILL}; flux run echo hello; flux dump -q {name}", cwd=tmp_path)
     assert (done.code, done.stderr) == (0, "")
@@ -104,7 +107,7 @@ def test_what_is_said(tmp_path: Path) -> None:
         "",
         "flux-restore: restored 1 keys (0 blobs)",
         "flux-restore: restored 2 keys (0 blobs)",
-        "flux-restore: restored 2 keys (0 blobs)",
+        "flux-restore: restored 2 keys (1 blobs)",
         "",
     ]
     ref = hashlib.sha1(
@@ -243,6 +246,7 @@ def test_fsck_repair(damaged: Path, tmp_path: Path) -> None:
     assert done.stdout.splitlines()[1:] == ["y" * 200]
 
 
+@pytest.mark.slow
 def test_fsck_moves_whole_jobs(tmp_path: Path) -> None:
     state = tmp_path / "state"
     state.mkdir(mode=0o700)

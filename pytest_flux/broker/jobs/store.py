@@ -175,7 +175,7 @@ class Batch:
         if not self._is_planned and not self._is_committing:
             self._is_planned = True
             if self._is_busy():
-                self._reactor.call_later(_DELAY, self._flush)
+                self._reactor.batch(_DELAY, self._flush)
             else:
                 self._reactor.call_soon(self._flush)
 

@@ -29,16 +29,22 @@ _KINDS: dict[str, type] = {
 }
 JOURNAL_MAX = 100_000
 """How many resource events are kept by default."""
+_HISTORY = "90d"
+"""For how long resource events are kept in the KVS by default."""
 
 
 class ResourceConfig(NamedTuple):
-    """The configuration of resources. If ``resources`` is None, brokers discover their own."""
+    """The configuration of resources. If ``resources`` is None, brokers discover their own.
+
+    Events are kept in the KVS for ``history`` seconds.
+    """
 
     resources: ResourceSet | None
     exclude: str
     verify: bool
     rediscover: bool
     journal_max: int
+    history: float
     fake: bool
 
 
@@ -58,7 +64,7 @@ def check_config(config: dict[str, Any]) -> None:
             raise ProtocolError("resource.scheduling requires resource.path or [resource.config]")
         _load(table["scheduling"], "error loading resource.scheduling: ")
     try:
-        parse_duration(table.get("history", "90d"))
+        parse_duration(table.get("history", _HISTORY))
     except ProtocolError:
         raise ProtocolError("invalid history time") from None
     if "verify" in table:
@@ -76,6 +82,7 @@ def decode_config(config: dict[str, Any]) -> ResourceConfig:
         not table.get("noverify", False) and fake is None,
         table.get("rediscover", False),
         table.get("journal-max", JOURNAL_MAX),
+        parse_duration(table.get("history", _HISTORY)),
         fake is not None,
     )
 

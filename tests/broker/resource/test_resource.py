@@ -19,6 +19,7 @@ from pytest_flux.broker.resource.inventory import verify
 from pytest_flux.client.jobspec import from_command
 from pytest_flux.instance.flux_instance import FluxInstance, Starter
 from pytest_flux.protocol.errors import FluxError, ProtocolError
+from pytest_flux.protocol.eventlog import encode_event, make_event
 from pytest_flux.protocol.resource_set import Node, ResourceSet
 
 DEADLINE = 60.0
@@ -92,16 +93,21 @@ def test_a_drained_rank_gets_no_jobs(instance: FluxInstance) -> None:
     assert "exception" not in log
 
 
+def _journal(instance: FluxInstance) -> list[dict[str, Any]]:
+    events: list[dict[str, Any]] = []
+    for answer in instance.client.rpc("resource.journal", {}, nodeid=0, streaming=True):
+        if not answer["events"]:
+            break
+        events += answer["events"]
+    return events
+
+
 def test_the_log_of_draining(instance: FluxInstance) -> None:
     host = instance.getattr("hostname")
     instance.rpc("resource.drain", {"targets": "0-1", "reason": "one"})
     instance.rpc("resource.drain", {"targets": "1", "reason": "two", "mode": "overwrite"})
     instance.rpc("resource.undrain", {"targets": "0"})
-    events = []
-    for answer in instance.client.rpc("resource.journal", {}, nodeid=0, streaming=True):
-        if not answer["events"]:
-            break
-        events += answer["events"]
+    events = _journal(instance)
     last = [(event["name"], event["context"]) for event in events[-3:]]
     both = f"{host},{host}"
     assert last == [
@@ -112,6 +118,10 @@ def test_the_log_of_draining(instance: FluxInstance) -> None:
     names = [event["name"] for event in events]
     assert names[0] == "restart"
     assert "resource-define" in names
+    before = instance.rpc("config.get")
+    instance.rpc("config.load", {**before, "resource": {"journal-max": 3}})
+    assert [event["name"] for event in _journal(instance)] == ["truncate", "drain", "undrain"]
+    instance.rpc("config.load", before)
 
 
 @pytest.mark.parametrize(
@@ -205,9 +215,28 @@ def test_what_is_drained_stays_so(start: Starter, tmp_path: Path) -> None:
     first.rpc("resource.drain", {"targets": "0-1", "reason": "old"})
     first.rpc("resource.undrain", {"targets": "0"})
     first.stop()
-    second = start(size=2, broker="embedded", attrs=attrs)
+    second = start(size=2, broker="embedded", attrs=attrs, conf={"resource": {"history": "0"}})
     assert {ranks: entry["reason"] for ranks, entry in second.rpc("resource.status")["drain"].items()} == {"1": "old"}
     assert second.rpc("resource.get")["method"] == "kvs"
+    # The checkpoint has it: without history, the log begins anew.
+    assert '"drain"' not in second.kvs.get_text("resource.eventlog")
+
+
+def test_drained_nodes_are_found_by_their_names(start: Starter) -> None:
+    instance = start(size=2, broker="embedded")
+    there = instance.getattr("hostname")
+    instance.rpc("resource.status")
+    instance.rpc("module.remove", {"name": "resource"})
+    for ranks, host in (("1", there), ("0", "gone"), ("7", there)):
+        context = {"idset": ranks, "nodelist": host, "reason": "old", "overwrite": 0}
+        instance.kvs.append("resource.eventlog", encode_event(make_event("drain", context, timestamp=4e9)))
+    instance.rpc("module.load", {"path": "resource", "args": []})
+    assert set(instance.rpc("resource.status")["drain"]) == {"0-1"}
+    instance.rpc("module.remove", {"name": "resource"})
+    for line in ("{}\n", encode_event(make_event("undrain", {}, timestamp=4e9))):
+        instance.kvs.put("resource.eventlog", line)
+        with pytest.raises(FluxError):
+            instance.rpc("module.load", {"path": "resource", "args": []})
 
 
 @pytest.mark.parametrize(
