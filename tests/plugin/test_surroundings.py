@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -118,3 +119,21 @@ def test_unittest(run: Run) -> None:
         """
     )
     result.assert_outcomes(passed=1)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="mounts as on Linux")
+def test_file_systems_that_run_no_programs(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """TMPDIR mounted with noexec."""
+    place = Path(f"/tmp/{os.urandom(3).hex()}")
+    place.mkdir()
+    try:
+        done = subprocess.run(["mount", "-t", "tmpfs", "-o", "noexec", "tmpfs", str(place)], capture_output=True)
+        if done.returncode:
+            pytest.skip(f"no right to mount: {done.stderr.decode()}")
+        try:
+            monkeypatch.setenv("TMPDIR", str(place))
+            run(TEST).assert_outcomes(passed=1)
+        finally:
+            subprocess.run(["umount", str(place)], check=True)
+    finally:
+        place.rmdir()
