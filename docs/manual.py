@@ -8,10 +8,10 @@ import sys
 from pathlib import Path
 
 import pytest_flux
+from pytest_flux import plugin
 from pytest_flux.cli import completion, manual
-from pytest_flux.plugin import fixtures, options
+from pytest_flux.plugin import options
 
-FIXTURES = ("flux_instance", "flux_executor", "flux_instance_factory")
 ABOUT = """\
 The plugin gives tests instances of Flux. A test that names flux_instance as an argument gets one for itself. The
 marker flux, as in @pytest.mark.flux(size=4), sets its shape. Afterwards nothing is left: no process, no socket, no
@@ -38,8 +38,8 @@ def plugin_page() -> str:
         *manual.paragraphs(ABOUT),
     ]
     lines.append(".SH FIXTURES")
-    for name in FIXTURES:
-        fixture = getattr(fixtures, name)
+    for name in plugin.__all__:
+        fixture = getattr(plugin, name)
         lines += manual.entry(_bold(name), _plain(getattr(fixture, "__wrapped__", fixture)))
     lines += [".SH SETTINGS", *_settings()]
     lines += [".SH OPTIONS", "On the command line as below, in the ini file as \\fBflux_NAME\\fR."]

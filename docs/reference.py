@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest_flux
+from pytest_flux import plugin
 from pytest_flux.plugin import hooks, options
 
 PAGE = Path(__file__).parent / "reference.rst"
@@ -49,11 +50,9 @@ def _signature(function: object) -> str:
 
 
 def _fixtures() -> Iterator[str]:
-    from pytest_flux.plugin import fixtures
-
     yield _heading("Fixtures", "-")
-    for name in ("flux_instance", "flux_executor", "flux_instance_factory"):
-        fixture = getattr(fixtures, name)
+    for name in plugin.__all__:
+        fixture = getattr(plugin, name)
         yield _entry(name, getattr(fixture, "__wrapped__", fixture))
 
 

@@ -80,6 +80,12 @@ def test_reference_is_current() -> None:
     assert (DOCS / "reference.rst").read_text(encoding="utf-8") == render(), "run: python docs/reference.py"
 
 
+def test_everything_public_is_documented() -> None:
+    text = (DOCS / "api.rst").read_text(encoding="utf-8")
+    documented = re.findall(r"^\.\. auto\w+:: pytest_flux\.(\w+)$", text, re.MULTILINE)
+    assert sorted(documented) == sorted(pytest_flux.__all__)
+
+
 @pytest.mark.parametrize("index", [DOCS / "index.rst", MAP / "index.rst"], ids=["docs", "architecture"])
 def test_index_leads_to_every_page(index: Path) -> None:
     links = set(_LINK.findall(index.read_text(encoding="utf-8")))

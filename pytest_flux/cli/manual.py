@@ -37,7 +37,7 @@ def command_page(topic: Topic) -> str:
     name = topic.name.replace(" ", "-")
     about = _ABOUT_START if name == "flux-start" else _sentence(topic.summary)
     parts = [
-        *head(name, 1, topic.summary),
+        *head(name, 1, topic.summary[:1].lower() + topic.summary[1:]),
         *_synopsis([topic] if not topic.subtopics else _leaves(topic)),
         ".SH DESCRIPTION",
         *paragraphs(about),
@@ -97,9 +97,8 @@ def head(name: str, section: int, summary: str) -> list[str]:
     """The title line and the section NAME."""
     from pytest_flux import __version__
 
-    lowered = summary[:1].lower() + summary[1:]
     title = f'.TH {quoted(name.upper())} {section} "" "pytest-flux {__version__}" "pytest-flux"'
-    return [title, ".SH NAME", f"{escaped(name)} \\- {escaped(lowered.rstrip('.'))}"]
+    return [title, ".SH NAME", f"{escaped(name)} \\- {escaped(summary.rstrip('.'))}"]
 
 
 def see_also(*names: str) -> list[str]:

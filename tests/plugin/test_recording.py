@@ -59,7 +59,7 @@ def names(data: dict[str, Any], outcome: str) -> set[str]:
         (),
         pytest.param(("-n2",), marks=pytest.mark.slow),
         pytest.param(("-n2", "--flux-shared"), marks=pytest.mark.slow),
-        ("-n2", "--flux-scope=session"),
+        pytest.param(("-n2", "--flux-scope=session"), marks=pytest.mark.slow),
     ],
     ids=["alone", "workers", "shared", "session"],
 )
@@ -118,6 +118,7 @@ def test_path_is_checked(run: Run, pytester: pytest.Pytester) -> None:
     result.stderr.fnmatch_lines(["*--flux-report=*is a directory*"])
 
 
+@pytest.mark.slow
 def test_link_in_pytest_html(run: Run, pytester: pytest.Pytester) -> None:
     pytest.importorskip("pytest_html", reason="pytest-html is not installed")
     run("def test(flux_instance): assert False", "--flux-report=a/page.html", "--html=b/other.html")

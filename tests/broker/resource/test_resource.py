@@ -237,6 +237,25 @@ def test_what_is_drained_stays_so(start: Starter, tmp_path: Path) -> None:
     assert '"drain"' not in second.kvs.get_text("resource.eventlog")
 
 
+def test_jobs_without_a_time_limit_follow_that_of_the_instance(instance: FluxInstance) -> None:
+    jobs = instance.client.jobs
+    free, limited = (
+        jobs.submit(from_command(["sleep", "1000"])),
+        jobs.submit(from_command(["sleep", "1000"], duration=500)),
+    )
+    for job_id in (free, limited):
+        jobs.wait_event(job_id, "start", timeout=DEADLINE)
+    for expiration in (4e9, 0.0):
+        instance.rpc("resource.expiration-update", {"expiration": expiration})
+        job = instance.rpc("job-manager.getattr", {"id": free, "attrs": ["R"]})
+        assert job["R"]["execution"]["expiration"] == expiration
+    job = instance.rpc("job-manager.getattr", {"id": limited, "attrs": ["R"]})
+    assert 0 < job["R"]["execution"]["expiration"] < 4e9
+    for job_id in (free, limited):
+        jobs.cancel(job_id)
+        jobs.result(job_id, timeout=DEADLINE)
+
+
 def test_drained_nodes_are_found_by_their_names(start: Starter) -> None:
     instance = start(size=2, broker="embedded")
     there = instance.getattr("hostname")
