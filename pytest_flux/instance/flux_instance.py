@@ -470,7 +470,7 @@ class FluxInstance:
         """The time of the instance, to be moved, if it was started with ``clock="manual"`` or ``"auto"``."""
         from pytest_flux.instance.clock import ClockError, InstanceClock
 
-        if self.settings.clock is None and "clock.mode" not in self.settings.attrs:
+        if self.settings.clock is None and "clock.mode" not in self.client.lsattr():
             text = 'start it with clock="manual", as in @pytest.mark.flux(clock="manual")'
             raise ClockError(f"this instance has the time of the system, which nobody can move: {text}")
         return InstanceClock(lambda: self.client, self.settings.timeout)

@@ -377,7 +377,11 @@ class _Restoration:
                 self._rpc("attr.rm", {"name": name})
             else:
                 self._leaks.append(f"attribute {name}={now.get(name)} (was {before[name]})")
-                self._rpc("attr.set", {"name": name, "value": before[name]})
+                if name == "clock.mode":
+                    # All ranks must learn of it.
+                    self._rpc("clock.mode", {"mode": before[name]})
+                else:
+                    self._rpc("attr.set", {"name": name, "value": before[name]})
 
     def _restore_services(self) -> None:
         before, now = self._before, self._now

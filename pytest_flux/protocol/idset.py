@@ -106,8 +106,12 @@ def encode_idset(ids: Iterable[int]) -> str:
 
     Raises ProtocolError if an id is negative or larger than :data:`MAX_ID`.
     """
+    numbers = sorted(set(ids))
+    if numbers and numbers[-1] - numbers[0] + 1 == len(numbers) and 0 <= numbers[0] <= numbers[-1] <= MAX_ID:
+        # One range, as are the ranks of most wide jobs.
+        return encode_ranges([(numbers[0], numbers[-1])])
     ranges: list[tuple[int, int]] = []
-    for number in sorted(set(ids)):
+    for number in numbers:
         if not 0 <= number <= MAX_ID:
             raise ProtocolError("id out of range", str(number))
         if ranges and number == ranges[-1][1] + 1:

@@ -54,12 +54,17 @@ class Clock:
 
     def wait(self) -> float | None:
         """Seconds of real time until a timer is due, if nobody moves the clock; None for ever."""
+        if not self._timers:
+            return None
         due = self._timers.due()
         return None if due is None else max(0.0, due - self.monotonic())
 
     def run_due(self, call: Callable[[Callable[[], object]], object]) -> bool:
         """Pass the callbacks that are due to ``call``, in their order. Returns whether there was one."""
-        now, timers, has_run = self.monotonic(), self._timers, False
+        timers = self._timers
+        if not timers:
+            return False
+        now, has_run = self.monotonic(), False
         while (timer := timers.take(now)) is not None:
             has_run = True
             callback = timer.callback

@@ -193,6 +193,8 @@ class Reactor:
 
     def _run_timers(self) -> bool:
         has_run = self.clock.run_due(self.call)
+        if not self._timers:
+            return has_run
         now = self.monotonic()
         while (timer := self._timers.take(now)) is not None:
             callback, timer.callback = timer.callback, None

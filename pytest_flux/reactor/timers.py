@@ -31,6 +31,10 @@ class Timers:
         self._heap: list[tuple[float, int, Timer]] = []
         self._order = count()
 
+    def __bool__(self) -> bool:
+        """Whether there is one, cancelled or not."""
+        return bool(self._heap)
+
     def add(self, timer: Timer) -> Timer:
         """Add a timer, which may have been taken before."""
         heapq.heappush(self._heap, (timer.when, next(self._order), timer))
@@ -45,5 +49,7 @@ class Timers:
 
     def take(self, now: float) -> Timer | None:
         """Take the first timer out if it is due by ``now``."""
+        if not self._heap or self._heap[0][0] > now:
+            return None
         due = self.due()
         return heapq.heappop(self._heap)[2] if due is not None and due <= now else None

@@ -79,7 +79,8 @@ def make_request(jobspec: dict[str, Any]) -> Request:
     need = Need(*counts[:5])
     constraint = system_attributes(jobspec).get("constraints")
     matcher = compile_constraint(constraint) if constraint else None
-    return Request(need, matcher, counts.duration, json.dumps([need, constraint], sort_keys=True))
+    key = repr(need) + (json.dumps(constraint, sort_keys=True) if constraint else "")
+    return Request(need, matcher, counts.duration, key)
 
 
 class Scheduler:

@@ -101,3 +101,24 @@ def test_a_test_is_skipped_with_a_real_flux(pytester: pytest.Pytester, tmp_path:
     result = pytester.runpytest_subprocess(f"--flux-broker={broker}", "-rs")
     result.assert_outcomes(skipped=1)
     result.stdout.fnmatch_lines(["*clock='manual': no real Flux can stop or move its time*"])
+
+
+def test_the_mode_is_put_back_between_tests(pytester: pytest.Pytester) -> None:
+    pytester.makepyfile(
+        """
+        import pytest
+
+        pytestmark = pytest.mark.flux(clock="manual")
+
+        def test_first(flux_instance):
+            flux_instance.clock.advance("1h")
+            flux_instance.clock.mode = "auto"
+
+        def test_second(flux_instance):
+            assert flux_instance.clock.mode == "manual"
+            assert flux_instance.clock.now().hour == 1
+        """
+    )
+    result = pytester.runpytest_subprocess("--flux-broker=embedded", "--flux-scope=module", "-p", "no:randomly")
+    result.assert_outcomes(passed=2)
+    result.stdout.fnmatch_lines(["*test_first: flux_instance: attribute clock.mode=auto (was manual)"])
