@@ -153,7 +153,6 @@ DIFFERENCES = {
     "tasks end with their shell": Difference(
         "If the process of a job's shell is killed, flux-core leaves its tasks running, as orphans. An embedded "
         "broker kills them.",
-        lost=5,
     ),
     "directories in /tmp have random names": Difference(
         "FLUX_JOB_TMPDIR has a random name if it cannot be in the rundir: flux-core uses whatever has the name of "

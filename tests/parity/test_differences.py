@@ -88,15 +88,6 @@ def _backing_store(instance: FluxInstance) -> None:
     assert _refusal(instance, "content.register-backing", {"name": "x"})[0] in (errno.EBUSY, errno.ENOTSUP)
 
 
-@_shows("tasks end with their shell")
-def _task_of_a_killed_shell(instance: FluxInstance) -> None:
-    jobs = instance.client.jobs
-    job_id = jobs.submit(from_command(["sh", "-c", "echo $$; kill -9 $PPID; sleep 1000"]))
-    jobs.result(job_id, timeout=DEADLINE)
-    shells = instance.run(["flux", "job", "attach", f58plain(job_id)]).stdout.split()
-    assert [pid for pid in shells if not os.path.exists(f"/proc/{pid}")]
-
-
 @_shows("no ZeroMQ")
 def _zeromq(instance: FluxInstance) -> None:
     with pytest.raises(FluxError) as caught:
