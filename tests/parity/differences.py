@@ -1,8 +1,9 @@
 """What an embedded instance does otherwise than a real one, by name and with the reason.
 
 ``lost`` counts tests of flux-core 0.88's own suite: of 5,524 in 163 files, so many fail for this reason on embedded
-brokers under the real tools. They are counted from the results of that suite: a test that fails because an earlier
-one did counts with the first. A difference without a count was met elsewhere.
+brokers under the real tools. The counts are from one run of that suite, sorted by hand, and some are estimates: a
+test that fails because an earlier one did counts with the first. Together they are about two thirds of what was lost
+in that run; the rest is not sorted yet. A difference without a count was met elsewhere.
 Nobody has read all of flux-core, so there may be others; each one that a test of ours or of flux-core's has met is
 here. ``test_differences.py`` fails when one that has a count stops being true.
 """
