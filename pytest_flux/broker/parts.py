@@ -395,6 +395,10 @@ class Parts:
             from pytest_flux.broker.services.job_exec import check_arguments
 
             check_arguments(arguments)
+        elif name == "job-ingest":
+            from pytest_flux.broker.jobs.pipeline import check_arguments as check_pipeline
+
+            check_pipeline(arguments)
         elif name == "sched-simple":
             from pytest_flux.broker.services.sched import check_depth
 
@@ -545,7 +549,9 @@ class Parts:
     def _make_job_ingest(self) -> Service:
         from pytest_flux.broker.services.job_ingest import JobIngestService
 
-        return JobIngestService(self._router, self._log, self.run_jobs(), self._attributes)
+        return JobIngestService(
+            self._router, self._log, self.run_jobs(), self._attributes, self.modules.arguments("job-ingest")
+        )
 
     def _make_job_list(self) -> Service:
         from pytest_flux.broker.services.job_list import JobListService

@@ -20,6 +20,7 @@ _MAX_EMOJI = 7
 _MAX = 2**64 - 1
 _SEQUENCE_BITS = 10
 _GENERATOR_BITS = 14
+MAX_GENERATOR = (1 << _GENERATOR_BITS) - 1
 _SPACE = " \t\n\v\f\r"
 
 FORMS = ("dec", "hex", "dothex", "kvs", "f58", "f58plain", "emoji")

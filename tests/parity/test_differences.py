@@ -83,6 +83,11 @@ def _jobtap_plugins(instance: FluxInstance) -> None:
     assert _refusal(instance, "job-manager.jobtap", {"load": "x.so"})[0] == errno.ENOSYS
 
 
+@_shows("one backing store")
+def _backing_store(instance: FluxInstance) -> None:
+    assert _refusal(instance, "content.register-backing", {"name": "x"})[0] in (errno.EBUSY, errno.ENOTSUP)
+
+
 @_shows("no ZeroMQ")
 def _zeromq(instance: FluxInstance) -> None:
     with pytest.raises(FluxError) as caught:

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from pytest_flux.protocol.duration import parse_duration
 from pytest_flux.protocol.errors import ProtocolError
-from pytest_flux.protocol.json_unpack import kind_of
+from pytest_flux.protocol.json_unpack import kind_of, unpack
 
 OUTPUT_LIMIT = 1 << 30
 """How many bytes of one stream of a job the KVS takes (flux-core's SINGLEUSER_OUTPUT_LIMIT)."""
@@ -144,13 +144,16 @@ def _check_input(options: dict[str, Any]) -> None:
 
 
 def _check_pmi(options: dict[str, Any], size: int) -> list[Message]:
+    if not isinstance(options.get("pmi", ""), str):
+        raise plugin_failure("pmi-simple", (ERROR, "pmi shell option must be a string", "pmi-simple"))
     pmi = options.get("pmi-simple")
     if not isinstance(pmi, dict):
         return []
-    unknown = [name for name in pmi if name not in ("nomap", "exchange")]
-    if unknown:
-        text = f"option error: {len(unknown)} object item(s) left unpacked: {', '.join(unknown)}"
-        raise plugin_failure("pmi-simple", (ERROR, text, "pmi-simple"))
+    try:
+        unpack(pmi, {"kvs": str, "exchange": dict, "nomap": int})
+        unpack(pmi.get("exchange", {}), {"k": int})
+    except ProtocolError as error:
+        raise plugin_failure("pmi-simple", (ERROR, f"option error: {error}", "pmi-simple")) from None
     fanout = nested(pmi, "exchange", "k")
     if isinstance(fanout, int) and fanout > size:
         return [(WARNING, f"requested exchange fanout too large, using k={size}", "pmi-simple")]

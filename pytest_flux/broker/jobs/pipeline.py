@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pytest_flux.broker.jobs.limits import apply_constraints, apply_defaults
 from pytest_flux.protocol.errors import FluxError, ProtocolError
+from pytest_flux.protocol.fluid import MAX_GENERATOR
 from pytest_flux.protocol.job_state import FLAG_NOVALIDATE
 from pytest_flux.protocol.jobspec import jobspec_counts, system_attributes, validate_jobspec
 from pytest_flux.protocol.resource_pool import Infeasible
@@ -42,18 +43,46 @@ def _worker(config: dict[str, Any], name: str, default: tuple[str, ...]) -> _Wor
     return _Worker(plugins or list(default), {key: value for key, _, value in pairs}, bool(table.get("disable")))
 
 
-class Pipeline:
-    """Completes and checks jobspecs. ``hosts`` returns the names of the instance's hosts."""
+_CHECKS = ("jobspec", "schema", "feasibility", "require-instance")
 
-    def __init__(self, config: dict[str, Any], scheduler: Scheduler, hosts: Callable[[], Collection[str]]) -> None:
+
+def check_arguments(arguments: Mapping[str, str]) -> None:
+    """Check the arguments of the module job-ingest. FluxError EINVAL."""
+    for plugin in _words(arguments, "validator-plugins"):
+        if plugin not in _CHECKS:
+            text = f"an embedded broker has the validators {', '.join(_CHECKS)}; install flux-core for others"
+            raise FluxError(errno.EINVAL, f"validator-plugins={plugin}: {text}")
+    limit = arguments.get("max-fluid-generator-id", "0")
+    if not limit.isdecimal() or int(limit) > MAX_GENERATOR:
+        raise FluxError(errno.EINVAL, f"max-fluid-generator-id={limit}: it must be a number up to {MAX_GENERATOR}")
+
+
+def _words(arguments: Mapping[str, str], name: str) -> list[str]:
+    return [word for word in arguments.get(name, "").split(",") if word]
+
+
+class Pipeline:
+    """Completes and checks jobspecs. ``hosts`` returns the names of the instance's hosts.
+
+    ``arguments`` are those of the module job-ingest, which come before the configuration.
+    """
+
+    def __init__(
+        self,
+        config: dict[str, Any],
+        arguments: Mapping[str, str],
+        scheduler: Scheduler,
+        hosts: Callable[[], Collection[str]],
+    ) -> None:
         self._config = config
+        self._arguments = arguments
         self._scheduler = scheduler
         self._hosts = hosts
 
     def process(self, jobspec: Jobspec, flags: int) -> None:
         """Complete a jobspec in place, and check it. Raises FluxError or ProtocolError, in flux-core's words."""
         self._frobnicate(jobspec)
-        worker = _worker(self._config, "validator", ("jobspec",))
+        worker = self._validator()
         if worker.is_disabled or flags & FLAG_NOVALIDATE:
             return
         checks = {
@@ -64,6 +93,13 @@ class Pipeline:
         }
         for plugin in worker.plugins:
             checks[plugin](jobspec, worker)
+
+    def _validator(self) -> _Worker:
+        worker = _worker(self._config, "validator", ("jobspec",))
+        plugins, words = (_words(self._arguments, f"validator-{name}") for name in ("plugins", "args"))
+        pairs = {key: value for key, _, value in (word.removeprefix("--").partition("=") for word in words)}
+        disabled = worker.is_disabled or "disable-validator" in self._arguments
+        return _Worker(plugins or worker.plugins, pairs or worker.arguments, disabled)
 
     def _frobnicate(self, jobspec: Jobspec) -> None:
         config = self._config

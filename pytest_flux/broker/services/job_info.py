@@ -202,7 +202,7 @@ class JobInfoService(Service):
         for follower in list(self._followers.get(job.id, ())):
             follower.changed(name)
 
-    @method("stats-get")
+    @method("stats-get", roles=ALL)
     def stats_get(self, request: Request) -> Answer:
         """→ how many look up and follow."""
         followers = [follower for each in self._followers.values() for follower in each]

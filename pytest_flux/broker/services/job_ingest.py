@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from pytest_flux.broker.attributes import Attributes
     from pytest_flux.broker.jobs.manager import JobManager
     from pytest_flux.broker.log import BrokerLog
+    from pytest_flux.broker.modules import Arguments
     from pytest_flux.broker.router import Router
 
 _FLAGS = FLAG_DEBUG | FLAG_WAITABLE | FLAG_NOVALIDATE
@@ -37,14 +38,21 @@ class JobIngestService(Service):
 
     name = "job-ingest"
 
-    def __init__(self, router: Router, log: BrokerLog, manager: JobManager, attributes: Attributes) -> None:
+    def __init__(
+        self,
+        router: Router,
+        log: BrokerLog,
+        manager: JobManager,
+        attributes: Attributes,
+        arguments: Arguments,
+    ) -> None:
         super().__init__(router, log)
         self._manager = manager
         self._batch = manager.batch
         self._attributes = attributes
         self._generator: FluidGenerator | None = None
         self._hosts: frozenset[str] | None = None
-        self._pipeline = Pipeline(manager.config, manager.scheduler, self._known_hosts)
+        self._pipeline = Pipeline(manager.config, arguments, manager.scheduler, self._known_hosts)
         self._is_shut_down = False
         self._counts = {"requests": 0, "errors": 0}
 

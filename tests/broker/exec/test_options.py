@@ -70,6 +70,14 @@ _NO_FILE = "shell_init: No such file or directory"
             ],
         ),
         (
+            {"pmi-simple": {"exchange": {"k": "x"}}},
+            ["option error: Expected integer, got string", "plugin 'pmi-simple': shell.init failed", _NO_FILE],
+        ),
+        (
+            {"pmi": {"badopt": 1}},
+            ["pmi shell option must be a string", "plugin 'pmi-simple': shell.init failed", _NO_FILE],
+        ),
+        (
             {"verbose": "x"},
             [
                 "shell_getopt: unpack error: Expected integer, got string",

@@ -103,6 +103,25 @@ def test_arguments_of_modules(instance: FluxInstance) -> None:
     _load(instance, "sched-simple", "mode=unlimited")
 
 
+def test_validators_of_job_ingest(instance: FluxInstance) -> None:
+    jobs = instance.client.jobs
+    _remove(instance, "job-ingest")
+    for argument in ("validator-plugins=/x.py", "max-fluid-generator-id=16384"):
+        assert _refusal(lambda argument=argument: _load(instance, "job-ingest", argument))[0] == errno.EINVAL  # type: ignore[misc]
+    large = from_command(["true"], tasks=100000)
+    _load(instance, "job-ingest", "validator-plugins=jobspec,feasibility")
+    assert "unsatisfiable" in _refusal(lambda: jobs.submit(large))[1]
+    _remove(instance, "job-ingest")
+    _load(
+        instance, "job-ingest", "validator-plugins=require-instance", "validator-args=--require-instance-minnodes=2"
+    )
+    assert jobs.result(jobs.submit(from_command(["true"])), timeout=DEADLINE).exit_code == 0
+    wide = from_command(["true"], tasks=2, nodes=2)
+    assert "Direct job submission disabled" in _refusal(lambda: jobs.submit(wide))[1]
+    _remove(instance, "job-ingest")
+    _load(instance, "job-ingest")
+
+
 def test_content_without_a_backing_store(instance: FluxInstance) -> None:
     _remove(instance, "content-sqlite")
     for topic in ("content.flush", "content.checkpoint-get"):
