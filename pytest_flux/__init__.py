@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from pytest_flux.instance.awaited import AsyncFluxInstance, AsyncJob
     from pytest_flux.instance.flux_instance import FluxInstance, InstanceError, start
     from pytest_flux.instance.operations import Events, Job
+    from pytest_flux.instance.replay import replay
     from pytest_flux.instance.settings import Settings, SettingsError
     from pytest_flux.plugin.factory import FluxInstanceFactory
     from pytest_flux.plugin.fixtures import define as flux_instance
@@ -36,6 +37,7 @@ __all__ = [
     "flux_instance",
     "mark",
     "open_dump",
+    "replay",
     "start",
 ]
 
@@ -59,6 +61,7 @@ _PLACES = {
     "flux_instance": ("pytest_flux.plugin.fixtures", "define"),
     "mark": ("pytest_flux.plugin.fixtures", "mark"),
     "open_dump": ("pytest_flux.postmortem.dump", "open_dump"),
+    "replay": ("pytest_flux.instance.replay", "replay"),
     "start": ("pytest_flux.instance.flux_instance", "start"),
 }
 

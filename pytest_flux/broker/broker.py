@@ -259,6 +259,8 @@ class Broker:
             if enclosing is not None:
                 enclosing.introduce()
         if state == "goodbye":
+            # Before it: whoever has asked for a shutdown with a dump finds the archive.
+            self.parts.dump()
             self._check_goodbye()
 
     def _check_goodbye(self) -> None:
@@ -283,7 +285,7 @@ class Broker:
         left_behind = self.parts.modules.left_behind() if machine.state == "unload-builtins" else ()
         for name in left_behind:
             self.log.write(LOG_ERR, f"broker module '{name}' was not properly shut down")
-        if not self.parts.close(dumps=machine.state == "unload-builtins") or left_behind:
+        if not self.parts.close() or left_behind:
             machine.exit_code = machine.exit_code or 1
         if self._local is not None:
             self._local.close()

@@ -79,6 +79,7 @@ class Parts:
         self._supply: Supply | None = None
         self._heart: Heart | None = None
         self._is_played = False
+        self._is_whole = True
         makers = self._makers_of_rank_0() if router.rank == 0 else self._makers_of_others()
         provider = {service: name for name, module in MODULES.items() for service in (name, *module.services)}
         self.services = [LazyService(name, router, make, provider.get(name)) for name, make in makers.items()]
@@ -219,7 +220,7 @@ class Parts:
             from pytest_flux.broker.resource.supply import Supply
 
             self._configure_scheduler(manager)
-            self._supply = Supply(self.inventory, manager.alloc)
+            self._supply = Supply(self.inventory, manager.alloc, manager.update.follow_instance)
 
     def _configure_scheduler(self, manager: JobManager) -> None:
         config: Mapping[str, Any] = self._config
@@ -317,25 +318,29 @@ class Parts:
         else:
             self._manager.settle(done)
 
-    def close(self, *, dumps: bool) -> bool:
-        """Close everything; if ``dumps``, write the configured dump first. Returns whether nothing was lost."""
+    def dump(self) -> None:
+        """Write the configured dump, as the instance is about to end. Where rc1 has loaded modules, rc3 does this."""
+        if self._router.rank > 0 or "content.dump" not in self._attributes or self.modules.is_explicit:
+            return
+        from pytest_flux.broker.dumping import dump
+
+        if self._inventory is not None:
+            self._inventory.save()
+        self._is_whole = dump(lambda: self.kvs, self._attributes, self._log, self._reactor.clock)
+
+    def close(self) -> bool:
+        """Close everything. Returns whether nothing was lost, in the dump neither."""
         if self._shells is not None:
             self._shells.destroy()
         if self._inventory is not None:
             self._inventory.destroy()
         if self._heart is not None:
             self._heart.stop()
-        is_whole = True
-        dumps = dumps and not self.modules.is_explicit
-        if self._router.rank == 0 and "content.dump" in self._attributes and dumps:
-            from pytest_flux.broker.dumping import dump
-
-            is_whole = dump(lambda: self.kvs, self._attributes, self._log, self._reactor.clock)
         if self._kvs is not None:
-            is_whole = self._kvs.close() and is_whole
+            self._is_whole = self._kvs.close() and self._is_whole
         if self._content is not None:
             self._content.close()
-        return is_whole
+        return self._is_whole
 
     # -- modules
 

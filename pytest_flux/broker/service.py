@@ -190,7 +190,7 @@ class Service:
             # The text of the number itself is nothing that the client would not know (RFC 6).
             request.error(error.errnum, error.text if error.text != os.strerror(error.errnum) else None)
         except ProtocolError as error:
-            request.error(errno.EPROTO, str(error))
+            request.error(errno.EPROTO, f"{os.strerror(errno.EPROTO)}: {error}")
         except Exception:  # noqa: BLE001
             import traceback
 

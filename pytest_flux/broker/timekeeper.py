@@ -316,6 +316,7 @@ class LeadingTimekeeper(Timekeeper):
     def _at_rest(self) -> None:
         is_auto = self.mode == "auto"
         if not self._is_on or not (self._wishes or is_auto):
+            self._reactor.do_put_off()
             return
         if is_auto and not self._wishes and self._work.busy():
             self._let_run()
@@ -330,6 +331,8 @@ class LeadingTimekeeper(Timekeeper):
             due = self._next()
             if due is not None:
                 self._step(due)
+            else:
+                self._reactor.do_put_off()
 
     def _next(self) -> int | None:
         far = self._answers if self._overlay.online else ()
@@ -379,7 +382,7 @@ class LeadingTimekeeper(Timekeeper):
             self._step(due)
         elif now < goal:
             self._step(goal)
-        else:
+        elif not self._reactor.do_put_off():
             self._wishes.popleft()
             wish.request.respond({**self.describe(), "next": self._seconds(due), "stepped": wish.has_stepped})
             wish.answered(wish.request)

@@ -84,7 +84,14 @@ _SAME = {
 # Names of client.jobspec itself. They are not suggested.
 _OLD = {name: name for name in ("tasks", "stdin", "stdout", "stderr", "label")}
 _OTHER = ("env", "dependency", "begin_time", "requires", "attributes", "shell_options", "urgency", "flags")
-_NUMBERS = ("tasks", "nodes", "cores_per_task", "gpus_per_task")
+_NUMBERS = ("tasks", "nodes", "cores_per_task", "gpus_per_task", "urgency")
+_TEXTS = ("name", "queue", "bank", "requires")
+_TRUTHS = ("exclusive", "label", "unbuffered")
+_KINDS: dict[str, tuple[type, str]] = {
+    **dict.fromkeys(_NUMBERS, (int, "an integer")),
+    **dict.fromkeys(_TEXTS, (str, "text")),
+    **dict.fromkeys(_TRUTHS, (bool, "true or false")),
+}
 _PATHS = ("cwd", "stdin", "stdout", "stderr")
 
 
@@ -95,7 +102,7 @@ class Submission:
         for name in how:
             if name not in _SAME and name not in _OLD and name not in _OTHER:
                 raise TypeError(f"submit(): unknown keyword {name!r}: {nearest(name, (*_SAME, *_OTHER))}")
-        self.urgency: int = how.get("urgency", URGENCY_DEFAULT)
+        self.urgency: int = _checked("urgency", "urgency", how.get("urgency", URGENCY_DEFAULT))
         self.flags = _flags(how.get("flags", ()))
         if isinstance(command, Mapping):
             extra = sorted(how.keys() - {"urgency", "flags"})
@@ -131,7 +138,7 @@ def _jobspec(argv: list[str], how: Mapping[str, Any]) -> dict[str, Any]:
     if "env" in how:
         if "environment" in values:
             raise TypeError("submit(): env= adds to the environment, environment= replaces it: one of the two")
-        values["environment"] = {**os.environ, **how["env"]}
+        values["environment"] = {**os.environ, **_environment("env", how["env"])}
     if "cwd" not in values:
         values["cwd"] = _working_directory()
     jobspec = from_command(argv, **values)
@@ -147,7 +154,7 @@ def _jobspec(argv: list[str], how: Mapping[str, Any]) -> dict[str, Any]:
     if "requires" in how:
         from pytest_flux.protocol.constraint_syntax import parse_constraint
 
-        set_attribute(jobspec, "constraints", parse_constraint(how["requires"]))
+        set_attribute(jobspec, "constraints", parse_constraint(_checked("requires", "requires", how["requires"])))
     return jobspec
 
 
@@ -160,8 +167,13 @@ def _working_directory() -> str:
 
 
 def _checked(name: str, known: str, value: Any) -> Any:  # noqa: ANN401 - of any type
-    if known in _NUMBERS and (type(value) is not int):
-        raise TypeError(f"submit(): {name}={value!r}: an integer is expected")
+    if known in _KINDS:
+        kind, words = _KINDS[known]
+        # A bool is an int to Python.
+        if not isinstance(value, kind) or (isinstance(value, bool) and kind is int):
+            raise TypeError(f"submit(): {name}={value!r}: {words} is expected")
+    if known == "environment":
+        return _environment(name, value)
     if known == "duration" and isinstance(value, datetime.timedelta):
         return value.total_seconds()
     return os.fspath(value) if known in _PATHS else value
@@ -173,6 +185,15 @@ def _timestamp(moment: datetime.datetime | float) -> float:
             raise ValueError(f"submit(): begin_time={moment}: a datetime with a time zone is expected")
         return moment.timestamp()
     return float(moment)
+
+
+def _environment(name: str, values: Any) -> Mapping[str, str]:  # noqa: ANN401 - of any type
+    if not isinstance(values, Mapping):
+        raise TypeError(f"submit(): {name}={values!r}: a mapping is expected")
+    for key, value in values.items():
+        if not isinstance(key, str) or not isinstance(value, str):
+            raise TypeError(f"submit(): {name}={{{key!r}: {value!r}}}: text is expected")
+    return values
 
 
 def _dependency(text: str) -> dict[str, str]:

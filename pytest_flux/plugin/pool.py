@@ -27,6 +27,7 @@ from typing import Any, NamedTuple, Protocol
 
 import pytest
 
+from pytest_flux.client import job_result
 from pytest_flux.instance import errors, flux_instance, operations
 from pytest_flux.instance.flux_instance import FluxInstance, InstanceError
 from pytest_flux.instance.leased import KeptInstance
@@ -43,7 +44,7 @@ from pytest_flux.protocol.errors import FluxError
 
 __tracebackhide__ = is_plain
 # Instances know no pytest, so the plugin hides their frames.
-for module in (flux_instance, operations, errors):
+for module in (flux_instance, operations, errors, job_result):
     vars(module)["__tracebackhide__"] = is_plain
 _NAMED_ENGINES = ("auto", "system", "embedded")
 # More instances that stop at the same time would slow down the tests that run meanwhile.

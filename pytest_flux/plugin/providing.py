@@ -37,6 +37,7 @@ def provide(
     held = _hold(pool, request, given, item, shared=shared)
     yield held.instance
     last = current_item(request.config)
+    reporting.note_end(last, held)
     reporting.add_leaks(last, pool.release(held, last), strict=pool.strict)
 
 

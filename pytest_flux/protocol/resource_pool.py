@@ -37,7 +37,8 @@ class Need(NamedTuple):
 class ResourcePool:
     """The resources of an instance: all, the free ones, and which ranks are up. At first, all ranks are up.
 
-    ``free_cores`` is the number of free cores on ranks that are up.
+    ``free_cores`` is the number of free cores on ranks that are up. ``has_single_cores`` says that each node has one
+    core, and nothing else.
     """
 
     def __init__(self, resources: ResourceSet) -> None:
@@ -48,6 +49,9 @@ class ResourcePool:
         self._down: set[int] = set()
         self._buckets: dict[tuple[int, int], list[int]] = {}
         self.free_cores = 0
+        self.has_single_cores = all(
+            node.cores.bit_count() == 1 and not node.gpus for node in resources.nodes.values()
+        )
         for rank in sorted(self._free):
             key = self._key(rank)
             self.free_cores += key[0]
@@ -58,7 +62,7 @@ class ResourcePool:
         copied = ResourcePool.__new__(ResourcePool)
         copied.resources = self.resources
         copied._free, copied._down = dict(self._free), set(self._down)
-        copied.free_cores = self.free_cores
+        copied.free_cores, copied.has_single_cores = self.free_cores, self.has_single_cores
         copied._buckets = {key: list(ranks) for key, ranks in self._buckets.items()}
         return copied
 
@@ -123,8 +127,9 @@ class ResourcePool:
 
     def cores_of(self, resources: ResourceSet) -> int:
         """How many cores of a set are on ranks that are up."""
-        up = self._free.keys() - self._down if self._down else self._free
-        return sum(node.cores.bit_count() for rank, node in resources.nodes.items() if rank in up)
+        if not self._down:
+            return resources.count("core")
+        return sum(node.cores.bit_count() for rank, node in resources.nodes.items() if rank not in self._down)
 
     def free_all(self) -> None:
         """Mark everything as free."""

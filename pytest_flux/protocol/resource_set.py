@@ -34,6 +34,11 @@ class Node(NamedTuple):
     gpus: int
 
 
+def is_property(name: object) -> bool:
+    """Whether a value may be the name of a property (RFC 20)."""
+    return isinstance(name, str) and not _UNFIT & set(name)
+
+
 def mask_of(ids: str) -> int:
     """The bit mask for an idset. Raises ProtocolError if it is malformed, or has ids from MAX_CORES up."""
     mask = 0
@@ -306,7 +311,7 @@ def resources_from_config(entries: object) -> ResourceSet:
             before = nodes.get(rank)
             nodes[rank] = Node(host, before.cores | cores, before.gpus | gpus) if before else Node(host, cores, gpus)
             for name in names:
-                if not isinstance(name, str) or _UNFIT & set(name):
+                if not is_property(name):
                     raise ProtocolError(f'{place}: invalid property "{name}"')
                 properties.setdefault(name, set()).add(rank)
         check_limit("hosts in resource.config", len(nodes), MAX_NODES)

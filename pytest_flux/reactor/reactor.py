@@ -82,6 +82,7 @@ class Reactor:
         self._timers = Timers()
         self._soon: deque[Callback] = deque()
         self._batched: deque[Timer] = deque()
+        self._put_off: list[Timer] = []
         self._is_idle = True
         self._signals: dict[int, Callable[[int], None]] = {}
         self._children: dict[int, tuple[StatusCallback, StatusCallback | None]] = {}
@@ -236,6 +237,27 @@ class Reactor:
         self._batched.append(timer)
         self._is_idle = False
         return timer
+
+    def put_off(self, delay: float, callback: Callback) -> None:
+        """Call back after ``delay`` seconds of real time, or earlier by ``do_put_off``.
+
+        For work that nobody waits for, such as writing what readers ask for anyway. Virtual time may move before.
+        """
+        timer = self.call_later(delay, callback)
+        if self.clock.is_virtual:
+            self._put_off.append(timer)
+
+    def do_put_off(self) -> bool:
+        """Do now what was put off while time moves. Returns whether there was something."""
+        timers, self._put_off = self._put_off, []
+        callbacks = [timer.callback for timer in timers if timer.callback is not None]
+        for timer in timers:
+            timer.cancel()
+        for callback in callbacks:
+            self.call(callback)
+        if callbacks:
+            self.stir()
+        return bool(callbacks)
 
     def on_readable(self, fd: int, callback: Callback | None) -> None:
         """Call back whenever ``fd`` has something to read, or is at its end; None ends that."""

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from pytest_flux.instance.flux_instance import start
 from tests.launcher.sessions import DEADLINE
 from tests.parity.instances import Engine, Outcome
 
@@ -160,6 +161,15 @@ def test_dump_at_the_end_and_restore_at_the_next_start(tmp_path: Path) -> None:
     database.close()
     done = shell("-s1", f"-Sstatedir={state}", "-Scontent.restore=auto", script="flux kvs get a", cwd=tmp_path)
     assert (done.code, done.stdout) == (0, "1\n")
+
+
+def test_the_dump_is_there_when_a_shutdown_is_answered(tmp_path: Path) -> None:
+    path = tmp_path / "d.tar"
+    with start(size=1, broker="embedded", attrs={"content.dump": str(path)}) as instance:
+        instance.kvs.put("a", "1")
+        assert list(instance.client.rpc("shutdown.start", {"loglevel": 0}, streaming=True)) == []
+        with tarfile.open(path) as archive:
+            assert "a" in archive.getnames()
 
 
 def test_a_dump_that_cannot_be_written_is_a_failure(tmp_path: Path) -> None:

@@ -137,6 +137,8 @@ class JobExec:
         execution = self._executions.get(job_id)
         if execution is not None:
             execution.expiration(expiration)
+            text = f"updated expiration of {f58_for(job_id, os.environ)} to {expiration:.2f}"
+            self._log.write(LOG_DEBUG, text, "job-exec")
 
     def set_critical(self, job_id: int, shells: set[int], userid: int | None) -> None:
         """Let a job survive the loss of all shells but these. FluxError ENOENT, EPERM.

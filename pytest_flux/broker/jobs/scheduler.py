@@ -297,13 +297,18 @@ class Scheduler:
             _, job, request = self._jobs[job_id]
             if self._refuse(job, request, pool):
                 continue
-            found = plan.reserve(request.need, request.wanted(pool.resources), request.duration or math.inf)
-            if found is None:
+            wanted = request.wanted(pool.resources)
+            reserved = plan.reserve(request.need, wanted, request.duration or math.inf)
+            if reserved is None:
                 # It waits for a job without time limit. Whoever starts now might delay it.
                 return
-            begin, resources = found
+            begin, found = reserved
             if begin <= now:
-                self._start(job, request, pool, resources, head)
+                if found is None:
+                    found = pool.find(request.need, wanted)
+                    assert found is not None
+                    plan.take(found)
+                self._start(job, request, pool, found, head)
             elif head is None:
                 head = job
                 self._note_estimate(job, begin)

@@ -234,7 +234,7 @@ class Kvs:
             self._reactor.call_soon(self._end_round)
         elif not soon and not self._is_scheduled and not self._is_delayed:
             self._is_delayed = True
-            self._reactor.batch(_DELAY, self._end_delay)
+            self._reactor.put_off(_DELAY, self._end_delay)
 
     def _queue_appended(self) -> None:
         for namespace, values in self._appending.take():

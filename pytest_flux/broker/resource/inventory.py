@@ -226,9 +226,13 @@ class Inventory:
         return found
 
     def destroy(self) -> None:
-        """Keep the drained ranks for a restart, as the instance ends."""
+        """Save, and follow nothing any longer, as the instance ends."""
         self._groups.unwatch(self._online_changed)
         self._groups.unwatch(self._torpid_changed)
+        self.save()
+
+    def save(self) -> None:
+        """Keep the drained ranks for a restart."""
         if self._is_recovery:
             return
         state = {

@@ -209,7 +209,7 @@ class JobInfoService(Service):
         guests = sum(isinstance(follower, GuestFollower) for follower in followers)
         return {
             "lookups": 0,
-            "watchers": len(followers) - guests,
+            "watchers": len(followers),
             "guest_watchers": guests,
             "update_lookups": 0,
             "update_watchers": len(self._update_followers),

@@ -65,6 +65,7 @@ TABLE = (
     Entry("setattr", "instance.attr", "set a broker attribute", CONTROL),
     Entry("run", "submit.submit", "run a job, with its output here", CONTROL),
     Entry("submit", "submit.submit", "submit a job", CONTROL),
+    Entry("replay", "jobs.replay", "(pytest-flux) run the jobs of a trace in an instance whose time jumps", CONTROL),
     Entry("bulksubmit", "submit.submit", "submit a job for each of a list of inputs", CONTROL),
     Entry("jobs", "jobs.jobs", "list jobs", INSTANCE),
     Entry("resource", "resource.resource", "show resources; drain and undrain nodes", INSTANCE),

@@ -198,6 +198,21 @@ def test_fake_resources(start: Starter) -> None:
     assert jobs.get(jobid, ["ranks"])["ranks"] == "[0-999]"
 
 
+def test_a_large_fake_cluster_of_two_kinds(start: Starter) -> None:
+    kinds = [
+        {"nnodes": 90_000, "cores-per-node": 128, "host-prefix": "cpu"},
+        {"nnodes": 10_000, "gpus-per-node": 8, "host-prefix": "gpu", "properties": ["gpu", "fast"]},
+    ]
+    instance = start(size=1, broker="embedded", clock="manual", conf={"fake-resources": {"kinds": kinds}})
+    everything = _sets(instance)["all"]
+    assert everything.summary() == "rank[0-89999]/core[0-127] rank[90000-99999]/core[0-63],gpu[0-7]"
+    assert everything.nodelist == "cpu[0-89999],gpu[0-9999]"
+    job = instance.submit_mock("1h", nodes=2, num_tasks=2, gpus_per_task=8, requires="fast")
+    wide = instance.submit_mock("1h", nodes=20_000, num_tasks=20_000, exclusive=True)
+    instance.clock.advance("1h")
+    assert (job.info()["nodelist"], wide.info()["nodelist"]) == ("gpu[0-1]", "cpu[0-19999]")
+
+
 def test_other_resources_while_it_runs(start: Starter, tmp_path: Path) -> None:
     instance = start(size=1, broker="embedded")
     path = _write(tmp_path / "R", ResourceSet({0: Node("a", 0xFF, 0), 1: Node("b", 1, 0)}))
@@ -220,6 +235,25 @@ def test_what_is_drained_stays_so(start: Starter, tmp_path: Path) -> None:
     assert second.rpc("resource.get")["method"] == "kvs"
     # The checkpoint has it: without history, the log begins anew.
     assert '"drain"' not in second.kvs.get_text("resource.eventlog")
+
+
+def test_jobs_without_a_time_limit_follow_that_of_the_instance(instance: FluxInstance) -> None:
+    jobs = instance.client.jobs
+    free, limited = (
+        jobs.submit(from_command(["sleep", "1000"])),
+        jobs.submit(from_command(["sleep", "1000"], duration=500)),
+    )
+    for job_id in (free, limited):
+        jobs.wait_event(job_id, "start", timeout=DEADLINE)
+    for expiration in (4e9, 0.0):
+        instance.rpc("resource.expiration-update", {"expiration": expiration})
+        job = instance.rpc("job-manager.getattr", {"id": free, "attrs": ["R"]})
+        assert job["R"]["execution"]["expiration"] == expiration
+    job = instance.rpc("job-manager.getattr", {"id": limited, "attrs": ["R"]})
+    assert 0 < job["R"]["execution"]["expiration"] < 4e9
+    for job_id in (free, limited):
+        jobs.cancel(job_id)
+        jobs.result(job_id, timeout=DEADLINE)
 
 
 def test_drained_nodes_are_found_by_their_names(start: Starter) -> None:
@@ -251,6 +285,12 @@ def test_drained_nodes_are_found_by_their_names(start: Starter) -> None:
         ({"resource": []}, "Expected object, got array"),
         ({"fake-resources": {}}, "requires the 'nnodes' key"),
         ({"fake-resources": {"nnodes": 0}}, "nnodes must be a number"),
+        ({"fake-resources": {"nnodes": 1, "cores": 3}}, "unknown key 'cores': known are cores-per-node"),
+        ({"fake-resources": {"kinds": []}}, "must be a list of tables"),
+        ({"fake-resources": {"kinds": [{"nnodes": 1}], "nnodes": 1}}, "nothing else may stand"),
+        ({"fake-resources": {"kinds": [{"nnodes": 1}, {"nnodes": 1}]}}, "give each kind a host-prefix"),
+        ({"fake-resources": {"nnodes": 1, "properties": ["a!"]}}, "properties must be a list of names"),
+        ({"fake-resources": {"nnodes": 1 << 18}}, "nnodes must be a number from 1 to 131072"),
         ({"fake-resources": {"nnodes": 1, "amend-r": "x"}}, "embedded brokers cannot"),
     ],
 )
