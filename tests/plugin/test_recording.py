@@ -121,7 +121,8 @@ def test_path_is_checked(run: Run, pytester: pytest.Pytester) -> None:
 @pytest.mark.slow
 def test_link_in_pytest_html(run: Run, pytester: pytest.Pytester) -> None:
     pytest.importorskip("pytest_html", reason="pytest-html is not installed")
-    run("def test(flux_instance): assert False", "--flux-report=a/page.html", "--html=b/other.html")
+    options = ("--flux-report=a/page.html", "--html=b/other.html", "-p", "pytest_metadata.plugin")
+    run("def test(flux_instance): assert False", *options)
     text = (pytester.path / "b/other.html").read_text(encoding="utf-8")
     assert "../a/page.html#test=test_it.py%3A%3Atest" in text
 
