@@ -26,9 +26,9 @@ def _start(flux: PlayedInstance, name: str | None = None) -> None:
 
 def test_a_queue_is_added_and_removed(tmp_path: Path) -> None:
     with played_instance(tmp_path) as flux:
-        assert flux.rpc("job-manager.queue-list") == {"queues": []}
+        assert flux.rpc("job-manager.queue-list")["queues"] == []
         _load(flux, queues={"batch": {}})
-        assert flux.rpc("job-manager.queue-list") == {"queues": ["batch"]}
+        assert flux.rpc("job-manager.queue-list")["queues"] == ["batch"]
         assert _status(flux, "batch") == {"enable": True, "start": False}
         with pytest.raises(FluxError, match="a named queue is required"):
             _status(flux)
@@ -99,7 +99,7 @@ def test_a_refused_configuration_changes_nothing(tmp_path: Path) -> None:
         for topic in ("config.load", "job-manager.config-reload"):
             with pytest.raises(FluxError, match=r"1 object item\(s\) left unpacked: x"):
                 flux.rpc(topic, {"queues": {"a": {}, "b": {"x": 1}}})
-        assert flux.rpc("job-manager.queue-list") == {"queues": []}
+        assert flux.rpc("job-manager.queue-list")["queues"] == []
         assert flux.rpc("config.get") == {}
 
 
