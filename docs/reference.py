@@ -6,31 +6,24 @@ import inspect
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from types import FunctionType
 
 import pytest_flux
-from pytest_flux.client.handle import Flux
-from pytest_flux.client.job_result import JobOutput, JobResult
-from pytest_flux.client.jobs import Jobs
-from pytest_flux.client.kvs import Kvs
-from pytest_flux.instance.brokers import BrokerHandle
-from pytest_flux.instance.operations import Events, Job
+from pytest_flux import plugin
 from pytest_flux.plugin import hooks, options
-from pytest_flux.postmortem.dump import Dump
 
 PAGE = Path(__file__).parent / "reference.rst"
-CLASSES = (pytest_flux.FluxInstance, BrokerHandle, Job, JobResult, JobOutput, Events, Flux, Jobs, Kvs, Dump)
 HEAD = """\
 Reference
 =========
 
-Written by ``docs/reference.py`` from the docstrings.
+Written by ``docs/reference.py`` from tables and docstrings. Classes and functions are in the `Python interface
+<api.rst>`_.
 """
 
 
 def render() -> str:
     """The page."""
-    sections = [HEAD, *_fixtures(), *_settings(), *_functions(), *_classes(), *_hooks()]
+    sections = [HEAD, *_fixtures(), *_settings(), *_hooks()]
     # Roles would need a tool to resolve them.
     return re.sub(r":(?:meth|class|attr|mod|func):`~?(?:[\w.]+\.)?(\w+)`", r"``\1``", "\n".join(sections))
 
@@ -57,11 +50,9 @@ def _signature(function: object) -> str:
 
 
 def _fixtures() -> Iterator[str]:
-    from pytest_flux.plugin import fixtures
-
     yield _heading("Fixtures", "-")
-    for name in ("flux_instance", "flux_executor", "flux_instance_factory"):
-        fixture = getattr(fixtures, name)
+    for name in plugin.__all__:
+        fixture = getattr(plugin, name)
         yield _entry(name, getattr(fixture, "__wrapped__", fixture))
 
 
@@ -80,34 +71,6 @@ def _settings() -> Iterator[str]:
     for name, text in options.COMMANDS.items():
         yield f"``--flux-{name.replace('_', '-')}``\n    {text}\n"
     yield f"``--flux-sweep[=all]``\n    {options.SWEEP}\n"
-
-
-def _functions() -> Iterator[str]:
-    yield _heading("Functions", "-")
-    for name in sorted(pytest_flux.__all__):
-        function = getattr(pytest_flux, name)
-        if inspect.isfunction(function):
-            yield _entry(f"pytest_flux.{name}{_signature(function)}", function)
-    yield _heading("Errors", "-")
-    for name in sorted(pytest_flux.__all__):
-        error = getattr(pytest_flux, name)
-        if inspect.isclass(error) and issubclass(error, Exception):
-            yield _entry(f"pytest_flux.{name}", error)
-
-
-def _classes() -> Iterator[str]:
-    yield _heading("What tests get", "-")
-    for kind in CLASSES:
-        yield _heading(kind.__name__, "~")
-        yield f"{inspect.getdoc(kind)}\n"
-        members = {name: vars(base)[name] for base in reversed(kind.__mro__[:-1]) for name in vars(base)}
-        for name, member in members.items():
-            if name.startswith("_"):
-                continue
-            if isinstance(member, property):
-                yield _entry(name, member)
-            elif isinstance(member, FunctionType):
-                yield _entry(f"{name}{_signature(member)}", getattr(kind, name))
 
 
 def _hooks() -> Iterator[str]:

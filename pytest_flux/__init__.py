@@ -8,8 +8,10 @@ if TYPE_CHECKING:
     from pytest_flux.client.handle import Flux
     from pytest_flux.client.job_result import JobFailed, JobOutput, JobResult
     from pytest_flux.client.kvs import Kvs
+    from pytest_flux.instance.awaited import AsyncFluxInstance, AsyncJob
     from pytest_flux.instance.flux_instance import FluxInstance, InstanceError, start
     from pytest_flux.instance.operations import Events, Job
+    from pytest_flux.instance.replay import replay
     from pytest_flux.instance.settings import Settings, SettingsError
     from pytest_flux.plugin.factory import FluxInstanceFactory
     from pytest_flux.plugin.fixtures import define as flux_instance
@@ -18,6 +20,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "AsyncFlux",
+    "AsyncFluxInstance",
+    "AsyncJob",
     "Events",
     "Flux",
     "FluxInstance",
@@ -33,12 +37,15 @@ __all__ = [
     "flux_instance",
     "mark",
     "open_dump",
+    "replay",
     "start",
 ]
 
 # The module of each name. They are imported on first use, because `flux-start` imports the package too.
 _PLACES = {
     "AsyncFlux": ("pytest_flux.client.aio", "AsyncFlux"),
+    "AsyncFluxInstance": ("pytest_flux.instance.awaited", "AsyncFluxInstance"),
+    "AsyncJob": ("pytest_flux.instance.awaited", "AsyncJob"),
     "Events": ("pytest_flux.instance.operations", "Events"),
     "Flux": ("pytest_flux.client.handle", "Flux"),
     "FluxInstance": ("pytest_flux.instance.flux_instance", "FluxInstance"),
@@ -54,6 +61,7 @@ _PLACES = {
     "flux_instance": ("pytest_flux.plugin.fixtures", "define"),
     "mark": ("pytest_flux.plugin.fixtures", "mark"),
     "open_dump": ("pytest_flux.postmortem.dump", "open_dump"),
+    "replay": ("pytest_flux.instance.replay", "replay"),
     "start": ("pytest_flux.instance.flux_instance", "start"),
 }
 

@@ -54,6 +54,8 @@ class SqliteBacking:
     ``volatile`` is for a statedir that is removed with the broker: nothing is done to survive a crash. flux-core then
     uses no journal; ours is in memory, because a full disk would leave a torn database otherwise. Blobs larger than
     ``blob_max`` bytes are not read: LZ4 expands a hundred bytes to 25 thousand.
+
+    ``loaded`` and ``stored`` count blobs.
     """
 
     def __init__(
@@ -71,6 +73,7 @@ class SqliteBacking:
         options = options or {}
         self.journal_mode = options.get("journal_mode", self.journal_mode)
         self.synchronous = options.get("synchronous", self.synchronous)
+        self.loaded = self.stored = 0
         self._max_checkpoints = int(options.get("max-checkpoints", max_checkpoints))
         try:
             self._db = sqlite3.connect(path, timeout=_LOCK_TIMEOUT, isolation_level=None)
@@ -118,6 +121,7 @@ class SqliteBacking:
         rows = self._query(_LOAD, (digest,))
         if not rows:
             raise FluxError(errno.ENOENT)
+        self.loaded += 1
         data, size = rows[0]
         blob = decode_object(size, data, self.blob_max)
         if _HASHES[len(digest)](blob) != digest:
@@ -133,6 +137,7 @@ class SqliteBacking:
                 self._db.executemany(_STORE, rows)
             except sqlite3.Error as error:
                 raise _translated(error) from None
+        self.stored += len(rows)
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:

@@ -4,19 +4,27 @@ from __future__ import annotations
 
 import ast
 import functools
+import io
 import pydoc
 import re
 import runpy
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+import pytest_flux
+
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
 MAP = DOCS / "architecture"
 PACKAGE = ROOT / "pytest_flux"
+README = ROOT / "README.rst"
+SITE = "https://pytest-flux.readthedocs.io"
+REPOSITORY = "https://github.com/pytest-flux/pytest-flux"
 
 # ``dir/file.py``, ``dir/file.py:Class.method``, ``dir/``; in a drawing the same without quotes.
 _REFERENCE = re.compile(r"``([\w./-]+\.(?:py|rst|dot|toml)(?::[\w.]+)?|\.ci/run|[\w./]*\w/)``")
@@ -72,6 +80,12 @@ def test_reference_is_current() -> None:
     assert (DOCS / "reference.rst").read_text(encoding="utf-8") == render(), "run: python docs/reference.py"
 
 
+def test_everything_public_is_documented() -> None:
+    text = (DOCS / "api.rst").read_text(encoding="utf-8")
+    documented = re.findall(r"^\.\. auto\w+:: pytest_flux\.(\w+)$", text, re.MULTILINE)
+    assert sorted(documented) == sorted(pytest_flux.__all__)
+
+
 @pytest.mark.parametrize("index", [DOCS / "index.rst", MAP / "index.rst"], ids=["docs", "architecture"])
 def test_index_leads_to_every_page(index: Path) -> None:
     links = set(_LINK.findall(index.read_text(encoding="utf-8")))
@@ -91,6 +105,52 @@ def test_index_leads_to_the_map_and_to_contributing() -> None:
 def test_links_lead_somewhere(page: Path) -> None:
     links = _LINK.findall(page.read_text(encoding="utf-8"))
     assert [link for link in links if not (page.parent / link).exists()] == []
+
+
+def test_links_of_the_readme_are_absolute_and_lead_somewhere() -> None:
+    """PyPI shows the README without the files around it."""
+    text = README.read_text(encoding="utf-8")
+    assert _LINK.findall(text) == []
+    pages = re.findall(rf"<{re.escape(SITE)}/en/latest/([\w/]+)\.html>`_", text)
+    files = re.findall(rf"<{re.escape(REPOSITORY)}/blob/main/([\w./]+)>`_", text)
+    assert len(pages) > 3
+    assert len(files) >= 1
+    assert [page for page in pages if not (DOCS / f"{page}.rst").exists()] == []
+    assert [file for file in files if not (ROOT / file).exists()] == []
+
+
+def test_citation_is_of_this_version() -> None:
+    text = (ROOT / "CITATION.cff").read_text(encoding="utf-8")
+    assert f"\nversion: {pytest_flux.__version__}\n" in text
+    assert f'repository-code: "{REPOSITORY}"' in text
+
+
+def test_places_are_the_same_everywhere() -> None:
+    project = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    assert f'Documentation = "{SITE}"' in project
+    assert f'Source = "{REPOSITORY}"' in project
+    assert f'FILES = "{REPOSITORY}/blob/main"' in (DOCS / "conf.py").read_text(encoding="utf-8")
+
+
+def test_readme_renders_on_pypi() -> None:
+    renderer = pytest.importorskip("readme_renderer.rst", reason="readme_renderer, of twine, is not installed")
+    messages = io.StringIO()
+    assert renderer.render(README.read_text(encoding="utf-8"), stream=messages) is not None, messages.getvalue()
+
+
+@pytest.mark.slow
+def test_site_builds_without_a_warning(tmp_path: Path) -> None:
+    pytest.importorskip("furo", reason="the extra `docs` is not installed")
+    argv = [sys.executable, "-m", "sphinx", "-q", "-W", "--keep-going", "-b", "html", str(DOCS), str(tmp_path)]
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=300)
+    assert done.stderr == ""
+    assert done.returncode == 0
+    page = (tmp_path / "api.html").read_text(encoding="utf-8")
+    assert 'id="pytest_flux.FluxInstance.submit"' in page
+    assert "SubmitKeywords" in page
+    index = (tmp_path / "index.html").read_text(encoding="utf-8")
+    assert 'href="architecture/index.html"' in index
+    assert f'href="{REPOSITORY}/blob/main/CONTRIBUTING.rst"' in index
 
 
 @pytest.mark.parametrize("page", _pages(), ids=lambda page: page.stem)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import os
 import subprocess
 import sys
@@ -31,9 +32,10 @@ MAY_IMPORT = {
     "content_sqlite": frozenset({"protocol"}),
     "broker": frozenset({"content_sqlite"}) | _FOUNDATION,
     "bindings": frozenset({"client"}) | _FOUNDATION,
-    "cli": frozenset({"client", "launcher", "postmortem"}) | _FOUNDATION,
+    "report": frozenset({"client"}) | _FOUNDATION,
+    "cli": frozenset({"client", "launcher", "postmortem", "report"}) | _FOUNDATION,
     "instance": frozenset({"bindings", "client", "launcher"}) | _FOUNDATION,
-    "plugin": frozenset({"bindings", "instance", "client", "launcher", "postmortem"}) | _FOUNDATION,
+    "plugin": frozenset({"bindings", "instance", "client", "launcher", "postmortem", "report"}) | _FOUNDATION,
     "libexec": frozenset[str](),
     "": frozenset({"client", "instance", "plugin", "postmortem"}),
 }
@@ -149,7 +151,12 @@ def _reachable(graph: Mapping[str, set[str]], start: str) -> set[str]:
     return found
 
 
-def imports_of_the_package() -> Iterator[Import]:
+@functools.cache
+def imports_of_the_package() -> tuple[Import, ...]:
+    return tuple(_imports_of_the_package())
+
+
+def _imports_of_the_package() -> Iterator[Import]:
     for path in sorted((ROOT / PACKAGE).rglob("*.py")):
         parts = path.relative_to(ROOT / PACKAGE).with_suffix("").parts
         is_package = parts[-1] == "__init__"

@@ -51,6 +51,9 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
+    from pytest_flux.broker.timekeeper import Timekeeper
+    from pytest_flux.reactor.clock import Clock
+
 
 _WATCH = "PYTEST_FLUX_WATCH"
 """Environment variable: log callbacks that take longer than this duration (RFC 23)."""
@@ -77,6 +80,7 @@ class Broker:
         self.log = log
         self._boot = boot
         self._local: LocalConnector | None = None
+        self._timekeeper: Timekeeper | None = None
         attributes.setdefault("hostname", socket.gethostname())
         self.router = Router(random_uuid(), boot.rank, self._configured_topology(), reactor.call)
         self.runat = Runat(reactor, attributes, log, self._program_environ)
@@ -116,6 +120,7 @@ class Broker:
         self._rexec = RexecService(
             router, log, self.reactor, attributes, self.config, self.runat, self._program_environ
         )
+        self._connector = ConnectorService(router, log)
         self._services: list[Service] = [
             self.groups,
             self._log_service,
@@ -126,11 +131,14 @@ class Broker:
             AttrService(router, log, attributes),
             BrokerService(router, log),
             self._config_service,
-            ConnectorService(router, log),
+            self._connector,
             EventService(router, log),
             ModuleService(router, log, self.parts, self._service_names, self.reactor.clock),
             RunatService(router, log, self.runat),
         ]
+        clock = self.reactor.clock
+        if clock.is_virtual:
+            self._add_clock(clock)
         for service in self._services:
             router.add_service(service.name, service.receive)
         self.parts.enable_services()
@@ -143,7 +151,22 @@ class Broker:
             self._overlay_service.configure(config)
         except FluxError as error:
             raise FluxError(error.errnum, f"error updating overlay: {error.text}") from None
+        self._connector.configure(config)
         self.parts.configure(config)
+
+    def _add_clock(self, clock: Clock) -> None:
+        from pytest_flux.broker.services.clock import ClockFollowService, ClockService
+        from pytest_flux.broker.timekeeper import LeadingTimekeeper, Timekeeper, Work
+        from pytest_flux.reactor.virtual_clock import VirtualClock
+
+        assert isinstance(clock, VirtualClock)
+        router, log = self.router, self.log
+        work = Work(lambda: self._rexec.is_busy or self.parts.is_busy, lambda: not self.parts.is_settled)
+        kind = LeadingTimekeeper if router.rank == 0 else Timekeeper
+        keeper = self._timekeeper = kind(clock, self.reactor, router, self.overlay, self.attributes, work)
+        self._services.append(ClockFollowService(router, log, keeper))
+        if isinstance(keeper, LeadingTimekeeper):
+            self._services.append(ClockService(router, log, keeper))
 
     def _configured_topology(self) -> Topology:
         tbon.configure(self.attributes, self.config)
@@ -196,8 +219,10 @@ class Broker:
             self.router,
             self.overlay,
             self.config,
+            self._connector,
             lambda: self.state_machine.is_online,
         )
+        self._connector.configure(self.config)
         endpoints = []
         # With configured hosts, brokers of the recovered instance may still run; they must not connect here.
         if self.overlay.children and not (self._boot.hosts and is_recovery(self.attributes)):
@@ -225,6 +250,8 @@ class Broker:
     def state_changed(self, state: str) -> None:
         """The state machine has entered a state: notify the parts that follow it."""
         self._state_service.changed()
+        if self._timekeeper is not None:
+            self._timekeeper.state_changed(state)
         if state == "run":
             self.parts.begin_to_run()
         if state == "init" and self.router.rank == 0 and self.attributes.get("parent-uri"):
@@ -232,6 +259,8 @@ class Broker:
             if enclosing is not None:
                 enclosing.introduce()
         if state == "goodbye":
+            # Before it: whoever has asked for a shutdown with a dump finds the archive.
+            self.parts.dump()
             self._check_goodbye()
 
     def _check_goodbye(self) -> None:
@@ -256,7 +285,7 @@ class Broker:
         left_behind = self.parts.modules.left_behind() if machine.state == "unload-builtins" else ()
         for name in left_behind:
             self.log.write(LOG_ERR, f"broker module '{name}' was not properly shut down")
-        if not self.parts.close(dumps=machine.state == "unload-builtins") or left_behind:
+        if not self.parts.close() or left_behind:
             machine.exit_code = machine.exit_code or 1
         if self._local is not None:
             self._local.close()

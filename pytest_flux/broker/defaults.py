@@ -31,6 +31,20 @@ ATTRIBUTES = {
 LIBEXEC = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "libexec")
 """Where our `flux-broker` is, for a `flux-start` inside the instance to find."""
 
+BUILTIN = {
+    "confdir": "/etc/flux",
+    "connector_path": LIBEXEC,
+    "datadir": "/usr/share/flux",
+    "exec_path": LIBEXEC,
+    "libexecdir": LIBEXEC,
+    "module_path": LIBEXEC,
+    "python_path": python_path.stand_in(),
+    "rc1_path": "",
+    "rc3_path": "",
+    "rundir": "/run/flux",
+}
+"""What `flux config builtin` shows: paths that flux-core knows since it was built, without those of its own parts."""
+
 
 def environ(rundir: str, base: Mapping[str, str]) -> dict[str, str]:
     """What the programs of an embedded instance find in their environment, besides the broker's own (``base``).

@@ -41,7 +41,7 @@ class Enclosing:
     """The connection. OSError or ProtocolError if it cannot be opened."""
 
     def __init__(self, reactor: Reactor, attributes: Attributes, log: BrokerLog) -> None:
-        self._clock = reactor.clock
+        self._monotonic = reactor.monotonic
         self._attributes = attributes
         self._log = log
         self._jobid = parse_fluid(attributes.get("jobid") or "")
@@ -75,9 +75,9 @@ class Enclosing:
 
     def resources(self) -> ResourceSet | None:
         """The resources of the job that is this instance, None if they are unknown. May wait for the answer."""
-        deadline = self._clock.monotonic() + _PATIENCE
-        while not self._answered and self._stream.is_open and self._clock.monotonic() < deadline:
-            self._socket.settimeout(max(0.01, deadline - self._clock.monotonic()))
+        deadline = self._monotonic() + _PATIENCE
+        while not self._answered and self._stream.is_open and self._monotonic() < deadline:
+            self._socket.settimeout(max(0.01, deadline - self._monotonic()))
             try:
                 data = self._socket.recv(_CHUNK)
             except OSError:

@@ -19,6 +19,7 @@ from pytest_flux.protocol.message import (
     ROLE_NONE,
     ROLE_OWNER,
     ROLE_USER,
+    USERID_UNKNOWN,
     Message,
 )
 from pytest_flux.reactor.usock import Connection, UsockServer, owner_only
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
     from pytest_flux.broker.overlay.overlay import Overlay
     from pytest_flux.broker.router import Router
+    from pytest_flux.broker.services.module import ConnectorService
     from pytest_flux.reactor.reactor import Reactor
 
 _BEFORE_INIT = frozenset(("state-machine.wait", "state-machine.get", "attr.get", "log.dmesg"))
@@ -58,10 +60,12 @@ class LocalConnector:
         router: Router,
         overlay: Overlay,
         config: dict[str, Any],
+        connector: ConnectorService,
         is_online: Callable[[], bool],
     ) -> None:
         self._router = router
         self._config = config
+        self._connector = connector
         self._is_online = is_online
         self._clients: dict[str, Client] = {}
         self._intercepted = {
@@ -78,6 +82,7 @@ class LocalConnector:
             self._authorize,
             limit=UNREAD_OF_CLIENT,
             spool=rundir,
+            on_connect=self._connected,
         )
         router.on_event.append(self._deliver_event)
         overlay.on_congestion.append(self._pause)
@@ -87,12 +92,18 @@ class LocalConnector:
         self._server.close()
 
     def _authorize(self, uid: int) -> int:
+        if self._connector.refuses(uid):
+            return ROLE_NONE
         access = self._config.get("access", {})
         if uid == 0 and access.get("allow-root-owner") is True:
             return ROLE_OWNER
         if (role := owner_only(uid)) != ROLE_NONE:
             return role
         return ROLE_USER if access.get("allow-guest-user") is True else ROLE_NONE
+
+    def _connected(self, connection: Connection) -> None:
+        if connection.rolemask & ROLE_OWNER and self._connector.demotes():
+            connection.userid, connection.rolemask = USERID_UNKNOWN, ROLE_USER
 
     def _client(self, connection: Connection) -> Client:
         client = self._clients.get(connection.uuid)

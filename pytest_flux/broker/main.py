@@ -107,7 +107,11 @@ def main(argv: Sequence[str] | None = None, lifeline: Lifeline | None = None) ->
     except StartError as error:
         print(f"flux-broker: {error}", file=sys.stderr)
         return 1
-    clock = Clock()
+    try:
+        clock = _make_clock(attributes)
+    except ValueError as error:
+        print(f"flux-broker: {error}", file=sys.stderr)
+        return 1
     log = BrokerLog(attributes, clock=clock)
     cleanup: Cleanups = []
     try:
@@ -125,6 +129,15 @@ def main(argv: Sequence[str] | None = None, lifeline: Lifeline | None = None) ->
         if lifeline is not None and lifeline.has_ended():
             lifeline.perish(partial(_clean_up, cleanup))
         _clean_up(cleanup)
+
+
+def _make_clock(attributes: Attributes) -> Clock:
+    """The clock that the attributes ask for. ValueError."""
+    if not any(name in attributes for name in ("clock.mode", "clock.start")):
+        return Clock()
+    from pytest_flux.broker.timekeeper import make_clock
+
+    return make_clock(attributes)
 
 
 def _clean_up(cleanup: Cleanups) -> None:

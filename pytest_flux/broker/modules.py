@@ -42,7 +42,7 @@ class Module(NamedTuple):
     only_rank_0: bool = False
 
 
-_SCHEDULER = ("mode=", "queue-depth=", "log-level=")
+_SCHEDULER = ("mode=", "queue-depth=", "log-level=", "queue-policy=")
 _JOB_EXEC = (
     "job-shell=",
     "imp=",

@@ -23,7 +23,7 @@ from pytest_flux.broker.modules import MODULES, Arguments, ModuleConfig, Modules
 from pytest_flux.broker.service import LazyService
 from pytest_flux.protocol.blobref import DIGEST_SIZES
 from pytest_flux.protocol.errors import FluxError
-from pytest_flux.protocol.severity import LOG_ERR
+from pytest_flux.protocol.severity import LOG_DEBUG, LOG_ERR
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -79,6 +79,7 @@ class Parts:
         self._supply: Supply | None = None
         self._heart: Heart | None = None
         self._is_played = False
+        self._is_whole = True
         makers = self._makers_of_rank_0() if router.rank == 0 else self._makers_of_others()
         provider = {service: name for name, module in MODULES.items() for service in (name, *module.services)}
         self.services = [LazyService(name, router, make, provider.get(name)) for name, make in makers.items()]
@@ -98,6 +99,7 @@ class Parts:
         """Take over a new configuration, whose tables were checked, in the parts that are made already."""
         if self._manager is not None:
             self._manager.configure(config)
+            self._configure_scheduler(self._manager)
         if self._inventory is not None:
             self._inventory.configure(config)
         if self._heart is not None:
@@ -111,8 +113,17 @@ class Parts:
         if self._content is None:
             from pytest_flux.broker.content.store import open_store
 
-            self._content = open_store(self._reactor, self._attributes, self._log)
+            content = open_store(self._reactor, self._attributes, self._log)
+            content.use(self._sqlite_options({}))
+            self._content = content
         return self._content
+
+    def _sqlite_options(self, arguments: Arguments) -> Arguments:
+        """The arguments of the module content-sqlite, with what its table in the configuration says besides."""
+        table = self._config.get("content-sqlite", {})
+        if not isinstance(table, dict):
+            raise FluxError(errno.EINVAL, "[content-sqlite] is not a table")
+        return {**{name.replace("max_", "max-"): str(value) for name, value in table.items()}, **arguments}
 
     @property
     def kvs(self) -> Kvs:
@@ -153,6 +164,7 @@ class Parts:
                 self.enclosing,
                 is_strict=not self.modules.is_implicit("resource"),
                 force_up="monitor-force-up" in options,
+                keeps_history="notruncate" in options,
             )
         return self._inventory
 
@@ -183,7 +195,7 @@ class Parts:
 
             config = self._exec_config
             self._executor = JobExec(
-                self._reactor, self._router, self._attributes, config, self.kvs, self._groups, self.shells
+                self._reactor, self._router, self._attributes, config, self.kvs, self._groups, self.shells, self._log
             )
         return self._executor
 
@@ -207,7 +219,14 @@ class Parts:
         if "sched-simple" in self.modules and "resource" in self.modules and self._supply is None:
             from pytest_flux.broker.resource.supply import Supply
 
-            self._supply = Supply(self.inventory, manager.alloc)
+            self._configure_scheduler(manager)
+            self._supply = Supply(self.inventory, manager.alloc, manager.update.follow_instance)
+
+    def _configure_scheduler(self, manager: JobManager) -> None:
+        config: Mapping[str, Any] = self._config
+        table = {**config.get("sched-simple", {}), **self.modules.arguments("sched-simple")}
+        depth = str(table.get("queue-depth"))
+        manager.scheduler.configure(table.get("queue-policy"), int(depth) if depth.isdecimal() else None)
 
     def _cut_supply(self) -> None:
         if self._supply is not None:
@@ -252,6 +271,9 @@ class Parts:
         if exists and not os.path.getsize(database):
             # SQLite takes such a file for a new database.
             self._log.write(LOG_ERR, f"{database} is empty: what it held is lost")
+        if "content-sqlite" in self._config:
+            # A mistake in this table is one of the start.
+            _ = self.content
         lasts = not volatile and bool(attributes.get("statedir"))
         if lasts:
             # As in flux-core, the file is there from the start: even an unused statedir can be recovered.
@@ -264,7 +286,11 @@ class Parts:
         if self._kvs is not None and "job-manager" in self.modules and self._has_jobs(self._kvs):
             self._router.rpc("job-manager.getinfo", None, lambda _: None)
         if self.modules.is_implicit("heartbeat") and self._router.rank == 0:
-            self._reactor.call_later(FIRST_BEAT, self._beat)
+            if self._reactor.clock.is_virtual:
+                # Whether there is a heartbeat must not depend on how fast this machine is.
+                self._beat()
+            else:
+                self._reactor.call_later(FIRST_BEAT, self._beat)
 
     @staticmethod
     def _has_jobs(kvs: Kvs) -> bool:
@@ -274,6 +300,16 @@ class Parts:
             # A client that asks for jobs gets the error.
             return False
 
+    @property
+    def is_busy(self) -> bool:
+        """Whether processes of jobs run."""
+        return self._executor is not None and self._executor.is_busy
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether no job is being started or killed."""
+        return self._executor is None or self._executor.is_settled
+
     def settle(self, done: Callable[[], None]) -> None:
         """End the running jobs, because the instance is about to end; then call back."""
         if self._manager is None or self._manager.is_recovery or self.modules.is_explicit:
@@ -282,25 +318,29 @@ class Parts:
         else:
             self._manager.settle(done)
 
-    def close(self, *, dumps: bool) -> bool:
-        """Close everything; if ``dumps``, write the configured dump first. Returns whether nothing was lost."""
+    def dump(self) -> None:
+        """Write the configured dump, as the instance is about to end. Where rc1 has loaded modules, rc3 does this."""
+        if self._router.rank > 0 or "content.dump" not in self._attributes or self.modules.is_explicit:
+            return
+        from pytest_flux.broker.dumping import dump
+
+        if self._inventory is not None:
+            self._inventory.save()
+        self._is_whole = dump(lambda: self.kvs, self._attributes, self._log, self._reactor.clock)
+
+    def close(self) -> bool:
+        """Close everything. Returns whether nothing was lost, in the dump neither."""
         if self._shells is not None:
             self._shells.destroy()
         if self._inventory is not None:
             self._inventory.destroy()
         if self._heart is not None:
             self._heart.stop()
-        is_whole = True
-        dumps = dumps and not self.modules.is_explicit
-        if self._router.rank == 0 and "content.dump" in self._attributes and dumps:
-            from pytest_flux.broker.dumping import dump
-
-            is_whole = dump(lambda: self.kvs, self._attributes, self._log, self._reactor.clock)
         if self._kvs is not None:
-            is_whole = self._kvs.close() and is_whole
+            self._is_whole = self._kvs.close() and self._is_whole
         if self._content is not None:
             self._content.close()
-        return is_whole
+        return self._is_whole
 
     # -- modules
 
@@ -340,7 +380,10 @@ class Parts:
         if name == "content":
             self.content.configure(arguments)
         elif name == "content-sqlite":
-            self.content.attach(arguments)
+            self.content.attach(self._sqlite_options(arguments))
+            backing = self.content.backing
+            modes = f"journal_mode={backing.journal_mode} synchronous={backing.synchronous}"
+            self._log.write(LOG_DEBUG, f"{backing.path} ({backing.count()} objects) {modes}", name)
             self._attributes.set("content.backing-module", name)
         elif name == "kvs":
             self.kvs.begin(arguments.get("initial-rootref"))

@@ -155,6 +155,7 @@ class Service:
         self.router = router
         self.held: dict[Request, None] = {}
         self.received = 0
+        self._debug_flags = 0
         self._log = log
 
     def log(self, severity: int, text: str) -> None:
@@ -189,7 +190,7 @@ class Service:
             # The text of the number itself is nothing that the client would not know (RFC 6).
             request.error(error.errnum, error.text if error.text != os.strerror(error.errnum) else None)
         except ProtocolError as error:
-            request.error(errno.EPROTO, str(error))
+            request.error(errno.EPROTO, f"{os.strerror(errno.EPROTO)}: {error}")
         except Exception:  # noqa: BLE001
             import traceback
 
@@ -266,7 +267,7 @@ class Service:
             "rank": self.router.rank,
         }
 
-    @method("rusage")
+    @method("rusage", roles=ALL)
     def rusage(self, request: Request) -> Answer:
         """getrusage(2) of the broker or its children."""
         who = request.field("who", str, "self")
@@ -309,7 +310,7 @@ class Service:
 
     @method("debug")
     def debug(self, request: Request) -> Answer:
-        """Set and return debug flags, which have no effect here."""
+        """Set and return debug flags. Those that a service does not look at have no effect."""
         operations: dict[str, Callable[[int, int], int]] = {
             "setbit": lambda old, new: old | new,
             "clrbit": lambda old, new: old & ~new,
@@ -319,8 +320,14 @@ class Service:
         operation = operations.get(request.field("op", str))
         if operation is None:
             raise ProtocolError("unknown 'op'", request.topic)
-        self._debug_flags = operation(getattr(self, "_debug_flags", 0), request.field("flags", int))
+        self._debug_flags = operation(self._debug_flags, request.field("flags", int))
         return {"flags": self._debug_flags}
+
+    def take_debug_flag(self, flag: int) -> bool:
+        """Clear a debug flag; whether it was set."""
+        was_set = bool(self._debug_flags & flag)
+        self._debug_flags &= ~flag
+        return was_set
 
 
 class LazyService:

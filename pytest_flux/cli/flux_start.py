@@ -7,7 +7,7 @@ import os
 import sys
 
 from pytest_flux.launcher.command import announcement, broker_argv, broker_environ
-from pytest_flux.launcher.engine import Engine, find_engine
+from pytest_flux.launcher.engine import EMBEDDED_BROKER, Engine, find_engine
 from pytest_flux.launcher.report import report, write_error
 from pytest_flux.launcher.spec import LaunchError, LaunchSpec, validate
 from pytest_flux.options import Option, OptionExit, OptionParser, Options
@@ -87,6 +87,14 @@ OPTIONS = (
         " the path that -v shows tells which it is",
     ),
     Option(
+        "clock",
+        argument="manual|auto",
+        exact=True,
+        group=3,
+        usage="Time of the instance (embedded brokers only): manual stands still until `flux clock advance' moves it,"
+        " auto jumps to what is next whenever nothing runs",
+    ),
+    Option(
         "attach",
         argument="URI|PID|last",
         exact=True,
@@ -106,6 +114,13 @@ OPTIONS = (
         exact=True,
         group=3,
         usage="Have pip bring the files for `import flux' where PyPI has no wheel for the platform, and exit",
+    ),
+    Option(
+        "report",
+        argument="FILE",
+        exact=True,
+        group=3,
+        usage="When the command has ended, write an HTML page of its jobs, of the overlay and of the log to FILE",
     ),
     Option("version", exact=True, group=3, usage="Show the version and exit"),
     Option("killer-timeout", argument="FSD", hidden=True, usage="Old name of --test-exit-timeout"),
@@ -170,7 +185,7 @@ def _make_spec(options: Options) -> LaunchSpec:
     verbose = options.integer("verbose", 0)
     size = options.integer("test-size", -1) if options.has("test-size") else None
     return LaunchSpec(
-        command=tuple(options.arguments),
+        command=_command(options),
         size=size,
         setattrs=tuple(options.all("setattr")),
         broker_opts=tuple(options.all("broker-opts")),
@@ -190,6 +205,7 @@ def _make_spec(options: Options) -> LaunchSpec:
         pmi_clique=options.get("test-pmi-clique", "single") or "",
         caliper_profile=options.get("caliper-profile"),
         broker=options.get("broker", "auto") or "",
+        clock=options.get("clock"),
         verbose=verbose,
         noexec=options.has("noexec"),
         test_options=tuple(
@@ -198,6 +214,19 @@ def _make_spec(options: Options) -> LaunchSpec:
             if option.name.startswith(("test-", "rundir")) and options.has(option.name)
         ),
     )
+
+
+def _command(options: Options) -> tuple[str, ...]:
+    """The initial program: the command, or with --report a program that runs it and then writes the page."""
+    path = options.get("report")
+    if path is None:
+        return tuple(options.arguments)
+    path = os.path.abspath(path)
+    if os.path.isdir(path) or not os.access(os.path.dirname(path), os.W_OK):
+        what = "is a directory" if os.path.isdir(path) else f"cannot write into {os.path.dirname(path)}"
+        raise LaunchError(f"--report={options.get('report')}: {what}: give a file in a directory that exists")
+    program = os.path.join(os.path.dirname(EMBEDDED_BROKER), "flux-report")
+    return (sys.executable, program, path, *options.arguments)
 
 
 def _rundir(options: Options) -> str | None:

@@ -11,7 +11,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from datetime import datetime
 
-_DATES = ("", "%Y-%m-%d", "%m/%d/%Y", "%m/%d/%y", "%b %d", "%b %d %Y", "%B %d", "%B %d %Y")
+_DATES = ("%Y-%m-%d", "%m/%d/%Y", "%m/%d/%y", "%b %d %Y", "%B %d %Y")
+_DATES_OF_THIS_YEAR = ("%b %d", "%B %d")
 _TIMES = ("", "%H:%M", "%H:%M:%S", "%I%p", "%I:%M%p", "%I %p", "%I:%M %p")
 _DAYS = {"yesterday": -1, "today": 0, "tomorrow": 1}
 _UNITS = {"second": 1, "sec": 1, "minute": 60, "min": 60, "hour": 3600, "day": 86400, "week": 604800}
@@ -48,17 +49,19 @@ def parse_moment(text: str, now: float | None = None) -> float:
         return datetime.fromisoformat(text).timestamp()
     except ValueError:
         pass
-    for date in _DATES:
-        for clock in _TIMES:
-            try:
-                found = datetime.strptime(text, f"{date} {clock}".strip())  # noqa: DTZ007
-            except ValueError:
-                continue
-            if not date:
-                found = found.replace(year=base.year, month=base.month, day=base.day)
-            elif "%Y" not in date and "%y" not in date:
-                found = found.replace(year=base.year)
-            return found.timestamp()
+    # strptime's own year for dates without one has no 29 February, and changes with versions of Python.
+    today = f"{base:%Y-%m-%d} "
+    for prefix, form, dates in (
+        (today, "%Y-%m-%d ", ("",)),
+        ("", "", _DATES),
+        (today[:5], "%Y-", _DATES_OF_THIS_YEAR),
+    ):
+        for date in dates:
+            for clock in _TIMES:
+                try:
+                    return datetime.strptime(prefix + text, f"{form}{date} {clock}".strip()).timestamp()  # noqa: DTZ007
+                except ValueError:
+                    continue
     return _parse_language(text, base)
 
 

@@ -1,6 +1,12 @@
-"""The client for programs that run in a loop of asyncio: requests, streams, events, and jobs.
+"""The client for programs that run in a loop of asyncio or trio, or of anyio on top of either.
 
 It shares its protocol, :class:`~pytest_flux.client.core.ClientCore`, with the blocking client, and has no thread.
+
+The problem: who reads? A task in the background is the usual answer, but it must be started in some loop and ended in
+the same one, and trio has no tasks without a nursery. So there is none. Whoever waits for an answer, and finds that
+nobody reads yet, reads for all until its own answer is there, and wakes the others after each piece. If it is
+cancelled, the next one takes over. The same holds for writing. What we need of a loop is then little (`_Loop`): wait
+until a socket is readable or writable, wait for an event, and call a function in a thread.
 """
 
 from __future__ import annotations
@@ -8,7 +14,8 @@ from __future__ import annotations
 import asyncio
 import errno
 import socket
-from contextlib import suppress
+import sys
+from contextlib import aclosing
 
 from pytest_flux.client.connection import encode_payload
 from pytest_flux.client.connector import connect, default_uri
@@ -23,8 +30,8 @@ from pytest_flux.protocol.message import NODEID_ANY, Message
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
-    from typing import Any
+    from collections.abc import AsyncGenerator, Callable
+    from typing import Any, Protocol, TypeVar
 
     from typing_extensions import Self
 
@@ -32,7 +39,83 @@ if TYPE_CHECKING:
     from pytest_flux.client.jobs import Jobspec
     from pytest_flux.protocol.eventlog import Event
 
+    _T = TypeVar("_T")
+
+    class _Signal(Protocol):
+        """An event of asyncio or trio."""
+
+        def set(self) -> object: ...
+
+        async def wait(self) -> object: ...
+
+
 _CHUNK = 1 << 16
+
+
+class AsyncioLoop:
+    """What we need of the running loop of asyncio."""
+
+    def make_signal(self) -> _Signal:
+        """Make an event that tasks can wait for."""
+        return asyncio.Event()
+
+    async def until_readable(self, connection: socket.socket) -> None:
+        """Wait for input."""
+        loop = asyncio.get_running_loop()
+        await self._until(lambda wake: loop.add_reader(connection, wake), lambda: loop.remove_reader(connection))
+
+    async def until_writable(self, connection: socket.socket) -> None:
+        """Wait for room for output."""
+        loop = asyncio.get_running_loop()
+        await self._until(lambda wake: loop.add_writer(connection, wake), lambda: loop.remove_writer(connection))
+
+    async def _until(self, begin: Callable[[Callable[[], None]], object], end: Callable[[], object]) -> None:
+        ready = asyncio.Event()
+        begin(ready.set)
+        try:
+            await ready.wait()
+        finally:
+            end()
+
+    async def in_thread(self, function: Callable[[], _T]) -> _T:
+        """Call a function in a thread."""
+        return await asyncio.get_running_loop().run_in_executor(None, function)
+
+
+class TrioLoop:
+    """What we need of trio."""
+
+    def make_signal(self) -> _Signal:
+        """Make an event that tasks can wait for."""
+        import trio
+
+        signal: _Signal = trio.Event()
+        return signal
+
+    async def until_readable(self, connection: socket.socket) -> None:
+        """Wait for input."""
+        import trio
+
+        await trio.lowlevel.wait_readable(connection)
+
+    async def until_writable(self, connection: socket.socket) -> None:
+        """Wait for room for output."""
+        import trio
+
+        await trio.lowlevel.wait_writable(connection)
+
+    async def in_thread(self, function: Callable[[], _T]) -> _T:
+        """Call a function in a thread."""
+        import trio
+
+        result: _T = await trio.to_thread.run_sync(function, abandon_on_cancel=True)
+        return result
+
+
+def running_loop() -> AsyncioLoop | TrioLoop:
+    """The loop that runs now: asyncio's, or trio's."""
+    trio: Any = sys.modules.get("trio")
+    return TrioLoop() if trio is not None and trio.lowlevel.in_trio_run() else AsyncioLoop()
 
 
 class AsyncFlux:
@@ -41,42 +124,52 @@ class AsyncFlux:
     def __init__(self, uri: str | None = None) -> None:
         self.uri = uri or default_uri()
         self._core = ClientCore()
-        self._arrived = asyncio.Condition()
-        self._sending = asyncio.Lock()
         self._error: OSError | None = None
-        self._reader: asyncio.Task[None] | None = None
         self._socket: socket.socket | None = None
+        self._loop: AsyncioLoop | TrioLoop
+        # Whether some task reads or writes, and what wakes the others after each change.
+        self._reading = False
+        self._writing = False
+        self._changed: _Signal | None = None
+
+    def __repr__(self) -> str:
+        return f"<AsyncFlux {self.uri}>"
 
     async def __aenter__(self) -> Self:
-        loop = asyncio.get_running_loop()
-        # A local socket connects at once, or after some tries if the broker is just starting.
-        connected = await loop.run_in_executor(None, connect, self.uri)
-        self._socket = socket.socket(fileno=connected.detach())
-        self._socket.setblocking(False)
-        self._reader = asyncio.create_task(self._read())
-        try:
-            await self._wait_for(lambda: self._core.ready)
-        except BaseException:
-            await self.close()
-            raise
+        await self.open()
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        await self.close()
+        self.abort()
+
+    async def open(self) -> None:
+        """Connect. Raises OSError."""
+        self._loop = running_loop()
+        # A local socket connects at once, or after some tries if the broker is just starting.
+        connected = await self._loop.in_thread(lambda: connect(self.uri))
+        self._socket = socket.socket(fileno=connected.detach())
+        self._socket.setblocking(False)
+        try:
+            await self._wait_for(lambda: self._core.ready)
+        except BaseException:
+            self.abort()
+            raise
 
     async def close(self) -> None:
         """Close the connection. Tasks that wait for something get ConnectionError."""
-        if self._reader is not None:
-            self._reader.cancel()
-            with suppress(asyncio.CancelledError):
-                await self._reader
-        if self._socket is not None:
-            # Not while somebody waits for it to become writable.
-            async with self._sending:
-                self._socket.close()
+        self.abort()
+
+    def abort(self) -> None:
+        """Close the connection, also where no loop runs any more."""
         self._error = self._error or ConnectionError(errno.ENOTCONN, "the connection is closed", self.uri)
-        async with self._arrived:
-            self._arrived.notify_all()
+        if self._socket is None:
+            return
+        if self._reading or self._writing:
+            # Wakes the tasks that wait for the socket. The last of them closes it.
+            self._socket.shutdown(socket.SHUT_RDWR)
+        else:
+            self._socket.close()
+        self._wake()
 
     # -- requests
 
@@ -90,7 +183,7 @@ class AsyncFlux:
 
     async def stream(
         self, topic: str, payload: Payload = None, *, nodeid: int = NODEID_ANY, cancel: str | None = None
-    ) -> AsyncIterator[dict[str, Any]]:
+    ) -> AsyncGenerator[dict[str, Any], None]:
         """Send a request, and take its answers until the stream ends.
 
         Leaving the iteration ends the stream, by the topic ``cancel``, or ``<service>.cancel`` (RFC 6,
@@ -125,18 +218,21 @@ class AsyncFlux:
         """Submit a job; its id."""
         return int((await self.rpc("job-ingest.submit", signed_request(jobspec, urgency, flags)))["id"])
 
-    async def watch(self, jobid: int, path: str = MAIN, *, wait: bool = False) -> AsyncIterator[Event]:
+    async def watch(self, jobid: int, path: str = MAIN, *, wait: bool = False) -> AsyncGenerator[Event, None]:
         """The events of one of a job's logs, until it is complete; with ``wait``, it need not exist yet."""
         request = {"id": jobid, "path": path, "flags": WAIT_FOR_CREATION if wait else 0}
-        async for answer in self.stream("job-info.eventlog-watch", request, cancel=CANCEL_TOPIC):
-            for event in events_of(answer):
-                yield event
+        # trio wants generators to be closed where they are used.
+        async with aclosing(self.stream("job-info.eventlog-watch", request, cancel=CANCEL_TOPIC)) as answers:
+            async for answer in answers:
+                for event in events_of(answer):
+                    yield event
 
     async def result(self, jobid: int) -> JobResult:
         """Wait until the job is inactive. Returns its result."""
         result = JobResult(jobid)
-        async for event in self.watch(jobid):
-            result.add(event)
+        async with aclosing(self.watch(jobid)) as events:
+            async for event in events:
+                result.add(event)
         return result
 
     async def output(self, jobid: int) -> JobOutput:
@@ -144,10 +240,11 @@ class AsyncFlux:
         await self.result(jobid)
         output = JobOutput()
         try:
-            async for event in self.watch(jobid, OUTPUT):
-                if event["name"] == "data":
-                    io = decode_io(event["context"])
-                    setattr(output, io.stream, getattr(output, io.stream) + io.data)
+            async with aclosing(self.watch(jobid, OUTPUT)) as events:
+                async for event in events:
+                    if event["name"] == "data":
+                        io = decode_io(event["context"])
+                        setattr(output, io.stream, getattr(output, io.stream) + io.data)
         except FluxError as error:
             # A job that never ran has written nothing.
             if error.errnum != errno.ENOENT:
@@ -162,6 +259,7 @@ class AsyncFlux:
     # -- the connection
 
     async def _begin(self, call: Call, payload: Payload) -> Call:
+        self._check()
         self._core.begin(call, encode_payload(payload))
         await self._flush()
         return call
@@ -170,58 +268,82 @@ class AsyncFlux:
         await self._wait_for(lambda: bool(call.responses))
         return call.responses.popleft()
 
+    def _check(self) -> socket.socket:
+        if self._error is not None:
+            raise self._error
+        if self._socket is None:
+            raise ConnectionError(errno.ENOTCONN, "there is no connection", self.uri)
+        return self._socket
+
     async def _flush(self) -> None:
         """Send the output. If a task is canceled, the next one sends the rest, so that messages stay whole."""
-        async with self._sending:
-            while self._core.output:
-                if self._socket is None or self._socket.fileno() < 0:
-                    raise ConnectionError(errno.ENOTCONN, "there is no connection", self.uri)
+        while self._core.output:
+            connection = self._check()
+            if self._writing:
+                await self._until_changed()
+                continue
+            try:
+                sent = connection.send(memoryview(self._core.output)[:_CHUNK].tobytes())
+            except BlockingIOError:
+                self._writing = True
                 try:
-                    sent = self._socket.send(bytes(self._core.output[:_CHUNK]))
-                except BlockingIOError:
-                    await self._until_writable(self._socket)
-                except OSError as error:
-                    raise OSError(error.errno or errno.ECONNRESET, error.strerror, self.uri) from None
-                else:
-                    del self._core.output[:sent]
+                    await self._loop.until_writable(connection)
+                finally:
+                    self._writing = False
+                    self._settle()
+            except OSError as error:
+                raise OSError(error.errno or errno.ECONNRESET, error.strerror, self.uri) from None
+            else:
+                del self._core.output[:sent]
 
-    async def _until_writable(self, connection: socket.socket) -> None:
-        loop = asyncio.get_running_loop()
-        writable = loop.create_future()
+    async def _wait_for(self, is_there: Callable[[], bool]) -> None:
+        """Read until it is there, or let another task read."""
+        while not is_there():
+            connection = self._check()
+            if self._reading:
+                await self._until_changed()
+                continue
+            self._reading = True
+            try:
+                await self._loop.until_readable(connection)
+                self._receive(connection)
+            finally:
+                self._reading = False
+                self._settle()
 
-        def wake() -> None:
-            if not writable.done():
-                writable.set_result(None)
-
-        loop.add_writer(connection, wake)
+    def _receive(self, connection: socket.socket) -> None:
         try:
-            await writable
-        finally:
-            loop.remove_writer(connection)
-
-    async def _read(self) -> None:
-        assert self._socket is not None
-        loop = asyncio.get_running_loop()
-        try:
-            while data := await loop.sock_recv(self._socket, _CHUNK):
+            data = connection.recv(_CHUNK)
+            if data:
                 self._core.feed(data)
-                async with self._arrived:
-                    self._arrived.notify_all()
-            self._error = ConnectionResetError(errno.ECONNRESET, "the broker has hung up", self.uri)
+            else:
+                self._fail(ConnectionResetError(errno.ECONNRESET, "the broker has hung up", self.uri))
+        except BlockingIOError:
+            pass
         except OSError as error:
-            self._error = OSError(error.errno or errno.ECONNRESET, error.strerror, self.uri)
+            self._fail(OSError(error.errno or errno.ECONNRESET, error.strerror, self.uri))
         except ValueError as error:
             # The input is not a message of Flux.
-            self._error = ConnectionError(errno.EPROTO, str(error), self.uri)
-        async with self._arrived:
-            self._arrived.notify_all()
+            self._fail(ConnectionError(errno.EPROTO, str(error), self.uri))
 
-    async def _wait_for(self, is_there: Any) -> None:  # noqa: ANN401
-        async with self._arrived:
-            await self._arrived.wait_for(lambda: is_there() or self._error is not None)
-        if not is_there():
-            assert self._error is not None
-            raise self._error
+    def _fail(self, error: OSError) -> None:
+        self._error = self._error or error
+
+    async def _until_changed(self) -> None:
+        if self._changed is None:
+            self._changed = self._loop.make_signal()
+        await self._changed.wait()
+
+    def _settle(self) -> None:
+        """Close the socket, if that was put off, and wake the others."""
+        if self._error is not None and self._socket is not None and not self._reading and not self._writing:
+            self._socket.close()
+        self._wake()
+
+    def _wake(self) -> None:
+        if self._changed is not None:
+            self._changed.set()
+            self._changed = None
 
 
 def _json(message: Message) -> dict[str, Any]:

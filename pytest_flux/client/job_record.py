@@ -76,13 +76,22 @@ def attributes_for(fields: Iterable[str]) -> set[str]:
 
 
 class JobRecord:
-    """One job. ``values`` is the object from `job-list`, with defaults for missing members."""
+    """One job. ``values`` is the object from `job-list`, with defaults for missing members.
 
-    __slots__ = ("instance", "values")
+    ``now`` is the time of its instance; None for the system's.
+    """
 
-    def __init__(self, values: dict[str, Any]) -> None:
+    __slots__ = ("_now", "instance", "values")
+
+    def __init__(self, values: dict[str, Any], now: float | None = None) -> None:
         self.values = {**_DEFAULTS, **values}
+        self._now = now
         self.instance: Any = None
+
+    @property
+    def now(self) -> float:
+        """The time at which the record was made, or is read."""
+        return time.time() if self._now is None else self._now
 
     @property
     def id(self) -> int:
@@ -152,14 +161,14 @@ class JobRecord:
         started, ended = self.values["t_run"], self.values["t_cleanup"]
         if started <= 0:
             return 0.0
-        return float(ended - started if ended > 0 else time.time() - started)
+        return float(ended - started if ended > 0 else self.now - started)
 
     @property
     def remaining(self) -> float:
         """Seconds until its time limit, while it runs."""
         if self.values.get("state") != RUN:
             return 0.0
-        return max(float(self.values["expiration"]) - time.time(), 0.0)
+        return max(float(self.values["expiration"]) - self.now, 0.0)
 
     @property
     def return_code(self) -> int | str:
@@ -186,7 +195,7 @@ class JobRecord:
             return str(self.values["nodelist"])
         estimate = self.annotation("sched.t_estimate")
         if isinstance(estimate, (int, float)):
-            left = estimate - time.time()
+            left = estimate - self.now
             return f"eta:{'now' if left < 0 else short_duration(left)}"
         if self.values.get("urgency") == 0:
             return "held"

@@ -193,6 +193,28 @@ def set_option(jobspec: Jobspec, path: str, value: object) -> None:
     set_attribute(jobspec, f"system.shell.options.{path}", value)
 
 
+MOCK_COMMAND = ("mock",)
+"""The command of a jobspec whose job runs nothing."""
+
+
+def set_mock(jobspec: Jobspec, duration: float, *, status: int = 0, exception: str | None = None) -> None:
+    """Make the job one that runs nothing and ends after ``duration`` seconds (flux-core's job-exec/testexec.c).
+
+    ``status`` is its exit code. ``exception`` "init" or "run" makes it fail before it starts, or when it does. Raises
+    ValueError.
+    """
+    if not 0 < duration < float("inf"):
+        raise ValueError(f"mock: duration {duration!r}: a time of more than 0 seconds is expected")
+    if not 0 <= status <= 255:
+        raise ValueError(f"mock: status {status!r}: an exit code, from 0 to 255, is expected")
+    if exception not in (None, "init", "run"):
+        raise ValueError(f"mock: exception {exception!r}: 'init' or 'run' is expected")
+    test: dict[str, Any] = {"run_duration": f"{duration:.6f}s", "wait_status": status << 8}
+    if exception is not None:
+        test["mock_exception"] = exception
+    set_attribute(jobspec, "exec.test", test)
+
+
 def add_file(jobspec: Jobspec, name: str, data: str | dict[str, Any], *, mode: int = 0o600) -> None:
     """Put a file into the job's directory (RFC 37, "Regular Files"): text, or an object as JSON."""
     entry: dict[str, Any] = {"mode": mode | 0o100000, "data": data}

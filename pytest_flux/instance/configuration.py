@@ -92,7 +92,7 @@ _TABLES: dict[str, dict[str, Type]] = {
     },
     "sched-fluxion-qmanager": {},
     "sched-fluxion-resource": {},
-    "sched-simple": {},
+    "sched-simple": {"queue-depth": _NUMBER, "queue-policy": _TEXT},
     "systemd": {"enable": _TRUTH, "sdbus-debug": _TRUTH, "sdexec-debug": _TRUTH},
     "tbon": {
         "child_rcvhwm": _NUMBER,

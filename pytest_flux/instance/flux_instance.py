@@ -31,12 +31,14 @@ from pytest_flux.protocol.fluid import write_ascii
 from pytest_flux.protocol.message import NODEID_ANY
 
 if TYPE_CHECKING:
+    from datetime import timedelta
     from types import TracebackType
 
     from typing_extensions import Unpack
 
     from pytest_flux.client import Flux
     from pytest_flux.client.kvs import Kvs
+    from pytest_flux.instance.clock import InstanceClock
     from pytest_flux.instance.settings import SettingsKeywords
     from pytest_flux.instance.submission import Command, SubmitKeywords
 
@@ -350,6 +352,12 @@ class FluxInstance:
             self._clients[key] = Flux(self.uri)
         return self._clients[key]
 
+    def close_connection(self) -> None:
+        """Close the connection of this thread, if it has one. The next use makes another."""
+        client = self._clients.pop((os.getpid(), threading.get_ident()), None)
+        if client is not None:
+            client.close()
+
     def _close_connections(self) -> None:
         self._environ = None
         while self._clients:
@@ -458,6 +466,16 @@ class FluxInstance:
         return Events(Flux(self.uri), topic, self.patience(timeout))
 
     @property
+    def clock(self) -> InstanceClock:
+        """The time of the instance, to be moved, if it was started with ``clock="manual"`` or ``"auto"``."""
+        from pytest_flux.instance.clock import ClockError, InstanceClock
+
+        if self.settings.clock is None and "clock.mode" not in self.settings.attrs:
+            text = 'start it with clock="manual", as in @pytest.mark.flux(clock="manual")'
+            raise ClockError(f"this instance has the time of the system, which nobody can move: {text}")
+        return InstanceClock(lambda: self.client, self.settings.timeout)
+
+    @property
     def kvs(self) -> Kvs:
         """The key-value store: ``put``, ``get``, ``ls``, ``watch``, ..."""
         return NamingKvs(self.client)
@@ -474,14 +492,36 @@ class FluxInstance:
         ``num_tasks``, ``nodes``, ``cores_per_task``, ``gpus_per_task``, ``exclusive``, ``time_limit`` (in seconds, or
         as in RFC 23), ``env`` (added to our environment), ``environment`` (instead of it), ``cwd``, ``job_name``,
         ``queue``, ``bank``, ``input``, ``output``, ``error`` (paths), ``label_io``, ``unbuffered``, ``dependency``
-        (``"afterok:ƒ2oLkTLb"``), ``requires`` (RFC 35), ``attributes``, ``shell_options`` (both by dotted path),
-        ``urgency``, ``flags`` (``"waitable,debug"``). Raises TypeError for others.
+        (``"afterok:ƒ2oLkTLb"``), ``begin_time`` (a datetime, or seconds since the epoch), ``requires`` (RFC 35),
+        ``attributes``, ``shell_options`` (both by dotted path), ``urgency``, ``flags`` (``"waitable,debug"``). Raises
+        TypeError for others.
         """
         from pytest_flux.instance.submission import Submission
 
         submission = Submission(command, how)
         jobs = self.client.jobs
         return self.job(jobs.submit(submission.jobspec, urgency=submission.urgency, flags=submission.flags))
+
+    def submit_mock(
+        self,
+        runtime: float | str | timedelta,
+        *,
+        status: int = 0,
+        exception: str | None = None,
+        **how: Unpack[SubmitKeywords],
+    ) -> Job:
+        """Submit a job that runs nothing and ends after ``runtime``: seconds, ``"8h"`` (RFC 23), or a timedelta.
+
+        Its exit code is ``status``. ``exception`` ``"init"`` or ``"run"`` makes it fail before it starts, or when it
+        does. Other keywords are those of :meth:`submit`. With a clock that jumps, such jobs take no real time.
+        """
+        from pytest_flux.client.jobspec import MOCK_COMMAND, set_mock
+        from pytest_flux.instance.clock import seconds_of
+        from pytest_flux.instance.submission import Submission
+
+        submission = Submission(MOCK_COMMAND, how)
+        set_mock(submission.jobspec, seconds_of(runtime), status=status, exception=exception)
+        return self.submit(submission.jobspec, urgency=submission.urgency, flags=how.get("flags", ()))
 
     def job(self, jobid: int | str | Job) -> Job:
         """A job by its id, in any of its forms (RFC 19)."""

@@ -69,7 +69,7 @@ class Job:
 
     def story(self) -> str:
         """What is known of the job, for people: state, what it waits for, command, exceptions, output so far."""
-        from pytest_flux.instance.story import tell
+        from pytest_flux.client.story import tell
 
         return tell(self._connect(), self.id)
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, fields, replace
 from typing import Any, TypedDict
 
 from pytest_flux.instance.configuration import find_mistake
-from pytest_flux.launcher.spec import START_MODES, LaunchError, LaunchSpec, hostnames
+from pytest_flux.launcher.spec import CLOCK_MODES, START_MODES, LaunchError, LaunchSpec, hostnames
 from pytest_flux.protocol.personality import PERSONALITIES
 
 _CHOICES = {"personality": PERSONALITIES, "start_mode": START_MODES}
@@ -36,6 +36,7 @@ class SettingsKeywords(TypedDict, total=False):
     exit_timeout: float
     wrap: str | Sequence[str]
     timeout: float
+    clock: str | None
 
 
 class MarkerKeywords(TypedDict, total=False):
@@ -53,6 +54,7 @@ class MarkerKeywords(TypedDict, total=False):
     exit_timeout: float | list[float]
     wrap: str | Sequence[str]
     timeout: float | list[float]
+    clock: str | list[str | None] | None
     fresh: bool
 
 
@@ -71,6 +73,7 @@ class FixtureKeywords(TypedDict, total=False):
     exit_timeout: float | list[float] | Callable[[Any], float]
     wrap: str | Sequence[str] | Callable[[Any], str | Sequence[str]]
     timeout: float | list[float] | Callable[[Any], float]
+    clock: str | list[str | None] | Callable[[Any], str | None] | None
 
 
 class SettingsError(ValueError):
@@ -93,6 +96,8 @@ class Settings:
     * ``start_mode``: ``all``, or ``leader``: the other brokers are started by ``brokers[rank].start()``.
     * ``exit_timeout``: how long, in seconds, brokers may survive the first that exits.
     * ``wrap``: words to put before a broker's command line: a sequence, or a string with commas.
+    * ``clock``: ``manual`` or ``auto`` for a time that the test moves, with ``flux_instance.clock`` (embedded brokers
+      only); None for the system's.
     * ``timeout``: the limit, in seconds, of start and stop each, and of other waits by default.
     """
 
@@ -108,6 +113,7 @@ class Settings:
     exit_timeout: float = 20.0
     wrap: str | Sequence[str] = ()
     timeout: float = 60.0
+    clock: str | None = None
 
     def __post_init__(self) -> None:
         if type(self.size) is not int or self.size < 1:
@@ -120,6 +126,8 @@ class Settings:
             raise SettingsError(mistake)
         for name, choices in _CHOICES.items():
             _choose(name, getattr(self, name), choices)
+        if self.clock is not None:
+            _choose("clock", self.clock, CLOCK_MODES)
         for name in _SECONDS:
             value = getattr(self, name)
             if type(value) not in (int, float) or not value >= 0:
@@ -162,6 +170,7 @@ class Settings:
             hosts=self.hosts,
             start_mode=self.start_mode,
             exit_timeout=float(self.exit_timeout),
+            clock=self.clock,
             wrap=tuple(self.wrap.split(",")) if isinstance(self.wrap, str) and self.wrap else tuple(self.wrap),
         )
 

@@ -51,6 +51,7 @@ class SubmitKeywords(TypedDict, total=False):
     label: bool
     unbuffered: bool
     dependency: str | Sequence[str]
+    begin_time: datetime.datetime | float
     requires: str
     attributes: Mapping[str, object]
     shell_options: Mapping[str, object]
@@ -82,8 +83,15 @@ _SAME = {
 }
 # Names of client.jobspec itself. They are not suggested.
 _OLD = {name: name for name in ("tasks", "stdin", "stdout", "stderr", "label")}
-_OTHER = ("env", "dependency", "requires", "attributes", "shell_options", "urgency", "flags")
-_NUMBERS = ("tasks", "nodes", "cores_per_task", "gpus_per_task")
+_OTHER = ("env", "dependency", "begin_time", "requires", "attributes", "shell_options", "urgency", "flags")
+_NUMBERS = ("tasks", "nodes", "cores_per_task", "gpus_per_task", "urgency")
+_TEXTS = ("name", "queue", "bank", "requires")
+_TRUTHS = ("exclusive", "label", "unbuffered")
+_KINDS: dict[str, tuple[type, str]] = {
+    **dict.fromkeys(_NUMBERS, (int, "an integer")),
+    **dict.fromkeys(_TEXTS, (str, "text")),
+    **dict.fromkeys(_TRUTHS, (bool, "true or false")),
+}
 _PATHS = ("cwd", "stdin", "stdout", "stderr")
 
 
@@ -94,7 +102,7 @@ class Submission:
         for name in how:
             if name not in _SAME and name not in _OLD and name not in _OTHER:
                 raise TypeError(f"submit(): unknown keyword {name!r}: {nearest(name, (*_SAME, *_OTHER))}")
-        self.urgency: int = how.get("urgency", URGENCY_DEFAULT)
+        self.urgency: int = _checked("urgency", "urgency", how.get("urgency", URGENCY_DEFAULT))
         self.flags = _flags(how.get("flags", ()))
         if isinstance(command, Mapping):
             extra = sorted(how.keys() - {"urgency", "flags"})
@@ -130,7 +138,7 @@ def _jobspec(argv: list[str], how: Mapping[str, Any]) -> dict[str, Any]:
     if "env" in how:
         if "environment" in values:
             raise TypeError("submit(): env= adds to the environment, environment= replaces it: one of the two")
-        values["environment"] = {**os.environ, **how["env"]}
+        values["environment"] = {**os.environ, **_environment("env", how["env"])}
     if "cwd" not in values:
         values["cwd"] = _working_directory()
     jobspec = from_command(argv, **values)
@@ -138,12 +146,15 @@ def _jobspec(argv: list[str], how: Mapping[str, Any]) -> dict[str, Any]:
         set_attribute(jobspec, path, value)
     for path, value in how.get("shell_options", {}).items():
         set_option(jobspec, path, value)
-    if "dependency" in how:
-        set_attribute(jobspec, "dependencies", [_dependency(text) for text in _listed(how["dependency"])])
+    dependencies = [_dependency(text) for text in _listed(how.get("dependency", ()))]
+    if "begin_time" in how:
+        dependencies.append({"scheme": "begin-time", "value": str(_timestamp(how["begin_time"]))})
+    if dependencies:
+        set_attribute(jobspec, "dependencies", dependencies)
     if "requires" in how:
         from pytest_flux.protocol.constraint_syntax import parse_constraint
 
-        set_attribute(jobspec, "constraints", parse_constraint(how["requires"]))
+        set_attribute(jobspec, "constraints", parse_constraint(_checked("requires", "requires", how["requires"])))
     return jobspec
 
 
@@ -156,11 +167,33 @@ def _working_directory() -> str:
 
 
 def _checked(name: str, known: str, value: Any) -> Any:  # noqa: ANN401 - of any type
-    if known in _NUMBERS and (type(value) is not int):
-        raise TypeError(f"submit(): {name}={value!r}: an integer is expected")
+    if known in _KINDS:
+        kind, words = _KINDS[known]
+        # A bool is an int to Python.
+        if not isinstance(value, kind) or (isinstance(value, bool) and kind is int):
+            raise TypeError(f"submit(): {name}={value!r}: {words} is expected")
+    if known == "environment":
+        return _environment(name, value)
     if known == "duration" and isinstance(value, datetime.timedelta):
         return value.total_seconds()
     return os.fspath(value) if known in _PATHS else value
+
+
+def _timestamp(moment: datetime.datetime | float) -> float:
+    if isinstance(moment, datetime.datetime):
+        if moment.tzinfo is None:
+            raise ValueError(f"submit(): begin_time={moment}: a datetime with a time zone is expected")
+        return moment.timestamp()
+    return float(moment)
+
+
+def _environment(name: str, values: Any) -> Mapping[str, str]:  # noqa: ANN401 - of any type
+    if not isinstance(values, Mapping):
+        raise TypeError(f"submit(): {name}={values!r}: a mapping is expected")
+    for key, value in values.items():
+        if not isinstance(key, str) or not isinstance(value, str):
+            raise TypeError(f"submit(): {name}={{{key!r}: {value!r}}}: text is expected")
+    return values
 
 
 def _dependency(text: str) -> dict[str, str]:

@@ -22,10 +22,17 @@ def broker_argv(spec: LaunchSpec, engine: Engine, rank: int | None, rundir: str)
     """The command line of one broker; ``rank`` is None in normal mode, which has no ``rundir``.
 
     The order is Flux's (cases vX-order, vX-hosts): a later setting of the same attribute wins, and rank 0's initial
-    program must be last. Raises LaunchError if the recovery target is not usable.
+    program must be last. Raises LaunchError if the recovery target is not usable, or the engine has no such clock.
     """
+    if spec.clock is not None and engine.kind != "embedded":
+        raise LaunchError(
+            f"--clock={spec.clock}: no real Flux can stop or move its time, and {engine.broker} is one: "
+            "use --broker=embedded"
+        )
     argv = [*spec.wrap, engine.broker]
     argv += (f"-S{setting}" for setting in spec.setattrs)
+    if spec.clock is not None:
+        argv.append(f"-Sclock.mode={spec.clock}")
     argv += spec.broker_opts
     if spec.recovery:
         argv += _recovery_options(spec, engine)

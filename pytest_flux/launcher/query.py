@@ -12,8 +12,9 @@ from collections.abc import Callable
 from pytest_flux.protocol.errors import ProtocolError
 from pytest_flux.protocol.framing import FrameDecoder, encode_frame
 from pytest_flux.protocol.message import NODEID_ANY, REQUEST, Message, encode_json
-from pytest_flux.reactor.reactor import Reactor, Timer
+from pytest_flux.reactor.reactor import Reactor
 from pytest_flux.reactor.stream import Stream
+from pytest_flux.reactor.timers import Timer
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

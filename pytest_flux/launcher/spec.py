@@ -6,6 +6,7 @@ from pytest_flux.record import NamedTuple
 
 EXIT_MODES = ("any", "leader")
 START_MODES = ("all", "leader")
+CLOCK_MODES = ("manual", "auto")
 
 #: Ends the message about a process that could not be forked.
 PROCESS_LIMITS = "(limits of processes: ulimit -u, pids.max of the cgroup)"
@@ -24,6 +25,8 @@ class LaunchSpec(NamedTuple):
 
     If ``rundir`` is None, a temporary directory is used. Otherwise it must exist and is kept, except that
     ``rundir_create`` makes a missing one and removes it again, and ``rundir_cleanup`` always removes it.
+
+    ``clock`` makes time stop and jump (see CLOCK_MODES); None for the system's time.
 
     ``test_options`` names the given options that need a ``size``, in Flux's order: without a size they are refused
     even if they repeat a default. None if the caller does not know: then those that differ from their default.
@@ -49,6 +52,7 @@ class LaunchSpec(NamedTuple):
     pmi_clique: str = "single"
     caliper_profile: str | None = None
     broker: str = "auto"
+    clock: str | None = None
     verbose: int = 0
     noexec: bool = False
     test_options: tuple[str, ...] | None = None
@@ -66,6 +70,8 @@ def validate(spec: LaunchSpec) -> None:
         raise LaunchError(f"unknown --test-exit-mode: {spec.exit_mode}")
     if spec.start_mode not in START_MODES:
         raise LaunchError(f"unknown --test-start-mode: {spec.start_mode}")
+    if spec.clock is not None and spec.clock not in CLOCK_MODES:
+        raise LaunchError(f"--clock={spec.clock}: {' or '.join(CLOCK_MODES)} is expected")
     if spec.size is None:
         needless = next(iter(_test_options(spec)), None)
         if needless is not None:

@@ -10,7 +10,8 @@ from functools import partial
 
 from pytest_flux.launcher.descendants import kill_jobs
 from pytest_flux.launcher.report import report
-from pytest_flux.reactor.reactor import Reactor, Timer
+from pytest_flux.reactor.reactor import Reactor
+from pytest_flux.reactor.timers import Timer
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

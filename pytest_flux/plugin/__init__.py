@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from typing import Any
 
 import pytest
 
 from pytest_flux.plugin import hooks, options, reporting, run, terminal, workers
-from pytest_flux.plugin.fixtures import flux_executor, flux_instance, flux_instance_factory
+from pytest_flux.plugin.fixtures import flux_executor, flux_instance, flux_instance_async, flux_instance_factory
 
-__all__ = ["flux_executor", "flux_instance", "flux_instance_factory"]
+__all__ = ["flux_executor", "flux_instance", "flux_instance_async", "flux_instance_factory"]
 
 
 def pytest_addhooks(pluginmanager: pytest.PytestPluginManager) -> None:
@@ -30,11 +30,14 @@ def pytest_load_initial_conftests(early_config: pytest.Config) -> None:
         run.enable_bindings()
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_configure(config: pytest.Config) -> None:
     """Check the options, add the marker and collect what reports say."""
     run.check(config)
+    workers.settle_here(config)
     config.addinivalue_line("markers", options.MARKER)
     config.pluginmanager.register(reporting.Memory(config), "flux-memory")
+    run.record(config)
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -108,6 +111,24 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
 
 
 @pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
+    """With ``--flux-workers``, ``-n auto`` is the number of cores of the instance."""
+    return workers.count(config)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_setupnodes(config: pytest.Config, specs: Sequence[Any]) -> None:
+    """With ``--flux-workers``, start the workers of pytest-xdist as a job."""
+    workers.start(config, specs)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_handlecrashitem(report: Any) -> None:  # noqa: ANN401 - of pytest-xdist
+    """Say how a worker that is a task of a job has ended."""
+    workers.explain(report)
+
+
+@pytest.hookimpl(optionalhook=True)
 def pytest_configure_node(node: Any) -> None:  # noqa: ANN401 - of pytest-xdist
     """Let workers of pytest-xdist share instances."""
     workers.invite(node.config, node.workerinput)
@@ -126,11 +147,15 @@ def pytest_enter_pdb(config: pytest.Config) -> None:
         terminal.show_in_debugger(config, [(held.name, held.instance) for held in pool.held])
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+@pytest.hookimpl(hookwrapper=True, tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> Generator[None, Any, None]:
     """Group tests by shape, where pytest-xdist distributes groups."""
-    if getattr(config.option, "loadgroup", False):
+    is_grouped = getattr(config.option, "loadgroup", False)
+    if is_grouped:
         workers.group(items)
+    yield
+    if is_grouped:
+        workers.name_groups(items)
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:

@@ -80,6 +80,7 @@ class FluxInstanceFactory:
     def _release(self, held: Held) -> None:
         if held in self._pool.held:
             last = current_item(self._config)
+            reporting.note_end(last, held)
             reporting.add_leaks(last, self._pool.release(held, last), strict=self._pool.strict)
 
     def close(self) -> None:

@@ -14,6 +14,7 @@ from pytest_flux.plugin.tracebacks import is_plain
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
+    from pytest_flux.instance.awaited import AsyncFluxInstance
     from pytest_flux.instance.flux_instance import FluxInstance
     from pytest_flux.instance.settings import FixtureKeywords, MarkerKeywords
     from pytest_flux.plugin.factory import FluxInstanceFactory
@@ -48,6 +49,16 @@ def flux_executor(flux_instance: FluxInstance) -> Generator[Any, None, None]:
 
     with open_executor(flux_instance) as executor:
         yield executor
+
+
+@pytest.fixture
+def flux_instance_async(flux_instance: FluxInstance) -> Generator[AsyncFluxInstance, None, None]:
+    """``flux_instance`` for tests that are coroutines, whichever plugin runs them: asyncio's, anyio's or trio's."""
+    from pytest_flux.instance.awaited import AsyncFluxInstance
+
+    awaited = AsyncFluxInstance(flux_instance)
+    yield awaited
+    awaited.close()
 
 
 @pytest.fixture(scope="session")

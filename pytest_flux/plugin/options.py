@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 MARKER = (
     "flux(size=, broker=, personality=, rundir=, recovery=, attrs=, conf=, hosts=, start_mode=, exit_timeout=, wrap=,"
-    " timeout=): what the instance of flux_instance is like; lists multiply the test"
+    " timeout=, clock=): what the instance of flux_instance is like; lists multiply the test"
 )
 SCOPES = ("function", "class", "module", "package", "session")
 KEPT = ("no", "failed", "all")
@@ -76,12 +76,15 @@ RUN = (
     _Setting("keep", "failed|all", "no", "keep rundir, state and log of instances, and say where", KEPT),
     _Setting("dump", "failed|all", "no", "dump the KVS of instances, and say how to open that again", KEPT),
     _Setting("dump_dir", "DIR", "", "where dumps go (default: in pytest's cache directory)"),
+    _Setting("report", "FILE", "", "write an HTML page of the run: tests, instances, their jobs, overlays and logs"),
     _Setting("prestart", "N", 0, "start N instances ahead of the tests that will need them"),
     _Setting("require", "system", "", "tests that need this engine fail where it is absent", ("", "system")),
     _Setting("pmi_trace", "", False, "trace the PMI conversations, for the reports of failed tests"),
     _Setting("keep_alive", "", False, "leave instances to the next run that wants the same"),
     _Setting("bindings", "", False, "`import flux` in tests, without libflux (pip install 'pytest-flux[bindings]')"),
     _Setting("max_instances", "N", 8, "how many instances of wide scope, shared or kept alive may run at once"),
+    _Setting("workers", "", False, "run the workers of pytest-xdist (-n) as tasks of a Flux job"),
+    _Setting("workers_args", "ARGS", "", "options of flux submit for --flux-workers, such as '-c 2 -q debug'"),
     _Setting("uri", "URI", "", "use the instance at URI, and start none"),
     _Setting("attach", "", False, "use the instance that pytest runs in (FLUX_URI), and start none"),
 )

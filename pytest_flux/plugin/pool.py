@@ -23,10 +23,11 @@ from __future__ import annotations
 import dataclasses
 import os
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import pytest
 
+from pytest_flux.client import job_result
 from pytest_flux.instance import errors, flux_instance, operations
 from pytest_flux.instance.flux_instance import FluxInstance, InstanceError
 from pytest_flux.instance.leased import KeptInstance
@@ -43,11 +44,14 @@ from pytest_flux.protocol.errors import FluxError
 
 __tracebackhide__ = is_plain
 # Instances know no pytest, so the plugin hides their frames.
-for module in (flux_instance, operations, errors):
+for module in (flux_instance, operations, errors, job_result):
     vars(module)["__tracebackhide__"] = is_plain
 _NAMED_ENGINES = ("auto", "system", "embedded")
 # More instances that stop at the same time would slow down the tests that run meanwhile.
 _MAX_STOPPING = 4
+
+OBSERVER = "flux-recorder"
+"""The name of the plugin, if there is one, that is the pool's Observer."""
 
 Maker = Callable[[Settings], FluxInstance]
 
@@ -106,6 +110,16 @@ class Late(NamedTuple):
     text: str
 
 
+class Observer(Protocol):
+    """What looks at instances at the last moment."""
+
+    def before_check(self, held: Held) -> None:
+        """Called after a test, before the instance is put right."""
+
+    def before_end(self, held: Held) -> None:
+        """Called before the instance ends, or is handed back."""
+
+
 class Pool:
     """All instances of a pytest process. There is one pool, made on first use."""
 
@@ -123,6 +137,7 @@ class Pool:
         # Warm instances, the least recently used first, and the nodes that they are stopped with.
         self._idle: list[Held] = []
         self._nodes: set[shapes.Node] = set()
+        self._observer: Observer | None = config.pluginmanager.get_plugin(OBSERVER)
         self._limit: int = max(options.value_of(config, "max_instances"), 1)
         forkserver.keep()
         forkserver.guard(controller_pid(config))
@@ -278,6 +293,7 @@ class Pool:
         held.user = item
         held.mark = held.instance.output.position()
         if held.broken:
+            self._observe_end(held)
             held.broken = ""
             held.baseline = None
             held.instance.renew()
@@ -309,6 +325,8 @@ class Pool:
     def _check(self, held: Held) -> list[str]:
         if held.baseline is None:
             return []
+        if self._observer is not None:
+            self._observer.before_check(held)
         verdict: Verdict = held.baseline.check()
         held.broken = verdict.broken
         return [f"{held.name}: {leak}" for leak in verdict.leaks]
@@ -334,6 +352,7 @@ class Pool:
     def _stop(self, held: Held, item: pytest.Item | None, *, is_reported: bool = False) -> None:
         instance = held.instance
         dumping.before_end(item, held.name, instance)
+        self._observe_end(held)
         instance.keep = self._kept == "all" or (self._kept == "failed" and held.failed)
         died = instance.failed_brokers()
         if held.broken or (died and is_reported):
@@ -344,6 +363,10 @@ class Pool:
         else:
             instance.begin_stop()
             self._stopping.append((instance, held.nodeid, item))
+
+    def _observe_end(self, held: Held) -> None:
+        if self._observer is not None:
+            self._observer.before_end(held)
 
     def _kill(self, instance: FluxInstance, nodeid: str) -> None:
         instance.kill()
@@ -377,10 +400,14 @@ class Pool:
         self._stopping = remaining
         return late
 
+    def everything(self) -> list[Held]:
+        """The instances that run: those that fixtures hold, and warm ones."""
+        return [*self.held, *self._idle]
+
     def close(self) -> None:
         """Kill all instances that are left: unused ones and, after ^C, those of tests."""
         self.prestart([])
-        for held in [*self.held, *self._idle]:
+        for held in self.everything():
             held.instance.kill()
         self.held.clear()
         self._idle.clear()

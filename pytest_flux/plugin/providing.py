@@ -18,14 +18,14 @@ from pytest_flux.plugin import options, reporting, shapes
 from pytest_flux.plugin.current import current_item
 from pytest_flux.plugin.pool import Place
 from pytest_flux.plugin.tracebacks import is_plain
-from pytest_flux.plugin.workers import shared_maker
+from pytest_flux.plugin.workers import is_task, shared_maker
 
 if TYPE_CHECKING:
     from pytest_flux.instance.settings import Settings
     from pytest_flux.plugin.pool import Held, Maker, Pool
 
 __tracebackhide__ = is_plain
-_DEFINING = ("size", "personality", "recovery", "attrs", "conf", "hosts", "start_mode")
+_DEFINING = ("size", "personality", "recovery", "attrs", "conf", "hosts", "start_mode", "clock")
 
 
 def provide(
@@ -37,13 +37,14 @@ def provide(
     held = _hold(pool, request, given, item, shared=shared)
     yield held.instance
     last = current_item(request.config)
+    reporting.note_end(last, held)
     reporting.add_leaks(last, pool.release(held, last), strict=pool.strict)
 
 
 def _hold(
     pool: Pool, request: pytest.FixtureRequest, given: shapes.Given, item: pytest.Item | None, *, shared: bool
 ) -> Held:
-    node, config, name = request.node, request.config, request.fixturename or shapes.FIXTURE
+    node, config, name = _node_of(request), request.config, request.fixturename or shapes.FIXTURE
     is_wide = request.scope != "function"
     if is_wide and item is not None:
         # Before anything can fail: pytest remembers errors, too.
@@ -59,6 +60,17 @@ def _hold(
         return pool.take(name, settings, request.scope, node, item, make)
     nodeid = node.nodeid or (item.nodeid if item is not None else name)
     return pool.acquire(name, settings, "function", nodeid, item, make)
+
+
+def _node_of(request: pytest.FixtureRequest) -> shapes.Node:
+    """The node that an instance belongs to.
+
+    For pytest, a function outside of classes is a class by itself. Its instance stays warm for others of its module.
+    """
+    node: shapes.Node = request.node
+    if request.scope == "class" and isinstance(node, pytest.Item):
+        return node.getparent(pytest.Module) or node
+    return node
 
 
 def _maker(config: pytest.Config, settings: Settings, *, shared: bool) -> Maker | None:
@@ -80,7 +92,8 @@ def attached_uri(config: pytest.Config) -> str | None:
     """The URI of the instance that the whole run must use, if any. Raises UsageError."""
     uri: str = options.value_of(config, "uri")
     if uri:
-        return uri
+        # A task of a job that may be on another host: there, the instance has another socket.
+        return os.environ.get("FLUX_URI", uri) if is_task(config) else uri
     if not options.value_of(config, "attach"):
         return None
     uri = os.environ.get("FLUX_URI", "")
@@ -115,6 +128,8 @@ def _attach(uri: str, settings: Settings) -> FluxInstance:
 def require_engine(config: pytest.Config, settings: Settings) -> None:
     """Skip a test whose engine is absent, with the places searched; fail it if the run requires the engine."""
     required = options.value_of(config, "require")
+    if settings.clock is not None:
+        _require_clock(settings)
     if settings.broker != "system" and not (required and settings.broker == "auto"):
         return
     try:
@@ -124,3 +139,17 @@ def require_engine(config: pytest.Config, settings: Settings) -> None:
         if required:
             pytest.fail(f"{reason} (--flux-require={required})", pytrace=False)
         pytest.skip(reason)
+
+
+def _require_clock(settings: Settings) -> None:
+    """Skip a test that needs a clock which can be moved if a real Flux would run."""
+    try:
+        engine = find_engine(settings.broker, os.environ, rehearsal=True)
+    except LaunchError:
+        # The start will fail, and say why.
+        return
+    if engine.kind != "embedded":
+        pytest.skip(
+            f"clock={settings.clock!r}: no real Flux can stop or move its time, and {engine.broker} is one"
+            " (broker='embedded' would do)"
+        )

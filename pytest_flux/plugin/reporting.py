@@ -23,8 +23,11 @@ __tracebackhide__ = is_plain
 NEXT = pytest.StashKey["pytest.Item | None"]()
 """The test after a test, if known."""
 
-_STARTED = pytest.StashKey[float]()
+STARTED = pytest.StashKey[float]()
+"""When a test began, in seconds since the epoch."""
+
 _LEAKS = pytest.StashKey[list[str]]()
+_ENDED = pytest.StashKey["list[Held]"]()
 # Attributes of reports, which pytest-xdist sends to the controller; the section that lists them; and how.
 _SUMMARIES = (
     ("flux_leaks", "flux: left behind by tests, and put right", "{}: {}"),
@@ -41,8 +44,9 @@ def begin(item: pytest.Item, nextitem: pytest.Item | None) -> None:
     """Note that a test begins."""
     set_item(item.config, item)
     item.stash[NEXT] = nextitem
-    item.stash[_STARTED] = time.time()
+    item.stash[STARTED] = time.time()
     item.stash[_LEAKS] = []
+    item.stash[_ENDED] = []
 
 
 def end(item: pytest.Item) -> None:
@@ -60,6 +64,12 @@ def add_leaks(item: pytest.Item | None, leaks: list[str], *, strict: bool) -> No
         pytest.fail(f"flux: left behind: {'; '.join(leaks)}", pytrace=False)
 
 
+def note_end(item: pytest.Item | None, held: Held) -> None:
+    """Note an instance that ends with its test: the teardown of another fixture may have failed already."""
+    if item is not None and held.scope == "function":
+        item.stash[_ENDED].append(held)
+
+
 def complete(pool: Pool, item: pytest.Item, report: pytest.TestReport) -> None:
     """Add logs, leaks, facts and dumps to the report of a test."""
     if report.when == "teardown" and item.stash.get(_LEAKS, None):
@@ -72,7 +82,10 @@ def complete(pool: Pool, item: pytest.Item, report: pytest.TestReport) -> None:
             item.user_properties.append((f"flux: {held.name}", facts(held.instance)))
         if report.failed:
             held.failed = True
-            report.sections += _sections(held, item.stash.get(_STARTED, 0.0))
+            report.sections += _sections(held, item.stash.get(STARTED, 0.0))
+    if report.when == "teardown" and report.failed:
+        for held in item.stash.get(_ENDED, []):
+            report.sections += _logs(held)
     if options.value_of(item.config, "dump") != "no":
         from pytest_flux.plugin import dumping
 
@@ -103,6 +116,16 @@ def _engine(broker: str) -> str:
 
 
 def _sections(held: Held, since: float) -> Iterator[tuple[str, str]]:
+    instance, name = held.instance, held.name
+    yield from _logs(held)
+    if instance.keep and instance.directory:
+        yield f"flux: kept ({name})", instance.directory
+    if instance.is_running and not instance.dead_brokers() and not instance.is_suspended:
+        yield from _quietly(lambda: list(_jobs(instance, name, since)), [])
+
+
+def _logs(held: Held) -> Iterator[tuple[str, str]]:
+    """What brokers and launcher have written since the test began."""
     from pytest_flux.instance.log import LAUNCHER, by_writer
 
     instance, name = held.instance, held.name
@@ -115,15 +138,11 @@ def _sections(held: Held, since: float) -> Iterator[tuple[str, str]]:
             yield f"flux: {title} ({name})", "\n".join(lines)
     if trace:
         yield f"flux: PMI ({name})", "\n".join(trace)
-    if instance.keep and instance.directory:
-        yield f"flux: kept ({name})", instance.directory
-    if instance.is_running and not instance.dead_brokers() and not instance.is_suspended:
-        yield from _quietly(lambda: list(_jobs(instance, name, since)), [])
 
 
 def _jobs(instance: FluxInstance, name: str, since: float) -> Iterator[tuple[str, str]]:
     """The stories of the jobs that have failed since the test began, and of those that have not ended."""
-    from pytest_flux.instance.story import tell
+    from pytest_flux.client.story import tell
     from pytest_flux.protocol.fluid import f58
     from pytest_flux.protocol.job_state import ACTIVE
 
@@ -154,13 +173,35 @@ class Memory:
     """
 
     def __init__(self, config: pytest.Config) -> None:
+        self._config = config
         self._reported = config.stash.setdefault(_REPORTED, {})
 
+    @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        """Collect the attributes of one report."""
+        """Collect the attributes of one report, before a JUnit file gets it."""
+        if self._config.getoption("xmlpath", None):
+            _add_to_junit(self._config, report)
         for attribute, _, _ in _SUMMARIES:
             texts = [(report.nodeid, text) for text in getattr(report, attribute, ())]
             self._reported.setdefault(attribute, []).extend(texts)
+
+
+def _add_to_junit(config: pytest.Config, report: pytest.TestReport) -> None:
+    """Write our sections of a failure to the test's ``system-out``, where viewers of JUnit files look.
+
+    pytest itself writes only captured output there, and that only if ``junit_logging`` is set.
+    """
+    from xml.etree import ElementTree as ET
+
+    # There is no public way; pytest's own fixture record_xml_attribute goes this one.
+    from _pytest.junitxml import bin_xml_escape, xml_key
+
+    xml = config.stash.get(xml_key, None)
+    sections = [f"{title}\n{text}" for title, text in report.sections if title.startswith("flux: ")]
+    if xml is not None and sections:
+        element = ET.Element("system-out")
+        element.text = bin_xml_escape("\n\n".join(sections) + "\n")
+        xml.node_reporter(report).append(element)
 
 
 def summarize(terminalreporter: Any, config: pytest.Config) -> None:  # noqa: ANN401 - private to pytest before 8

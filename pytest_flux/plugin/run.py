@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pytest_flux.plugin import options, reporting
+from pytest_flux.plugin import options, reporting, workers
 from pytest_flux.plugin.tracebacks import is_plain
 
 if TYPE_CHECKING:
@@ -49,10 +49,19 @@ def check(config: pytest.Config) -> None:
     """Raise UsageError for an invalid option or ini setting, before any test runs."""
     for setting in options.RUN:
         options.origin(config, setting)
+    workers.check(config)
     if options.shape_of(config):
         from pytest_flux.plugin import shapes
 
         shapes.of_run(config)
+
+
+def record(config: pytest.Config) -> None:
+    """Record the run, if ``--flux-report`` wants a page of it. Raises UsageError."""
+    if options.value_of(config, "report"):
+        from pytest_flux.plugin import recording
+
+        recording.register(config, lambda: pool_if_any(config))
 
 
 def command(config: pytest.Config) -> int | None:
@@ -193,7 +202,6 @@ def close(config: pytest.Config) -> None:
     forkserver: Any = sys.modules.get("pytest_flux.launcher.forkserver")
     if forkserver is not None:
         forkserver.close()
+    workers.close(config)
     if not hasattr(config, "workerinput") and config.pluginmanager.hasplugin("dsession"):
-        from pytest_flux.plugin.workers import stop_shared
-
-        stop_shared(config)
+        workers.stop_shared(config)

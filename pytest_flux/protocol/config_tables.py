@@ -403,6 +403,23 @@ def check_job_list(config: Config) -> None:
         raise ProtocolError("job-list.max_comparisons must be >= 0")
 
 
+QUEUE_POLICIES = ("easy", "conservative", "fcfs")
+"""The policies of the scheduler. The first one is the default."""
+
+
+def check_scheduler(config: Config) -> None:
+    """Check ``[sched-simple]``, which is ours: flux-core's has arguments only."""
+    table = config.get("sched-simple")
+    _unpack("error reading config for sched-simple: ", table, {"queue-policy": str, "queue-depth": int})
+    if not isinstance(table, dict):
+        return
+    policy = table.get("queue-policy", QUEUE_POLICIES[0])
+    if policy not in QUEUE_POLICIES:
+        raise ProtocolError(f"sched-simple.queue-policy={policy!r}: one of {', '.join(QUEUE_POLICIES)} is expected")
+    if table.get("queue-depth", 1) < 1:
+        raise ProtocolError("sched-simple.queue-depth must be >= 1")
+
+
 CHECKS: dict[str, Callable[[Config], None]] = {
     "connector-local": check_access,
     "heartbeat": check_heartbeat,
@@ -411,5 +428,6 @@ CHECKS: dict[str, Callable[[Config], None]] = {
     "job-ingest": check_ingest,
     "job-exec": check_exec,
     "job-list": check_job_list,
+    "sched-simple": check_scheduler,
 }
 """A check for each module of flux-core that reads configuration. Each raises ProtocolError with the reason."""

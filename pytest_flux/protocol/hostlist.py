@@ -204,17 +204,32 @@ def encode_hostlist(hosts: Iterable[str]) -> str:
 
 def _runs(hosts: Iterable[str]) -> Iterator[_Run]:
     current: _Run | None = None
+    high = 0
+    following: str | None = None
     for name in hosts:
-        added = _run_of(name)
-        if current is None:
-            current = added
-        elif _continues(current, added):
-            current = current._replace(high=added.high)
+        # An instance has thousands of hosts, nearly all of which follow the one before.
+        if name == following:
+            high += 1
         else:
-            yield current
-            current = added
+            if current is not None:
+                yield current._replace(high=high)
+            current = _run_of(name)
+            high = current.high
+        assert current is not None
+        following = _following(current, high)
     if current is not None:
-        yield current
+        yield current._replace(high=high)
+
+
+def _following(run: _Run, high: int) -> str | None:
+    """The name that would continue a run; None if none can.
+
+    The new number is written with the padding of the run: 100 comes after 99 or 099, and 010 does not after 9.
+    """
+    if not run.width or high >= _MAX_NUMBER:
+        return None
+    name = f"{run.prefix}{high + 1:0{run.width}}"
+    return name if len(name) <= MAX_NAME else None
 
 
 def _run_of(name: str) -> _Run:
@@ -226,17 +241,6 @@ def _run_of(name: str) -> _Run:
     if not digits or int(digits) > _MAX_NUMBER:
         return _Run(name, 0, 0, 0)
     return _Run(prefix, int(digits), int(digits), len(digits))
-
-
-def _continues(run: _Run, added: _Run) -> bool:
-    # The width must be right: the new number, written with the padding of the run, must look as it did (100 does
-    # after 99 or 099, 010 does not after 9).
-    return (
-        run.width > 0
-        and added.width == max(run.width, len(str(added.low)))
-        and run.prefix == added.prefix
-        and run.high + 1 == added.low
-    )
 
 
 def _encode_range(run: _Run) -> str:

@@ -203,5 +203,6 @@ class TreeBuilder:
                     yield name, TreeObject("", None, entry)
 
         ref = self._store(treeobj.directory(dict(entries())).encode())
+        self.blobs += 1
         tree.clear()
         return ref

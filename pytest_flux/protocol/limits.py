@@ -21,8 +21,8 @@ MAX_IDS = 1 << 20
 MAX_HOSTS = 1 << 20
 """Names in one list of hosts, once it is expanded: flux-core's limit for a range."""
 
-MAX_NODES = 1 << 14
-"""Ranks in a resource set, and hosts in a ``[resource.config]``."""
+MAX_NODES = 1 << 17
+"""Ranks in a resource set, and hosts in a ``[resource.config]``. With that many, an instance needs 100 MB."""
 
 MAX_CORES = 1 << 16
 """Ids of a node's cores, and of its gpus, must be smaller."""

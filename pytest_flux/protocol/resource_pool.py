@@ -35,7 +35,11 @@ class Need(NamedTuple):
 
 
 class ResourcePool:
-    """The resources of an instance: all, the free ones, and which ranks are up. At first, all ranks are up."""
+    """The resources of an instance: all, the free ones, and which ranks are up. At first, all ranks are up.
+
+    ``free_cores`` is the number of free cores on ranks that are up. ``has_single_cores`` says that each node has one
+    core, and nothing else.
+    """
 
     def __init__(self, resources: ResourceSet) -> None:
         self.resources = resources
@@ -44,14 +48,21 @@ class ResourcePool:
         }
         self._down: set[int] = set()
         self._buckets: dict[tuple[int, int], list[int]] = {}
-        for rank in self._free:
-            self._enter(rank)
+        self.free_cores = 0
+        self.has_single_cores = all(
+            node.cores.bit_count() == 1 and not node.gpus for node in resources.nodes.values()
+        )
+        for rank in sorted(self._free):
+            key = self._key(rank)
+            self.free_cores += key[0]
+            self._buckets.setdefault(key, []).append(rank)
 
     def copy(self) -> ResourcePool:
         """An independent pool in the same state, to try things out."""
         copied = ResourcePool.__new__(ResourcePool)
         copied.resources = self.resources
         copied._free, copied._down = dict(self._free), set(self._down)
+        copied.free_cores, copied.has_single_cores = self.free_cores, self.has_single_cores
         copied._buckets = {key: list(ranks) for key, ranks in self._buckets.items()}
         return copied
 
@@ -97,52 +108,92 @@ class ResourcePool:
 
     def take(self, chosen: ResourceSet) -> None:
         """Mark the resources of a job as not free."""
+        free, changed = self._free, {}
         for rank, node in chosen.nodes.items():
-            if rank in self._free:
-                cores, gpus = self._free[rank]
-                self._set(rank, cores & ~node.cores, gpus & ~node.gpus)
+            if rank in free:
+                cores, gpus = free[rank]
+                changed[rank] = cores & ~node.cores, gpus & ~node.gpus
+        self._set(changed)
 
     def give_back(self, chosen: ResourceSet) -> None:
         """Mark the resources of a job as free again."""
+        free, changed = self._free, {}
         for rank, node in chosen.nodes.items():
-            if rank in self._free:
-                cores, gpus = self._free[rank]
+            if rank in free:
+                cores, gpus = free[rank]
                 everything = self.resources.nodes[rank]
-                self._set(rank, cores | node.cores & everything.cores, gpus | node.gpus & everything.gpus)
+                changed[rank] = cores | node.cores & everything.cores, gpus | node.gpus & everything.gpus
+        self._set(changed)
 
-    def _set(self, rank: int, cores: int, gpus: int) -> None:
-        if rank not in self._down:
-            self._leave(rank)
-        self._free[rank] = (cores, gpus)
-        if rank not in self._down:
-            self._enter(rank)
+    def cores_of(self, resources: ResourceSet) -> int:
+        """How many cores of a set are on ranks that are up."""
+        if not self._down:
+            return resources.count("core")
+        return sum(node.cores.bit_count() for rank, node in resources.nodes.items() if rank not in self._down)
+
+    def free_all(self) -> None:
+        """Mark everything as free."""
+        self._set({rank: (node.cores, node.gpus) for rank, node in self.resources.nodes.items()})
+
+    def _set(self, changed: dict[int, tuple[int, int]]) -> None:
+        """Change what is free on some ranks: bucket by bucket, because a wide job changes thousands of ranks."""
+        leaving: dict[tuple[int, int], list[int]] = {}
+        entering: dict[tuple[int, int], list[int]] = {}
+        for rank, (cores, gpus) in changed.items():
+            if rank not in self._down:
+                before, after = self._key(rank), (cores.bit_count(), gpus.bit_count())
+                if before != after:
+                    leaving.setdefault(before, []).append(rank)
+                    entering.setdefault(after, []).append(rank)
+                    self.free_cores += after[0] - before[0]
+        self._free.update(changed)
+        for key, ranks in leaving.items():
+            self._remove(key, ranks)
+        for key, ranks in entering.items():
+            bucket = self._buckets.setdefault(key, [])
+            bucket += ranks
+            # Two ascending lists, which the sort recognizes.
+            bucket.sort()
+
+    def _remove(self, key: tuple[int, int], ranks: list[int]) -> None:
+        """Remove ranks, which ascend, from a bucket."""
+        bucket = self._buckets[key]
+        if len(bucket) == len(ranks):
+            del self._buckets[key]
+            return
+        first = bisect_left(bucket, ranks[0])
+        if bucket[first : first + len(ranks)] == ranks:
+            del bucket[first : first + len(ranks)]
+        else:
+            gone = frozenset(ranks)
+            bucket[:] = [rank for rank in bucket if rank not in gone]
 
     def _key(self, rank: int) -> tuple[int, int]:
         cores, gpus = self._free[rank]
         return cores.bit_count(), gpus.bit_count()
 
     def _enter(self, rank: int) -> None:
-        insort(self._buckets.setdefault(self._key(rank), []), rank)
+        key = self._key(rank)
+        self.free_cores += key[0]
+        insort(self._buckets.setdefault(key, []), rank)
 
     def _leave(self, rank: int) -> None:
         key = self._key(rank)
-        bucket = self._buckets[key]
-        if len(bucket) == 1:
-            del self._buckets[key]
-        else:
-            del bucket[bisect_left(bucket, rank)]
+        self.free_cores -= key[0]
+        self._remove(key, [rank])
 
     # -- choosing
 
     def find(self, need: Need, wanted: Wanted | None = None) -> ResourceSet | None:
         """Resources that fulfil a need, or None while they are not free. They are not taken yet: see :meth:`take`.
 
-        Raises Infeasible if even an idle instance with all ranks up would not have enough.
+        Whether they can ever be free is another question: see :meth:`check`.
         """
         need = need.settled()
+        if need.nslots * need.cores_per_slot > self.free_cores:
+            return None
         chosen = self._find_nodes(need, wanted) if need.nnodes else self._find_slots(need, wanted)
         if chosen is None:
-            self.check(need, wanted)
             return None
         return ResourceSet(
             chosen, self.resources.properties, nslots=need.nslots, scheduling=self.resources.scheduling

@@ -34,6 +34,11 @@ class Node(NamedTuple):
     gpus: int
 
 
+def is_property(name: object) -> bool:
+    """Whether a value may be the name of a property (RFC 20)."""
+    return isinstance(name, str) and not _UNFIT & set(name)
+
+
 def mask_of(ids: str) -> int:
     """The bit mask for an idset. Raises ProtocolError if it is malformed, or has ids from MAX_CORES up."""
     mask = 0
@@ -86,11 +91,10 @@ class ResourceSet:
         nslots: int = 0,
         scheduling: object = None,
     ) -> None:
-        self.nodes: dict[int, Node] = {rank: (nodes or {})[rank] for rank in sorted(nodes or {})}
+        given = nodes or {}
+        self.nodes: dict[int, Node] = {rank: given[rank] for rank in sorted(given)}
         self.properties = {
-            name: kept
-            for name, ranks in (properties or {}).items()
-            if (kept := frozenset(rank for rank in ranks if rank in self.nodes))
+            name: kept for name, ranks in (properties or {}).items() if (kept := frozenset(self.nodes.keys() & ranks))
         }
         self.starttime = starttime
         self.expiration = expiration
@@ -203,7 +207,9 @@ class ResourceSet:
 
     def replace(self, *, starttime: float, expiration: float) -> ResourceSet:
         """The same resources for other times."""
-        changed = self._with(self.nodes)
+        changed = ResourceSet()
+        # A set never changes, so both may have the same parts.
+        changed.nodes, changed.properties, changed.scheduling = self.nodes, self.properties, self.scheduling
         changed.nslots, changed.starttime, changed.expiration = self.nslots, starttime, expiration
         return changed
 
@@ -305,7 +311,7 @@ def resources_from_config(entries: object) -> ResourceSet:
             before = nodes.get(rank)
             nodes[rank] = Node(host, before.cores | cores, before.gpus | gpus) if before else Node(host, cores, gpus)
             for name in names:
-                if not isinstance(name, str) or _UNFIT & set(name):
+                if not is_property(name):
                     raise ProtocolError(f'{place}: invalid property "{name}"')
                 properties.setdefault(name, set()).add(rank)
         check_limit("hosts in resource.config", len(nodes), MAX_NODES)

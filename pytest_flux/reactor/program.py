@@ -1,4 +1,7 @@
-"""Starting programs: the only place where this package starts one.
+"""Starting programs from a process with a reactor: a broker, a job's process, a command of flux.
+
+Elsewhere the conditions differ, and so does the way: the launcher starts brokers, which must inherit what a broker of
+flux-core would (``launcher/spawn.py``), and a client of the user's may have threads (``client/connector.py``).
 
 The usual way, the module subprocess, costs too much here. It imports threading, which after a fork makes 0.4 MiB of
 memory private to each broker, and importing both delays the first program by several milliseconds. A fork of our own

@@ -13,20 +13,29 @@ Nor must it be swallowed: whatever the callback served would hang. So each excep
   ``fail``, which ends ``run`` with the exception after all: a broker does so for its own life (see Broker.report).
 * Code that calls back many others in a loop (events to subscribers, commits to watchers) uses ``call``, so that one
   of them that fails does not cost the others their turn.
+
+Which time a timer is in
+------------------------
+
+``call_later`` is real time: for sockets, processes, the clean-up. Timers of the instance are those of ``clock`` (see
+pytest_flux.reactor.clock). ``batch`` is for delays that only gather work: if the clock is virtual, a test must be
+able to rely on what follows from one moment before time moves on, so the loop does such work as soon as there is
+nothing else to do. When that is done too, it calls ``on_idle``: everything that this process had to do at this moment
+is done.
 """
 
 from __future__ import annotations
 
-import heapq
 import math
 import os
 import select
 import signal
+import time
 from collections import deque
 from collections.abc import Callable
-from itertools import count
 
 from pytest_flux.reactor.clock import Clock
+from pytest_flux.reactor.timers import Timer, Timers
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -51,37 +60,30 @@ def _broken(callback: object) -> Callback | None:
     return broken
 
 
-class Timer:
-    """A callback that is due at a moment of the monotonic clock, unless it is cancelled."""
-
-    __slots__ = ("callback", "when")
-
-    def __init__(self, when: float, callback: Callback) -> None:
-        self.when = when
-        self.callback: Callback | None = callback
-
-    def cancel(self) -> None:
-        """Forget the callback. Harmless when it has run."""
-        self.callback = None
-
-
 class Reactor:
     """Callbacks in the order of their causes.
 
-    ``clock`` is the time of everything that runs here. ``on_error`` gets an exception and the callback that raised
-    it. ``on_slow`` gets a callback that took more than ``slow`` seconds, and how long it took.
+    ``clock`` is the time of the instance whose parts run here. ``on_error`` gets an exception and the callback that
+    raised it. ``on_slow`` gets a callback that took more than ``slow`` seconds, and how long it took. ``on_idle`` is
+    called if the clock is virtual, once whenever the loop has run out of things to do.
     """
+
+    monotonic = staticmethod(time.monotonic)
+    """Seconds of real time."""
 
     def __init__(self, clock: Clock | None = None) -> None:
         self.clock = Clock() if clock is None else clock
+        self.on_idle: Callback | None = None
         self.on_error: ErrorCallback | None = None
         self.on_slow: Callable[[object, float], None] | None = None
         self.slow = 0.1
         self._poll: Any = select.epoll() if _HAS_EPOLL else select.poll()
         self._callbacks: dict[int, list[Callback | None]] = {}
-        self._timers: list[tuple[float, int, Timer]] = []
-        self._order = count()
+        self._timers = Timers()
         self._soon: deque[Callback] = deque()
+        self._batched: deque[Timer] = deque()
+        self._put_off: list[Timer] = []
+        self._is_idle = True
         self._signals: dict[int, Callable[[int], None]] = {}
         self._children: dict[int, tuple[StatusCallback, StatusCallback | None]] = {}
         self._previous: dict[int, object] = {}
@@ -93,13 +95,18 @@ class Reactor:
         """Call back until ``stop``."""
         self._running = True
         while self._running:
-            for fd, callbacks, events in self._wait(self._timeout()):
+            ready = self._wait(self._timeout())
+            for fd, callbacks, events in ready:
                 for index, other in ((0, _WRITE), (1, _READ)):
                     callback = callbacks[index]
                     if events & ~other and callback is not None and not self.call(callback):
                         self._drop(fd, callbacks, callback)
-            self._run_timers()
-            self._run_soon()
+            has_run = self._run_timers()
+            if self._soon:
+                has_run = True
+                self._run_soon()
+            if self.clock.is_virtual:
+                self._note_idle(is_idle=not ready and not has_run)
         if self._failure is not None:
             failure, self._failure = self._failure, None
             raise failure
@@ -136,12 +143,12 @@ class Reactor:
         """As ``call``. A callback within another counts for the outer one only."""
         report, self.on_slow = self.on_slow, None
         assert report is not None
-        began = self.clock.monotonic()
+        began = self.monotonic()
         try:
             return self.call(callback, *arguments)
         finally:
             self.on_slow = report
-            spent = self.clock.monotonic() - began
+            spent = self.monotonic() - began
             if spent > self.slow:
                 report(callback, spent)
 
@@ -176,31 +183,81 @@ class Reactor:
             self.call(self._soon.popleft())
 
     def _timeout(self) -> float | None:
-        if self._soon:
+        if self._soon or not self._is_idle:
             return 0
-        while self._timers and self._timers[0][2].callback is None:
-            heapq.heappop(self._timers)
-        if not self._timers:
-            return None
-        return min(max(0.0, self._timers[0][0] - self.clock.monotonic()), _MAX_TIMEOUT)
+        due, wait = self._timers.due(), self.clock.wait()
+        if due is not None:
+            left = max(0.0, due - self.monotonic())
+            wait = left if wait is None else min(wait, left)
+        return None if wait is None else min(wait, _MAX_TIMEOUT)
 
-    def _run_timers(self) -> None:
-        now = self.clock.monotonic()
-        while self._timers and self._timers[0][0] <= now:
-            timer = heapq.heappop(self._timers)[2]
+    def _run_timers(self) -> bool:
+        has_run = self.clock.run_due(self.call)
+        now = self.monotonic()
+        while (timer := self._timers.take(now)) is not None:
             callback, timer.callback = timer.callback, None
             if callback is not None:
+                has_run = True
                 self.call(callback)
+        return has_run
+
+    def _note_idle(self, *, is_idle: bool) -> None:
+        """Do what was put off if there is nothing else to do, and report when there is nothing at all."""
+        if not is_idle:
+            self._is_idle = False
+        elif self._batched:
+            callback = self._batched.popleft().callback
+            if callback is not None:
+                self.call(callback)
+        elif not self._is_idle:
+            self._is_idle = True
+            if self.on_idle is not None:
+                self.call(self.on_idle)
+
+    def stir(self) -> None:
+        """Call ``on_idle`` again, even if nothing happens."""
+        self._is_idle = not self.clock.is_virtual
 
     def call_soon(self, callback: Callback) -> None:
         """Call back in the next round, after the callback that is running."""
         self._soon.append(callback)
 
     def call_later(self, delay: float, callback: Callback) -> Timer:
-        """Call back after ``delay`` seconds, unless the timer is cancelled."""
-        timer = Timer(self.clock.monotonic() + delay, callback)
-        heapq.heappush(self._timers, (timer.when, next(self._order), timer))
+        """Call back after ``delay`` seconds of real time, unless the timer is cancelled."""
+        return self._timers.add(Timer(self.monotonic() + delay, callback))
+
+    def batch(self, delay: float, callback: Callback) -> Timer:
+        """Call back after ``delay`` seconds, for which work is gathered.
+
+        If time is virtual, call back once there is nothing else to do. The timer can be cancelled.
+        """
+        if not self.clock.is_virtual:
+            return self.call_later(delay, callback)
+        timer = Timer(self.monotonic() + delay, callback)
+        self._batched.append(timer)
+        self._is_idle = False
         return timer
+
+    def put_off(self, delay: float, callback: Callback) -> None:
+        """Call back after ``delay`` seconds of real time, or earlier by ``do_put_off``.
+
+        For work that nobody waits for, such as writing what readers ask for anyway. Virtual time may move before.
+        """
+        timer = self.call_later(delay, callback)
+        if self.clock.is_virtual:
+            self._put_off.append(timer)
+
+    def do_put_off(self) -> bool:
+        """Do now what was put off while time moves. Returns whether there was something."""
+        timers, self._put_off = self._put_off, []
+        callbacks = [timer.callback for timer in timers if timer.callback is not None]
+        for timer in timers:
+            timer.cancel()
+        for callback in callbacks:
+            self.call(callback)
+        if callbacks:
+            self.stir()
+        return bool(callbacks)
 
     def on_readable(self, fd: int, callback: Callback | None) -> None:
         """Call back whenever ``fd`` has something to read, or is at its end; None ends that."""

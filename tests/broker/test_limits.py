@@ -62,7 +62,7 @@ _WIDE = {"or": [{"ranks": ["0"]}] * 300}
         (lambda: mask_of("0-65536"), "id of a resource: 65536 exceeds the limit of 65535"),
         (lambda: ResourceSet.decode(_resources("0-1048575", "0-65535")), "ids in a set: 1048576 exceeds the limit"),
         (lambda: ResourceSet.decode(_resources("0-16383", "0-65535")), "bits of resources in R: 1073741824 exceeds"),
-        (lambda: ResourceSet.decode(_resources("0-16383", "", copies=99)), "ranks in R: 32768 exceeds the limit"),
+        (lambda: ResourceSet.decode(_resources("0-16383", "", copies=99)), "ranks in R: 147456 exceeds the limit"),
         (lambda: ResourceSet.decode(_resources("0", "0", "x[1-9999999]")), "hosts in a list: 9999999 exceeds"),
         (
             lambda: resources_from_config([{"hosts": "x[1-16384]", "cores": "0-65535"}]),

@@ -73,6 +73,11 @@ def test_names_of_the_command_line_and_of_jobspec() -> None:
         ({"env": {}, "environment": {}}, "env= adds to the environment, environment= replaces it"),
         ({"flags": "waitble"}, "did you mean 'waitable'"),
         ({"dependency": "ƒ2"}, "SCHEME:VALUE is expected"),
+        ({"queue": 3}, "queue=3: text is expected"),
+        ({"urgency": "high"}, "urgency='high': an integer is expected"),
+        ({"exclusive": "yes"}, "exclusive='yes': true or false is expected"),
+        ({"env": {"A": 1}}, "env={'A': 1}: text is expected"),
+        ({"env": "A=1"}, "env='A=1': a mapping is expected"),
     ],
 )
 def test_mistakes(how: dict[str, Any], told: str) -> None:

@@ -149,7 +149,7 @@ def test_last_words_of_a_broker_are_heard(start: Start) -> None:
 def test_broken_protocol_ends_the_session(start: Start) -> None:
     broker = CLIENT + (
         "if os.environ['PMI_RANK'] == '0': s.sendall(b'this is not pmi\\n')\n"
-        "print(s.recv(4096), flush=True)\n"
+        "os.write(1, b'%r\\n' % s.recv(4096))\n"
         "if os.environ['PMI_RANK'] == '1': s = os.read(os.pipe()[0], 1)\n"
     )
     ended = start("-s2", broker=broker, interpreter=PYTHON).end()

@@ -34,7 +34,6 @@ DIFFERENCES = {
             r"broker\.info\[\d+\]: (un)?loading [\w-]+$",
             r"broker\.debug\[\d+\]: (insmod|rmmod) [\w-]+$",
             r"broker\.debug\[\d+\]: module [\w-]+ exited$",
-            r"connector-local\.debug\[\d+\]: allow-(guest-user|root-owner)=\w+$",
             r"overlay\.crit\[\d+\]: module exiting abnormally$",
             r"broker\.err\[\d+\]: error loading builtins: overlay is unexpectedly finalizing$",
             r"broker\.err\[\d+\]: overlay: Invalid argument$",
@@ -83,10 +82,6 @@ DIFFERENCES = {
         "Requests and debug flags that exist for flux-core's own tests (kvs.setroot-pause, flags of the scheduler, "
         "of job-ingest, of connector-local) are unknown to embedded brokers, or set without effect.",
         lost=29,
-    ),
-    "the job manager's own view": Difference(
-        "What somebody writes into the eventlog of a job behind the job manager's back is not seen in job-info.",
-        lost=30,
     ),
     "no libpmi": Difference(
         "Tasks have no FLUX_PMI_LIBRARY_PATH: programs that load libpmi.so find the one of their MPI.", lost=3

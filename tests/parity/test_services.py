@@ -155,6 +155,8 @@ def test_groups(flux: Flux, three: Running) -> None:
 def test_environment_of_the_broker(flux: Flux) -> None:
     assert ask(flux, "broker.getenv", {"names": ["HOME", "NO_SUCH"]}) == {"env": {"HOME": os.environ["HOME"]}}
     assert ask(flux, "broker.getenv", {"names": "x"}) == {"env": {}}
+    assert ask(flux, "broker.conf-builtin", {"keys": ["exec_path", 3]})["values"].keys() == {"exec_path"}
+    assert ask(flux, "broker.conf-builtin", {"keys": ["exec_path", "x"]}) == (errno.EINVAL, "x: invalid key")
     assert ask(flux, "broker.setenv", {"env": {"PARITY": "b"}}, 2) == {}
     assert ask(flux, "broker.getenv", {"names": ["PARITY"]}, 2) == {"env": {"PARITY": "b"}}
     assert ask(flux, "broker.getenv", {"names": ["PARITY"]}, 1) == {"env": {}}

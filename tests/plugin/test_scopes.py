@@ -161,13 +161,7 @@ def uris(pytester: pytest.Pytester) -> list[str]:
     return (pytester.path / "uris").read_text().split()
 
 
-_OUTSIDE_OF_CLASSES = "outside of classes, each function has an instance of its own"
-
-
-@pytest.mark.parametrize(
-    "scope",
-    [pytest.param("class", marks=pytest.mark.xfail(reason=_OUTSIDE_OF_CLASSES)), "module", "package", "session"],
-)
+@pytest.mark.parametrize("scope", ["class", "module", "package", "session"])
 def test_one_warm_instance_for_each_shape(run: Run, pytester: pytest.Pytester, scope: str) -> None:
     run(SHAPES, f"--flux-scope={scope}").assert_outcomes(passed=11)
     seen = uris(pytester)

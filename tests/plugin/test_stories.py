@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from xml.etree import ElementTree
 
 import pytest
 
@@ -163,3 +164,27 @@ def test_engine_version_and_path_for_junit(run: Run, pytester: pytest.Pytester) 
     run("def test(flux_instance): pass\n", "--junit-xml=out.xml", "--flux-broker=embedded")
     text = (pytester.path / "out.xml").read_text()
     assert re.search(r'value="embedded \(/.*libexec/flux-broker\) [\d.]+\S*, size 1, local://', text)
+
+
+@pytest.mark.parametrize("workers", [[], pytest.param(["-n1"], marks=pytest.mark.slow)])
+def test_logs_and_jobs_for_junit(run: Run, pytester: pytest.Pytester, workers: list[str]) -> None:
+    source = """
+        import pytest
+
+        def test_call(flux_instance):
+            flux_instance.submit("echo almost; exit 3").result().check()
+
+        @pytest.fixture
+        def ends(flux_instance):
+            yield
+            assert flux_instance.uri == ""
+
+        def test_teardown(ends): pass
+        def test_passes(flux_instance): pass
+    """
+    run(source, "--junit-xml=out.xml", *workers)
+    cases = {case.attrib["name"]: case for case in ElementTree.parse(pytester.path / "out.xml").iter("testcase")}
+    texts = {name: case.findtext("system-out") or "" for name, case in cases.items()}
+    assert re.search(r"flux: log of rank 0 .*flux: job ƒ.*command: .*stdout:\nalmost", texts["test_call"], re.DOTALL)
+    assert "flux: log of rank 0" in texts["test_teardown"]
+    assert texts["test_passes"] == ""

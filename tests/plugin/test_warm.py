@@ -61,7 +61,6 @@ def test_without_workers(run: Run, pytester: pytest.Pytester) -> None:
     assert len(set((pytester.path / "uris").read_text().split())) == 4
 
 
-@pytest.mark.xfail(reason="pytest-xdist 3.8 names the groups before our hook has marked the tests")
 def test_groups_are_shapes(run: Run) -> None:
     result = run(SUITE, "--flux-scope=session", "-n2", "--dist=loadgroup", "-v")
     result.assert_outcomes(passed=50)

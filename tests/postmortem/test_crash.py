@@ -67,7 +67,7 @@ def check(state: Path, kept: dict[str, str], jobs: Collection[int] = ()) -> None
                 assert job_result(not job.waitstatus, None) == 1
 
 
-@pytest.mark.parametrize("rounds", [1, 3, 9])
+@pytest.mark.parametrize("rounds", [3, *(pytest.param(rounds, marks=pytest.mark.slow) for rounds in (1, 9))])
 def test_kill_and_recover(state: Path, rounds: int, tmp_path: Path) -> None:
     kept = crash(state, rounds)
     before = {name: (state / name).read_bytes() for name in os.listdir(state)}
@@ -123,6 +123,7 @@ def test_ten_kills(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.soak
 def test_two_hundred_kills(tmp_path: Path) -> None:
     kill_again_and_again(tmp_path, 20, 10)
 
@@ -179,6 +180,7 @@ def _age(path: Path, *, value: str | None = None) -> None:
     database.close()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("version", [0, 1])
 def test_older_databases(state: Path, version: int, tmp_path: Path) -> None:
     shutil.copy(RECORDED / "content.sqlite", state)

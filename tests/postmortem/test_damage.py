@@ -76,6 +76,7 @@ def test_archives(damage: Damage, compress: Callable[[bytes], bytes], tmp_path: 
     assert os.listdir(tmp_path) == ["dump.tar"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_databases(damage: Damage, tmp_path: Path) -> None:
     dice = random.Random(11)
@@ -191,6 +192,7 @@ class _Zeros(io.RawIOBase):
         return bytes(size)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("compress", ["gz", "bz2"])
 def test_bombs(compress: str, tmp_path: Path) -> None:
     path = tmp_path / "bomb.tar"
@@ -226,6 +228,7 @@ def test_more_names_than_there_is_memory_for() -> None:
     assert "too many keys" in restored.problem
 
 
+@pytest.mark.slow
 def test_directories_that_contain_each_other_in_many_ways(tmp_path: Path) -> None:
     """Few blobs, and more keys than can be counted: what is looked up is found, and walking takes no memory."""
     from pytest_flux.content_sqlite import SqliteBacking

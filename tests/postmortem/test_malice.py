@@ -100,7 +100,12 @@ MADE: dict[Callable[[Maker], None], str] = {
 }
 
 
-@pytest.mark.parametrize("make", MADE)
+LARGE = (repeated, inflated, countless)
+
+
+@pytest.mark.parametrize(
+    "make", [pytest.param(make, marks=pytest.mark.slow) if make in LARGE else make for make in MADE]
+)
 def test_what_is_made_to_do_harm(make: Callable[[Maker], None], tmp_path: Path) -> None:
     make(Maker(tmp_path))
     source = """with pytest_flux.postmortem.dump.open_dump(sys.argv[1]) as dump:
@@ -180,6 +185,7 @@ def test_holes(name: str, tmp_path: Path) -> None:
         assert len(dump.jobs()) == 7
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("opener", [gzip.open, lzma.open])
 def test_an_archive_that_never_ends(opener: Callable[..., Any], tmp_path: Path) -> None:
     path = tmp_path / "bomb.tar"

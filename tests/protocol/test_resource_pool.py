@@ -100,7 +100,7 @@ def test_constraints() -> None:
 )
 def test_what_can_never_be_had(need: Need, text: str) -> None:
     with pytest.raises(Infeasible) as caught:
-        _pool((2, 0), (2, 0)).find(need)
+        _pool((2, 0), (2, 0)).check(need)
     assert str(caught.value) == f"unsatisfiable request: {text}"
 
 
@@ -108,7 +108,7 @@ def test_a_pool_that_shrinks_knows_what_can_never_be_had() -> None:
     pool = _pool((2, 0), (2, 0))
     pool.shrink([1])
     with pytest.raises(Infeasible):
-        pool.find(Need(2, 2, 1))
+        pool.check(Need(2, 2, 1))
     assert _take(pool, Need(1, 2, 1)) == "rank0/core[0-1]"
 
 
@@ -130,9 +130,10 @@ def test_nothing_is_given_twice(
     for number, (nnodes, slots, cores, gpus, exclusive) in enumerate(wishes):
         need = Need(nnodes, slots * max(nnodes, 1), cores, gpus, exclusive)
         try:
-            found = pool.find(need)
+            pool.check(need)
         except Infeasible:
             continue
+        found = pool.find(need)
         if found is None:
             if held:
                 pool.give_back(held.pop(number % len(held)))

@@ -373,11 +373,8 @@ def test_a_slow_callback_is_reported(rig: Rig) -> None:
         def slowly(self) -> None:
             rig.reactor.stop()
 
-    class Clock:
-        monotonic = staticmethod(lambda: next(ticks, 0.5))
-        time = staticmethod(lambda: 0.0)
-
-    reactor = Reactor(Clock())  # type: ignore[arg-type]
+    reactor = Reactor()
+    reactor.monotonic = lambda: next(ticks, 0.5)
     reactor.on_slow = lambda callback, seconds: reports.append((callback, seconds))
     slow = Watch().slowly
     assert reactor.call(slow)

@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from pytest_flux.broker.log import BrokerLog
     from pytest_flux.broker.modules import Arguments
     from pytest_flux.content_sqlite import SqliteBacking
-    from pytest_flux.reactor.reactor import Reactor, Timer
+    from pytest_flux.reactor.reactor import Reactor
+    from pytest_flux.reactor.timers import Timer
 
 _FLUSH_DELAY = 1.0
 # Bytes to write from which on that is done in the next rounds, and at once.
@@ -138,10 +139,14 @@ class ContentStore:
         self._superseded.clear()
         self.dirty_bytes = 0
 
-    def attach(self, options: Arguments) -> None:
-        """Open the file, as the module content-sqlite is loaded with these arguments. FluxError."""
+    def use(self, options: Arguments) -> None:
+        """Open the file later with these arguments of the module content-sqlite. FluxError EINVAL."""
         _check_sqlite(options)
         self._options = options
+
+    def attach(self, options: Arguments) -> None:
+        """Open the file, as the module content-sqlite is loaded with these arguments. FluxError."""
+        self.use(options)
         self._is_backed = True
         try:
             if "truncate" in options:

@@ -11,10 +11,14 @@ from pytest_flux.broker.exec.options import NOTICE, exit_timeout, signal_options
 from pytest_flux.protocol.duration import format_duration, parse_duration
 from pytest_flux.protocol.errors import ProtocolError
 from pytest_flux.protocol.wait_status import exit_code, signal_text
-from pytest_flux.reactor.reactor import Reactor, Timer
+from pytest_flux.reactor.reactor import Reactor
+from pytest_flux.reactor.timers import Timer
 
 _SHELL_AFTER = 5
 """After this many kill timeouts, the shell itself is killed (flux-core's job-exec)."""
+
+_LONGEST = 300.0
+"""The time between two attempts to kill a shell doubles up to this many seconds."""
 
 _WARNING = "signal"
 """The component that the log names for a warning: the shell option."""
@@ -26,6 +30,19 @@ class KillConfig(NamedTuple):
     timeout: float = 5.0
     term_signal: int = signal.SIGTERM
     kill_signal: int = signal.SIGKILL
+    max_count: int = 8
+    max_timeout: float = -1.0
+
+    @property
+    def effective_max_timeout(self) -> float:
+        """Seconds from the first signal until the ladder gives up."""
+        if self.max_timeout > 0:
+            return self.max_timeout
+        total, step = self.timeout * _SHELL_AFTER, self.timeout
+        for _ in range(self.max_count - 1):
+            total += step
+            step = min(step * 2, _LONGEST)
+        return total
 
 
 def kill_config(config: Mapping[str, Any]) -> KillConfig:
@@ -34,14 +51,21 @@ def kill_config(config: Mapping[str, Any]) -> KillConfig:
     if not isinstance(table, dict):
         return KillConfig()
     chosen = KillConfig()
-    try:
-        chosen = chosen._replace(timeout=parse_duration(str(table["kill-timeout"])))
-    except (KeyError, ProtocolError):
-        pass
+    count = str(table.get("max-kill-count", ""))
     return chosen._replace(
+        timeout=_seconds(table, "kill-timeout", chosen.timeout),
         term_signal=find_signal(table.get("term-signal")) or chosen.term_signal,
         kill_signal=find_signal(table.get("kill-signal")) or chosen.kill_signal,
+        max_count=int(count) if count.isdigit() and int(count) else chosen.max_count,
+        max_timeout=_seconds(table, "max-kill-timeout", chosen.max_timeout),
     )
+
+
+def _seconds(table: Mapping[str, Any], name: str, default: float) -> float:
+    try:
+        return parse_duration(str(table[name]))
+    except (KeyError, ProtocolError):
+        return default
 
 
 def find_signal(name: object) -> int | None:
@@ -51,46 +75,63 @@ def find_signal(name: object) -> int | None:
 
 
 class KillLadder:
-    """Ends a job: a signal, then SIGKILL again and again, and at last without waiting for the tasks.
+    """Ends a job: a signal to its tasks, then another one again and again, then signals to its shells.
 
-    ``kill`` signals all tasks, ``destroy`` ends all shells.
+    ``kill`` signals all tasks, ``kill_shells`` all shells. If shells remain nevertheless, ``give_up`` is called with
+    the name of the limit that was reached (flux-core's job-exec.c: then the job ends without them, and their nodes
+    are drained).
     """
 
     def __init__(
-        self, reactor: Reactor, config: KillConfig, kill: Callable[[int], None], destroy: Callable[[], None]
+        self,
+        reactor: Reactor,
+        config: KillConfig,
+        kill: Callable[[int], None],
+        kill_shells: Callable[[int], None],
+        give_up: Callable[[str], None],
     ) -> None:
         self._reactor = reactor
         self._config = config
         self._kill = kill
-        self._destroy = destroy
-        self._timers: list[Timer] = []
-
-    @property
-    def is_climbing(self) -> bool:
-        """Whether ``start`` was called."""
-        return bool(self._timers)
+        self._kill_shells = kill_shells
+        self._give_up = give_up
+        self._timers: dict[str, Timer] = {}
+        self.timeout = config.timeout
+        self.count = 0
+        self.shell_count = 0
 
     def start(self, signum: int) -> None:
         """Send a signal; the others follow by themselves. Another call only sends its signal."""
-        begun = self.is_climbing
-        if not begun:
-            timeout = self._config.timeout
-            self._timers = [
-                self._reactor.call_later(timeout, self._kill_again),
-                self._reactor.call_later(timeout * _SHELL_AFTER, self._destroy),
-            ]
+        if not self._timers:
+            config = self._config
+            self._later("tasks", config.timeout, self._kill_again)
+            self._later("shells", config.timeout * _SHELL_AFTER, self._kill_shells_again)
+            if config.max_timeout > 0:
+                self._later("end", config.max_timeout, lambda: self._give_up("max-kill-timeout"))
         self._kill(signum)
 
+    def _later(self, step: str, delay: float, function: Callable[[], None]) -> None:
+        self._timers[step] = self._reactor.call_later(delay, function)
+
     def _kill_again(self) -> None:
+        self._later("tasks", self._config.timeout, self._kill_again)
+        self.count += 1
         self._kill(self._config.kill_signal)
-        if self._timers:
-            self._timers[0] = self._reactor.call_later(self._config.timeout, self._kill_again)
+
+    def _kill_shells_again(self) -> None:
+        self._timers["tasks"].cancel()
+        self.timeout = min(self.timeout * 2, _LONGEST)
+        self._later("shells", self.timeout, self._kill_shells_again)
+        self.shell_count += 1
+        self._kill_shells(self._config.kill_signal)
+        if self._timers and "end" not in self._timers and self.shell_count >= self._config.max_count:
+            self._give_up("max kill count")
 
     def stop(self) -> None:
         """The job is over."""
-        for timer in self._timers:
+        for timer in self._timers.values():
             timer.cancel()
-        self._timers = []
+        self._timers = {}
 
 
 class LimitWarning:
@@ -129,7 +170,7 @@ class LimitWarning:
             self._kill(wanted.signum)
 
         delay = max(0.0, expiration - wanted.timeleft - self._reactor.clock.time())
-        self._timer = self._reactor.call_later(delay, warn)
+        self._timer = self._reactor.clock.call_later(delay, warn)
 
     def cancel(self) -> None:
         """Send nothing."""
@@ -177,7 +218,7 @@ class ExitPolicy:
         elif self._timeout is not None:
             limit = format_duration(self._timeout)
             text = f"{subject} exited{how} and exit-timeout={limit} has expired"
-            self._timer = self._reactor.call_later(self._timeout, lambda: self._doomed(text, code, status))
+            self._timer = self._reactor.clock.call_later(self._timeout, lambda: self._doomed(text, code, status))
 
     def stop(self) -> None:
         """All tasks have ended."""

@@ -23,7 +23,7 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from enum import Enum, auto
 from typing import TYPE_CHECKING, Any
 
@@ -57,6 +57,7 @@ from pytest_flux.broker.exec.placement import Placement, place
 from pytest_flux.broker.exec.shells import Shells, service_name
 from pytest_flux.broker.exec.terminal import SESSION, terminal_options
 from pytest_flux.broker.exec.work import Work
+from pytest_flux.protocol.fluid import f58_for
 from pytest_flux.protocol.idset import encode_idset
 from pytest_flux.protocol.resource_set import ResourceSet
 from pytest_flux.protocol.wait_status import exit_code, signal_text
@@ -116,9 +117,11 @@ class Execution:
         kvs: Kvs,
         shells: Shells,
         work: Work,
+        log: Callable[[str], None],
     ) -> None:
         self._reactor = reactor
         self._router = router
+        self._debug = log
         self._attributes = attributes
         self._config = config
         self._work = work
@@ -142,9 +145,14 @@ class Execution:
         self._given_up: GaveUp | None = None
         self._failure: ShellFailure | None = None
         self._placement: Placement | None = None
-        self._ladder = KillLadder(reactor, kill_config(config), self._kill, self._destroy)
+        self._ladder = KillLadder(reactor, kill_config(config), self._kill, self._kill_shells, self._abandon)
         self._exit_policy: ExitPolicy | None = None
         self._warning: LimitWarning | None = None
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether its tasks run or have ended, so that nothing will happen by itself."""
+        return self._state in (State.RUNNING, State.OVER)
 
     def _enter(self, state: State) -> None:
         if state not in _AFTER[self._state]:
@@ -305,8 +313,44 @@ class Execution:
     def _kill(self, signum: int) -> None:
         self._command(Kill(signum))
 
-    def _destroy(self) -> None:
-        self._command(Destroy())
+    def _kill_shells(self, signum: int) -> None:
+        # A shell passes on what does not kill it.
+        self._command(Destroy() if signum == signal.SIGKILL else Kill(signum))
+
+    def _abandon(self, limit: str) -> None:
+        """End without the shells that survive everything, and let no other job run where they are."""
+        job_id = f58_for(self._work.job_id, os.environ)
+        self._debug(f"job {job_id} exceeded {limit}. Draining active ranks")
+        reason = f"unkillable user processes for job {job_id}"
+        drain = {"targets": encode_idset(self._active), "reason": reason, "mode": "update"}
+        self._router.rpc("resource.drain", drain, lambda _: self._command(Destroy()))
+
+    @property
+    def _active(self) -> list[int]:
+        """The ranks whose shells have not ended."""
+        return [rank for rank in self._links if rank not in self._statuses]
+
+    def stats(self) -> dict[str, object]:
+        """What ``flux module stats job-exec`` shows of a job."""
+        critical = [shell for shell, rank in enumerate(self._links) if rank in self._critical]
+        return {
+            "implementation": "bulkexec",
+            "ns": f"job-{self._work.job_id}",
+            "critical_ranks": encode_idset(critical),
+            "multiuser": 0,
+            "has_namespace": 1,
+            "exception_in_progress": int(self._state in _DOOMED),
+            "started": int(self._state not in (State.NEW, State.RECORDING)),
+            "running": int(self._state is State.RUNNING),
+            "finalizing": 0,
+            "expiration": self._resources.expiration,
+            "kill_timeout": self._ladder.timeout,
+            "kill_count": self._ladder.count,
+            "kill_shell_count": self._ladder.shell_count,
+            "total_shells": len(self._links),
+            "active_shells": len(self._active),
+            "active_ranks": encode_idset(self._active),
+        }
 
     def _raise(self, note: str, status: int | None = None) -> None:
         """Raise an exception that a shell reports in the way in which users raise theirs."""
@@ -393,7 +437,7 @@ class Execution:
     def _shell_ended(self, rank: int, status: int) -> None:
         self._statuses[rank] = status
         self._check_finish()
-        active = [other for other in self._links if other not in self._statuses]
+        active = self._active
         if active and not (rank == self._leader and self._state is State.ENDING):
             return
         if self._leader in self._statuses and self._state not in (State.DRAINING, State.OVER):

@@ -34,10 +34,11 @@ class Guest:
     """``exec.eventlog``, ``output`` and ``input`` of one job, in a namespace of their own.
 
     When the job ends, the namespace becomes a directory below the job's. It is made when somebody asks for it, or
-    soon. If a job ends before that, as most do in tests, its logs go straight to that directory.
+    soon. If a job ends before that, as most do in tests, its logs go straight to that directory. If the job is
+    ``quiet``, so that nothing would be lost in a crash, it is only made for somebody who asks.
     """
 
-    def __init__(self, kvs: Kvs, reactor: Reactor, job_id: int, userid: int) -> None:
+    def __init__(self, kvs: Kvs, reactor: Reactor, job_id: int, userid: int, *, quiet: bool = False) -> None:
         self._kvs = kvs
         self._reactor = reactor
         self._clock = reactor.clock
@@ -46,20 +47,24 @@ class Guest:
         self._namespace = f"job-{job_id}"
         self._pending: dict[str, list[str]] = {}
         self._kvs.expect_namespace(self._namespace, self._make)
-        self._timer = reactor.call_later(_DELAY, self._make)
+        self._timer = None if quiet else reactor.call_later(_DELAY, self._make)
         self._is_made = False
 
     def _make(self) -> None:
         if self._is_made:
             return
         self._is_made = True
-        self._timer.cancel()
+        self._cancel()
         self._kvs.expect_namespace(self._namespace, None)
         self._kvs.create_namespace(self._namespace, owner=self._userid)
         self._kvs.commit([Op(self._key, treeobj.symlink(".", self._namespace))])
         pending, self._pending = self._pending, {}
         for key, lines in pending.items():
             self.append(key, "".join(lines))
+
+    def _cancel(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
 
     def log(self, name: str, context: dict[str, object] | None = None) -> None:
         """Append to the exec eventlog."""
@@ -91,7 +96,7 @@ class Guest:
         if self._is_made:
             self._kvs.graft(self._namespace, self._key, grafted)
             return
-        self._timer.cancel()
+        self._cancel()
         self._kvs.expect_namespace(self._namespace, None)
         values = {key: _encode("".join(lines)) for key, lines in self._pending.items()}
         self._kvs.commit([put_op(f"{self._key}.{key}", value) for key, value in values.items()], soon=False)

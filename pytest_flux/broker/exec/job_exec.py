@@ -11,8 +11,9 @@ from pytest_flux.broker.exec.execution import Execution
 from pytest_flux.broker.exec.mock import MockExecution, is_mock
 from pytest_flux.broker.exec.work import Work, full_jobspec, signed_environment
 from pytest_flux.protocol.errors import FluxError, ProtocolError
-from pytest_flux.protocol.fluid import kvs_key
+from pytest_flux.protocol.fluid import f58_for, kvs_key
 from pytest_flux.protocol.idset import decode_idset
+from pytest_flux.protocol.severity import LOG_DEBUG
 
 if TYPE_CHECKING:
     from pytest_flux.broker.attributes import Attributes
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from pytest_flux.broker.jobs.job import Job
     from pytest_flux.broker.jobs.start import Callbacks
     from pytest_flux.broker.kvs import Kvs
+    from pytest_flux.broker.log import BrokerLog
     from pytest_flux.broker.router import Router
     from pytest_flux.broker.services.groups import GroupsService
     from pytest_flux.reactor.reactor import Reactor
@@ -37,6 +39,7 @@ class JobExec:
         kvs: Kvs,
         groups: GroupsService,
         shells: Shells,
+        log: BrokerLog,
     ) -> None:
         self._reactor = reactor
         self._router = router
@@ -45,6 +48,7 @@ class JobExec:
         self._kvs = kvs
         self._groups = groups
         self._shells = shells
+        self._log = log
         self._executions: dict[int, Execution | MockExecution] = {}
         self._canceled: dict[int, str | None] = {}
         self._online: set[int] = set()
@@ -92,7 +96,30 @@ class JobExec:
     def _make(self, work: Work) -> Execution | MockExecution:
         if is_mock(work.jobspec):
             return MockExecution(self._reactor, self._kvs, work)
-        return Execution(self._reactor, self._router, self._attributes, self._config, self._kvs, self._shells, work)
+        return Execution(
+            self._reactor,
+            self._router,
+            self._attributes,
+            self._config,
+            self._kvs,
+            self._shells,
+            work,
+            lambda text: self._log.write(LOG_DEBUG, text, "job-exec"),
+        )
+
+    def stats(self) -> dict[str, dict[str, object]]:
+        """Return what is known of each job, by its id in F58."""
+        return {f58_for(job_id, os.environ): execution.stats() for job_id, execution in self._executions.items()}
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether there are jobs with processes."""
+        return any(isinstance(execution, Execution) for execution in self._executions.values())
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether no job is being started or killed."""
+        return not self._canceled and all(execution.is_settled for execution in self._executions.values())
 
     def _ended(self, job_id: int) -> None:
         self._executions.pop(job_id, None)
@@ -110,6 +137,8 @@ class JobExec:
         execution = self._executions.get(job_id)
         if execution is not None:
             execution.expiration(expiration)
+            text = f"updated expiration of {f58_for(job_id, os.environ)} to {expiration:.2f}"
+            self._log.write(LOG_DEBUG, text, "job-exec")
 
     def set_critical(self, job_id: int, shells: set[int], userid: int | None) -> None:
         """Let a job survive the loss of all shells but these. FluxError ENOENT, EPERM.

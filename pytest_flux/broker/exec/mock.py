@@ -10,7 +10,7 @@ from pytest_flux.broker.exec.options import nested
 from pytest_flux.broker.exec.work import Work
 from pytest_flux.protocol.duration import parse_duration
 from pytest_flux.protocol.errors import FluxError, ProtocolError
-from pytest_flux.reactor.reactor import Timer
+from pytest_flux.reactor.timers import Timer
 
 if TYPE_CHECKING:
     from pytest_flux.broker.kvs import Kvs
@@ -29,13 +29,18 @@ class MockExecution:
         self._work = work
         self.userid = work.userid
         self._reactor = reactor
-        self._guest = Guest(kvs, reactor, work.job_id, work.userid)
+        self._guest = Guest(kvs, reactor, work.job_id, work.userid, quiet=True)
         system = work.jobspec["attributes"]["system"]
         self._test: dict[str, Any] = system["exec"]["test"]
         self._duration = float(system.get("duration") or 0.0)
         self._timer: Timer | None = None
         self._is_over = self._is_running = False
         self._in_exception = False
+
+    @property
+    def is_settled(self) -> bool:
+        """See Execution."""
+        return True
 
     def begin(self) -> None:
         """Start the timer."""
@@ -72,7 +77,7 @@ class MockExecution:
     def _run(self) -> None:
         self._is_running = True
         if self._duration > 0:
-            self._timer = self._reactor.call_later(
+            self._timer = self._reactor.clock.call_later(
                 self._duration, lambda: self._complete(int(self._test.get("wait_status", 0)))
             )
         self._work.callbacks.started(lambda: None)
@@ -82,6 +87,10 @@ class MockExecution:
         """See Execution."""
         self._in_exception = True
         self._complete(14 if kind == "timeout" else 15)
+
+    def stats(self) -> dict[str, object]:
+        """See Execution."""
+        return {"implementation": "testexec", "running": int(self._is_running)}
 
     def expiration(self, expiration: float) -> None:
         """See Execution."""

@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from pytest_flux.broker.jobs.job import Job
     from pytest_flux.broker.jobs.table import JobTable
     from pytest_flux.protocol.eventlog import Event
-    from pytest_flux.reactor.reactor import Reactor, Timer
+    from pytest_flux.reactor.reactor import Reactor
+    from pytest_flux.reactor.timers import Timer
 
 _START, _FINISH, _SUCCESS, _FAILURE, _EXCEPT = (
     "after-start",
@@ -170,7 +171,7 @@ class Dependencies:
         description = f"begin-time={begin:.3f}"
         self._add(job, description)
         delay = max(0.0, begin - self._reactor.clock.time())
-        timer = self._reactor.call_later(delay, lambda: self._remove(job, description))
+        timer = self._reactor.clock.call_later(delay, lambda: self._remove(job, description))
         self._timers.setdefault(job.id, []).append(timer)
 
     # -- singleton

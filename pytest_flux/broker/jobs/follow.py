@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 from collections import deque
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pytest_flux.broker.flow import WIDE, Flow
 from pytest_flux.broker.kvs.lookup import STREAM, WAITCREATE, WATCH, WATCH_APPEND, WATCH_INITIAL_SENTINEL
@@ -15,12 +15,14 @@ from pytest_flux.protocol.errors import FluxError, ProtocolError
 from pytest_flux.protocol.eventlog import decode_event
 from pytest_flux.protocol.fluid import kvs_key
 from pytest_flux.protocol.job_state import INACTIVE
+from pytest_flux.protocol.jobspec import set_path
 from pytest_flux.protocol.message import encode_json
 
 if TYPE_CHECKING:
     from pytest_flux.broker.jobs.job import Job
     from pytest_flux.broker.kvs import Kvs
     from pytest_flux.broker.service import Request
+    from pytest_flux.protocol.eventlog import Event
     from pytest_flux.protocol.treeobj import TreeObject
 
 WAIT_FOR_CREATION, INITIAL_SENTINEL = 1, 2
@@ -193,3 +195,75 @@ class GuestFollower(Follower):
         if self._is_complete and errnum == errno.ENODATA:
             self._mark()
         super()._fail(errnum)
+
+
+UPDATES = {"R": "resource-update", "jobspec": "jobspec-update"}
+"""Which event of a job's log updates which of its keys."""
+
+
+def apply_update(key: str, value: dict[str, Any], event: Event) -> bool:
+    """Update R or a jobspec by an event, if it is one for that key. Whether it was."""
+    if event["name"] != UPDATES[key]:
+        return False
+    for path, update in event.get("context", {}).items():
+        if key == "jobspec":
+            set_path(value, path, update)
+        elif path == "expiration":
+            set_path(value, "execution.expiration", update)
+    return True
+
+
+class UpdateFollower:
+    """One request for R or a jobspec, again after each update in the log, until the job is inactive.
+
+    The log in the KVS is followed, not the job manager's events: as in flux-core, others may write there.
+    """
+
+    def __init__(
+        self, kvs: Kvs, request: Request, job: Job, value: dict[str, Any], over: Callable[[Request], None]
+    ) -> None:
+        self._kvs = kvs
+        self._request = request
+        self._key = request.field("key", str)
+        self._value = value
+        self._over = over
+        self._is_current = self._is_clean = False
+        flags = WATCH | WATCH_APPEND | WATCH_INITIAL_SENTINEL
+        key = kvs_key(job.id, "eventlog")
+        self._watch = Watch(key, flags, kvs.credentials, self._tell, self._end)
+
+    def begin(self) -> None:
+        """Send the present value, then each new one."""
+        self._kvs.add_watch(PRIMARY, self._watch)
+
+    def stop(self) -> None:
+        """Stop following, without an answer."""
+        if not self._watch.finished:
+            self._kvs.unwatch(PRIMARY, self._watch)
+
+    def _tell(self, value: TreeObject | None) -> None:
+        if value is None:
+            self._is_current = True
+            self._request.respond({self._key: self._value})
+        else:
+            for line in value.value().decode("utf-8", "surrogateescape").split("\n"):
+                self._take(line)
+        if self._is_clean and self._is_current:
+            self._end(None)
+
+    def _take(self, line: str) -> None:
+        try:
+            event = decode_event(line)
+        except ProtocolError:
+            return
+        if apply_update(self._key, self._value, event) and self._is_current:
+            self._request.respond({self._key: self._value})
+        self._is_clean |= event["name"] == "clean"
+
+    def _end(self, error: FluxError | None) -> None:
+        self.stop()
+        self._over(self._request)
+        if error is None:
+            self._request.finish()
+        else:
+            self._request.error(error.errnum, error.text)

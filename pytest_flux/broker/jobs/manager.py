@@ -73,7 +73,7 @@ class JobManager:
         self.start = Start(reactor, log, table, events, batch, self.scheduler, is_recovery=is_recovery)
         self.waits = Waits(table, batch, self.alloc)
         self.purge = Purge(reactor, router, table, batch, self.save)
-        self.update = Update(config, self.clock, events, self.queues, self.scheduler)
+        self.update = Update(config, self.clock, log, table, events, self.queues, self.scheduler)
         self.stats = Stats(table, self.queues)
         events.connect(self.alloc, self.start.start, self._retire)
         self.purge.configure(config)

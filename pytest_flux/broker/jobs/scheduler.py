@@ -3,20 +3,26 @@
 The problem: jobs wait in the order of priority, then of submission. Strict order leaves nodes idle while a wide job
 waits at the head; taking whatever fits lets small jobs starve the wide one for ever.
 
-Three ways were open. flux-core's sched-simple is strictly first come, first served. Conservative backfill reserves a
-time for every waiting job; its plan must be rebuilt at each change. EASY backfill reserves a time for the head only:
-a job behind it may start early if it ends before the head can begin. We use EASY, which Fluxion
-offers as ``queue-policy=easy``: it needs no plan that outlives one pass, and a test suite sees short waits.
+Three policies are known, and an instance can have each (``[sched-simple] queue-policy``, with Fluxion's names):
 
-How a pass goes: start jobs from the head while they fit; refuse those that can never run here. When the head does
-not fit, estimate when it will, by giving back the resources of running jobs in the order of their ends to a copy of
-the pool. Then try the next ``_BACKFILL_DEPTH`` jobs that have a time limit and end before that.
+* ``fcfs``, first come, first served: strict order, as flux-core's sched-simple has it.
+* ``easy``, EASY backfill, our default: the head has a reservation, the earliest time at which it fits. A job behind
+  it may start now if it ends before that, or if the head fits at that time nevertheless (Mu'alem and Feitelson, IEEE
+  TPDS 12(6), 2001, call the resources that are left then the extra nodes).
+* ``conservative``: each waiting job has a reservation, and none may be delayed by a job behind it. See plan.py.
+
+How a pass of EASY goes: start jobs from the head while they fit; refuse those that can never run here. When the head
+does not fit, estimate when it will, by giving back the resources of running jobs in the order of their ends to a copy
+of the pool, the *shadow*. Then try the next ``queue-depth`` jobs, each against the pool and, if it would run beyond
+the head's start, against the shadow.
 
 What must stay true:
 
-* A backfilled job never delays the head. So a job without time limit is not backfilled, and nothing is, if the head
-  waits for a job without time limit: then nobody knows the head's start.
-* The cost of a pass is bounded: a request equal to one that did not fit (``Request.key``) is not tried again in it.
+* A backfilled job never delays the head. So nothing is backfilled if the head waits for a job without time limit:
+  then nobody knows the head's start.
+* The cost of a pass is bounded: by ``queue-depth``, and because a request equal to one that did not fit
+  (``Request.key``) is not tried again in it. Whether a request can ever be satisfied, for which all nodes are looked
+  at, is asked once for each kind of request.
 * The scheduler knows jobs, resources and the clock, no more. Its three callbacks tell the job manager what it has
   decided; each may add or remove jobs at once, so the order is read again after each.
 * A pass is pure planning, without I/O. ``Alloc`` runs at most one for each round of the reactor.
@@ -25,10 +31,13 @@ What must stay true:
 from __future__ import annotations
 
 import json
+import math
 from bisect import bisect_left, insort
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from pytest_flux.broker.jobs.plan import Plan
+from pytest_flux.protocol.config_tables import QUEUE_POLICIES
 from pytest_flux.protocol.constraint import Matcher, Node, compile_constraint
 from pytest_flux.protocol.errors import ProtocolError
 from pytest_flux.protocol.fluid import f58
@@ -40,8 +49,8 @@ if TYPE_CHECKING:
     from pytest_flux.broker.jobs.job import Job
     from pytest_flux.reactor.clock import Clock
 
-_BACKFILL_DEPTH = 128
-"""How many jobs behind the head are tried in one pass; this bounds the cost of a pass."""
+QUEUE_DEPTH = 128
+"""How many jobs behind the head are tried in one pass, unless configured."""
 
 Allocated = Callable[["Job", dict[str, Any], dict[str, Any]], None]
 Denied = Callable[["Job", str], None]
@@ -92,6 +101,14 @@ class Scheduler:
         self._jobs: dict[int, tuple[tuple[int, int], Job, Request]] = {}
         self._running: dict[int, tuple[ResourceSet, float]] = {}
         self._estimated: tuple[Job, float] | None = None
+        self._feasible: tuple[ResourceSet | None, dict[str, str]] = None, {}
+        self.policy = QUEUE_POLICIES[0]
+        self.depth = QUEUE_DEPTH
+
+    def configure(self, policy: str | None, depth: int | None) -> None:
+        """Schedule by another policy from now on; None is the default of either."""
+        self.policy = policy or QUEUE_POLICIES[0]
+        self.depth = depth or QUEUE_DEPTH
 
     def __len__(self) -> int:
         return len(self._order)
@@ -161,22 +178,45 @@ class Scheduler:
         """Start the jobs that can start now."""
         if self.pool is None:
             return
+        if self.policy == "conservative":
+            self._schedule_by_plan(self.pool)
+            return
         while self._order and self._try(self._order[0][1], self.pool):
             pass
-        if len(self._order) > 1:
+        if self.policy == "easy" and len(self._order) > 1:
             self._backfill(self.pool)
 
-    def _try(self, job_id: int, pool: ResourcePool, head: Job | None = None) -> bool:
+    def _try(self, job_id: int, pool: ResourcePool) -> bool:
         """Start one job, or refuse it; return False if it must wait."""
         _, job, request = self._jobs[job_id]
-        try:
-            found = pool.find(request.need, request.wanted(pool.resources))
-        except Infeasible as error:
-            self.remove(job)
-            self._denied(job, str(error))
+        if self._refuse(job, request, pool):
             return True
+        found = pool.find(request.need, request.wanted(pool.resources))
         if found is None:
             return False
+        self._start(job, request, pool, found)
+        return True
+
+    def _refuse(self, job: Job, request: Request, pool: ResourcePool) -> bool:
+        """Refuse a job that can never run here. Returns whether that was so."""
+        resources, reasons = self._feasible
+        if resources is not pool.resources:
+            resources, reasons = self._feasible = pool.resources, {}
+        if request.key not in reasons:
+            try:
+                pool.check(request.need, request.wanted(pool.resources))
+                reasons[request.key] = ""
+            except Infeasible as error:
+                reasons[request.key] = str(error)
+        reason = reasons[request.key]
+        if reason:
+            self.remove(job)
+            self._denied(job, reason)
+        return bool(reason)
+
+    def _start(
+        self, job: Job, request: Request, pool: ResourcePool, found: ResourceSet, head: Job | None = None
+    ) -> None:
         self.remove(job)
         pool.take(found)
         now = self._clock.time()
@@ -187,36 +227,88 @@ class Scheduler:
             annotations["backfill"] = f58(head.id)
         resources = found.replace(starttime=now, expiration=expiration).encode()
         self._allocated(job, resources, {"sched": annotations})
-        return True
 
-    def _backfill(self, pool: ResourcePool) -> None:
-        """Start jobs that end before the head of the queue can begin."""
-        _, head, request = self._jobs[self._order[0][1]]
-        shorter = [
-            entry for key in self._order[1 : _BACKFILL_DEPTH + 1] if (entry := self._jobs[key[1]])[2].duration > 0
-        ]
-        if not shorter:
-            return
-        begin = self._estimate(pool, request)
-        if begin is None:
-            return
+    def _note_estimate(self, head: Job, begin: float) -> None:
         if self._estimated is None or self._estimated != (head, begin):
             self._estimated = (head, begin)
             self._annotate(head, {"sched": {"t_estimate": begin}})
-        now = self._clock.time()
-        blocked: set[str] = set()
-        for _, job, wanted in shorter:
-            fits = now + wanted.duration <= begin and wanted.key not in blocked
-            if fits and not self._try(job.id, pool, head):
-                blocked.add(wanted.key)
 
-    def _estimate(self, pool: ResourcePool, request: Request) -> float | None:
-        """Return the latest time at which a request fits; None if it may wait for a job without time limit."""
-        trial = pool.copy()
+    # -- EASY
+
+    def _backfill(self, pool: ResourcePool) -> None:
+        """Start jobs that do not delay the head of the queue."""
+        _, head, request = self._jobs[self._order[0][1]]
+        candidates = [self._jobs[key[1]] for key in self._order[1 : self.depth + 1]]
+        estimate = self._estimate(pool, request)
+        if estimate is None:
+            return
+        begin, shadow = estimate
+        self._note_estimate(head, begin)
+        now = self._clock.time()
+        blocked: set[tuple[str, bool]] = set()
+        for _, job, wanted in candidates:
+            is_short = 0 < wanted.duration <= begin - now
+            if (wanted.key, is_short) in blocked or (wanted.key, True) in blocked:
+                continue
+            if job.id not in self._jobs or self._refuse(job, wanted, pool):
+                continue
+            found = pool.find(wanted.need, wanted.wanted(pool.resources))
+            if found is None:
+                blocked.add((wanted.key, True))
+            elif is_short or self._leaves_room(shadow, request, found):
+                self._start(job, wanted, pool, found, head)
+            else:
+                blocked.add((wanted.key, False))
+
+    def _leaves_room(self, shadow: ResourcePool, request: Request, found: ResourceSet) -> bool:
+        """Whether the head still fits at its time if a job has ``found`` then; if so, the job has it."""
+        shadow.take(found)
+        if shadow.find(request.need, request.wanted(shadow.resources)) is not None:
+            return True
+        shadow.give_back(found)
+        return False
+
+    def _estimate(self, pool: ResourcePool, request: Request) -> tuple[float, ResourcePool] | None:
+        """Return the latest time at which a request fits, and what is free then.
+
+        None if it may wait for a job without time limit.
+        """
+        shadow = pool.copy()
         wanted = request.wanted(pool.resources)
-        ends = sorted((end, job_id) for job_id, (_, end) in self._running.items() if end)
-        for end, job_id in ends:
-            trial.give_back(self._running[job_id][0])
-            if trial.find(request.need, wanted) is not None:
-                return max(end, self._clock.time())
-        return None
+        begin: float | None = None
+        for end, job_id in sorted((end, job_id) for job_id, (_, end) in self._running.items() if end):
+            if begin is not None and end > begin:
+                break
+            shadow.give_back(self._running[job_id][0])
+            if begin is None and shadow.find(request.need, wanted) is not None:
+                begin = max(end, self._clock.time())
+        return None if begin is None else (begin, shadow)
+
+    # -- conservative backfill
+
+    def _schedule_by_plan(self, pool: ResourcePool) -> None:
+        """Give each waiting job a reservation, and start those whose time is now."""
+        now = self._clock.time()
+        plan = Plan(pool, now, [(end or math.inf, resources) for resources, end in self._running.values()])
+        head: Job | None = None
+        for _, job_id in self._order[: self.depth + 1]:
+            if job_id not in self._jobs:
+                continue
+            _, job, request = self._jobs[job_id]
+            if self._refuse(job, request, pool):
+                continue
+            wanted = request.wanted(pool.resources)
+            reserved = plan.reserve(request.need, wanted, request.duration or math.inf)
+            if reserved is None:
+                # It waits for a job without time limit. Whoever starts now might delay it.
+                return
+            begin, found = reserved
+            if begin <= now:
+                if found is None:
+                    found = pool.find(request.need, wanted)
+                    assert found is not None
+                    plan.take(found)
+                self._start(job, request, pool, found, head)
+            elif head is None:
+                head = job
+                self._note_estimate(job, begin)

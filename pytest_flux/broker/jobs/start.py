@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from pytest_flux.broker.jobs.table import JobTable
     from pytest_flux.broker.log import BrokerLog
     from pytest_flux.protocol.eventlog import Event
-    from pytest_flux.reactor.reactor import Reactor, Timer
+    from pytest_flux.reactor.reactor import Reactor
+    from pytest_flux.reactor.timers import Timer
 
 TIMEOUT_NOTE = "resource allocation expired"
 
@@ -150,7 +151,7 @@ class Start:
         running.cancel_timer()
         if expiration:
             delay = max(0.0, expiration - self._reactor.clock.time())
-            running.timer = self._reactor.call_later(delay, lambda: self._expired(running.job))
+            running.timer = self._reactor.clock.call_later(delay, lambda: self._expired(running.job))
 
     def _expired(self, job: Job) -> None:
         self.exception(job, "timeout", 0, TIMEOUT_NOTE)

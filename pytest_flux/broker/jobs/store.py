@@ -119,6 +119,7 @@ class Batch:
         self._lines: dict[int, list[str]] = {}
         self._afterwards: list[Committed] = []
         self._is_planned = False
+        self._is_put_off = False
         self._is_committing = False
         self._preserves = False
         self._is_closed = False
@@ -131,7 +132,7 @@ class Batch:
     @property
     def is_clean(self) -> bool:
         """Whether every reader of the KVS can see all changes."""
-        return not (self._is_planned or self._is_committing)
+        return not (self._is_planned or self._is_put_off or self._is_committing)
 
     def put(self, key: str, value: bytes) -> None:
         """Set a key. A commit sets keys before it appends events."""
@@ -172,15 +173,22 @@ class Batch:
             self.afterwards(lambda _: then(), preserve=True)
 
     def _plan(self) -> None:
-        if not self._is_planned and not self._is_committing:
+        if self._is_planned or self._is_committing:
+            return
+        if self._reactor.clock.is_virtual and not self._afterwards:
+            # Nobody waits for it. If time jumps from event to event, a commit for each would take most of the work.
+            if not self._is_put_off:
+                self._is_put_off = True
+                self._reactor.put_off(_DELAY, self._flush)
+        else:
             self._is_planned = True
             if self._is_busy():
-                self._reactor.call_later(_DELAY, self._flush)
+                self._reactor.batch(_DELAY, self._flush)
             else:
                 self._reactor.call_soon(self._flush)
 
     def _flush(self) -> None:
-        self._is_planned = False
+        self._is_planned = self._is_put_off = False
         operations, self._operations = self._operations, []
         lines, self._lines = self._lines, {}
         afterwards, self._afterwards = self._afterwards, []

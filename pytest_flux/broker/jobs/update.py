@@ -4,19 +4,25 @@ from __future__ import annotations
 
 import copy
 import errno
+import os
+from math import inf
 from typing import TYPE_CHECKING, Any
 
 from pytest_flux.broker.jobs.limits import check_lifetime, check_limits
 from pytest_flux.protocol.errors import FluxError, ProtocolError
+from pytest_flux.protocol.fluid import f58_for
 from pytest_flux.protocol.job_state import CLEANUP, RUN, RUNNING
 from pytest_flux.protocol.jobspec import set_path, system_attributes
 from pytest_flux.protocol.resource_pool import Infeasible
+from pytest_flux.protocol.severity import LOG_INFO
 
 if TYPE_CHECKING:
     from pytest_flux.broker.jobs.events import Events
     from pytest_flux.broker.jobs.job import Job
     from pytest_flux.broker.jobs.queues import Queues
     from pytest_flux.broker.jobs.scheduler import Scheduler
+    from pytest_flux.broker.jobs.table import JobTable
+    from pytest_flux.broker.log import BrokerLog
     from pytest_flux.broker.service import Request
     from pytest_flux.reactor.clock import Clock
 
@@ -29,17 +35,47 @@ def _refuse(text: str) -> FluxError:
     return FluxError(errno.EINVAL, text)
 
 
+def _difference(before: float, now: float) -> float:
+    """How much later a job ends; 0 stands for never."""
+    if not before:
+        return -inf
+    return now - before if now else inf
+
+
 class Update:
     """Changes durations and queues; nothing else of a jobspec can be changed."""
 
     def __init__(
-        self, config: dict[str, Any], clock: Clock, events: Events, queues: Queues, scheduler: Scheduler
+        self,
+        config: dict[str, Any],
+        clock: Clock,
+        log: BrokerLog,
+        table: JobTable,
+        events: Events,
+        queues: Queues,
+        scheduler: Scheduler,
     ) -> None:
         self._config = config
         self._clock = clock
+        self._log = log
+        self._table = table
         self._events = events
         self._queues = queues
         self._scheduler = scheduler
+
+    def follow_instance(self, before: float, now: float) -> None:
+        """The resources of the instance end at another time: so do running jobs that have no duration themselves."""
+        self._log.write(LOG_INFO, f"resource expiration updated to {now:.2f}", "sched-simple")
+        change = f"from {before:.2f} to {now:.2f} ({_difference(before, now):+.6g})"
+        self._log.write(LOG_INFO, f"resource expiration updated {change}", "job-manager")
+        for job in list(self._table.active.values()):
+            if job.R is None or job.state != RUN or system_attributes(job.jobspec).get("duration"):
+                continue
+            expiration = float(job.R["execution"].get("expiration", 0.0))
+            change = f"from {expiration:.2f} to {now:.2f} ({_difference(expiration, now):+.6g})"
+            text = f"updated expiration of {f58_for(job.id, os.environ)} {change}"
+            self._log.write(LOG_INFO, text, "job-manager")
+            self._events.post(job, "resource-update", {"expiration": now})
 
     def request(self, request: Request, job: Job) -> None:
         """Check and post the updates of a request. Raises FluxError, in flux-core's words, to refuse one."""

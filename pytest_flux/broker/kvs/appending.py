@@ -9,7 +9,8 @@ from pytest_flux.broker.kvs.namespace import PRIMARY
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from pytest_flux.reactor.reactor import Reactor, Timer
+    from pytest_flux.reactor.reactor import Reactor
+    from pytest_flux.reactor.timers import Timer
 
 # The share of time that may go into appending: a value with many parts costs more with each. If little is appended,
 # as to event logs, that is done at once; a flood of output is gathered into fewer, larger parts.
@@ -42,22 +43,22 @@ class Appending:
         """Add to a value, soon."""
         self._gathered.setdefault(namespace, {}).setdefault(key, []).append(data)
         self._size += len(data)
-        now = self._reactor.clock.monotonic
+        now = self._reactor.monotonic
         if self._timer is None:
             wait = max(0.0, self._earliest - now())
             parts = self._parts.get(namespace, 0)
             if parts > _LONGEST_WAIT / _WAIT_PER_PART:
                 wait = max(wait, min(parts * _WAIT_PER_PART, _LONGEST_WAIT_OF_LONG))
-            self._timer = self._reactor.call_later(wait, self._due)
+            self._timer = self._reactor.batch(wait, self._due)
         elif self._size > _LARGEST_PART and self._timer.when > now():
             self._timer.cancel()
-            self._timer = self._reactor.call_later(0.0, self._due)
+            self._timer = self._reactor.batch(0.0, self._due)
 
     def _due(self) -> None:
         self._timer = None
-        started = self._reactor.clock.monotonic()
+        started = self._reactor.monotonic()
         self._settle()
-        spent = self._reactor.clock.monotonic() - started
+        spent = self._reactor.monotonic() - started
         self._earliest = started + spent + min(spent / _SHARE, _LONGEST_WAIT)
 
     def take(self) -> Iterator[tuple[str, list[tuple[str, bytes]]]]:

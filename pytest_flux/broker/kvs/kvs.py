@@ -234,7 +234,7 @@ class Kvs:
             self._reactor.call_soon(self._end_round)
         elif not soon and not self._is_scheduled and not self._is_delayed:
             self._is_delayed = True
-            self._reactor.call_later(_DELAY, self._end_delay)
+            self._reactor.put_off(_DELAY, self._end_delay)
 
     def _queue_appended(self) -> None:
         for namespace, values in self._appending.take():
@@ -460,12 +460,7 @@ class Kvs:
 
     def checkpoint_every(self, seconds: float) -> None:
         """Write a checkpoint every ``seconds``: a crash loses no more than that."""
-
-        def again() -> None:
-            self._reactor.call_later(seconds, again)
-            self._try_checkpoint()
-
-        self._reactor.call_later(seconds, again)
+        self._reactor.clock.call_every(seconds, self._try_checkpoint)
 
     # -- the module
 

@@ -205,7 +205,7 @@ class Overlay:
             return
         child, router = self.children[rank], self._router
         assert child.peer is not None
-        child.heard_at = self._clock.monotonic()
+        child.heard_at = self._reactor.monotonic()
         for trace in self.tracers:
             trace("rx", rank, message)
         if message.type == REQUEST and message.routes is not None:
@@ -251,8 +251,11 @@ class Overlay:
             self.drop(child, LOST)
             severity = LOG_ERR
         self._ranks[connection.uuid] = child.rank
-        child.connection, child.peer = connection, Peer(child.rank, uuid, connection.send, self.tracers, self._clock)
-        child.heard_at = self._clock.monotonic()
+        child.connection, child.peer = (
+            connection,
+            Peer(child.rank, uuid, connection.send, self.tracers, self._reactor.monotonic),
+        )
+        child.heard_at = self._reactor.monotonic()
         self._link(child.peer)
         self.set_status(child, status)
         self.log(severity, f"accepting connection from {host} status {STATUS[status]}")

@@ -69,7 +69,7 @@ class ParentLink:
         self._is_parting = self._is_closed = self._is_congested = False
         self._tree = tree
         self._reactor = reactor
-        self._clock = reactor.clock
+        self._monotonic = reactor.monotonic
         self._router = router
         self._attributes = attributes
         self._connected = connected
@@ -80,7 +80,7 @@ class ParentLink:
         self._decoder = FrameDecoder()
         self._greeted = False
         self._told = tree.status
-        self._deadline = self._clock.monotonic() + attributes.duration("tbon.connect_timeout")
+        self._deadline = self._monotonic() + attributes.duration("tbon.connect_timeout")
         tree.log(LOG_DEBUG, f"connecting to {endpoint}")
         self._reactor.call_soon(self._connect)
 
@@ -93,7 +93,7 @@ class ParentLink:
             uid, _ = peer_credentials(sock)
         except OSError as error:
             sock.close()
-            if self._clock.monotonic() < self._deadline:
+            if self._monotonic() < self._deadline:
                 self._reactor.call_later(_RETRY, self._connect)
             else:
                 self._fail(f"{self._path}: {error.strerror}")
@@ -191,7 +191,7 @@ class ParentLink:
             self._fail(message.text() or os.strerror(message.errnum))
             return
         uuid = str(message.json().get("uuid"))
-        self.peer = Peer(self.rank, uuid, self._transmit, self._tree.tracers, self._clock)
+        self.peer = Peer(self.rank, uuid, self._transmit, self._tree.tracers, self._monotonic)
         self._tree.log(LOG_DEBUG, f"hello parent {self.rank} {uuid}")
         if self._told != self._tree.status:
             # Children have connected while the answer was on its way.
@@ -211,7 +211,7 @@ class ParentLink:
 
     def beat(self, torpid_min: float) -> None:
         """Send a heartbeat if nothing else was sent for ``torpid_min`` seconds."""
-        if self.peer is not None and self._clock.monotonic() - self.peer.sent_at > torpid_min:
+        if self.peer is not None and self._monotonic() - self.peer.sent_at > torpid_min:
             self.control(HEARTBEAT)
 
     def part(self) -> None:

@@ -7,7 +7,6 @@ from collections.abc import Callable
 
 from pytest_flux.protocol.errors import FluxError
 from pytest_flux.protocol.message import MATCHTAG_NONE, REQUEST, Message
-from pytest_flux.reactor.clock import Clock
 from pytest_flux.reactor.usock import Connection
 
 TYPE_CHECKING = False
@@ -31,22 +30,27 @@ _Key = tuple[tuple[str, ...], int]
 class Peer:
     """A connected neighbour. Requests sent to it are remembered, to refuse them if it disconnects."""
 
-    __slots__ = ("_clock", "_pending", "_transmit", "rank", "sent_at", "tracers", "uuid")
+    __slots__ = ("_monotonic", "_pending", "_transmit", "rank", "sent_at", "tracers", "uuid")
 
     def __init__(
-        self, rank: int, uuid: str, transmit: Callable[[Message], None], tracers: Tracers, clock: Clock
+        self,
+        rank: int,
+        uuid: str,
+        transmit: Callable[[Message], None],
+        tracers: Tracers,
+        monotonic: Callable[[], float],
     ) -> None:
         self.rank = rank
         self.uuid = uuid
-        self._clock = clock
-        self.sent_at = clock.monotonic()
+        self._monotonic = monotonic
+        self.sent_at = monotonic()
         self.tracers = tracers
         self._transmit = transmit
         self._pending: dict[_Key, Message] = {}
 
     def send(self, message: Message) -> None:
         """Send any message."""
-        self.sent_at = self._clock.monotonic()
+        self.sent_at = self._monotonic()
         if message.type == REQUEST:
             self._remember(message)
         self._transmit(message)

@@ -42,7 +42,7 @@ class TorpidWatch:
         limit = self._attributes.duration("tbon.torpid_max")
         for child in self._overlay.children.values():
             if child.is_online:
-                silence = self._reactor.clock.monotonic() - child.heard_at
+                silence = self._reactor.monotonic() - child.heard_at
                 self._judge(child, silence, is_torpid=0 < limit <= silence)
 
     def _judge(self, child: Child, silence: float, *, is_torpid: bool) -> None:

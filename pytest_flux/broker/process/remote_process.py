@@ -81,32 +81,34 @@ class RemoteProcess:
             stream: LineBuffer(command.buffer_size(stream)) if command.is_line_buffered(stream) else None
             for stream in ("stdout", "stderr")
         }
-        cwd = command.cwd
-        lost = cwd is not None and _cannot_enter(cwd)
+        lost = 0 if command.cwd is None else _cannot_enter(command.cwd)
+        self._process = self._start(reactor, environ, "/tmp" if lost else command.cwd, local_flags)
+        self.pid = self._process.pid
+        request.respond({"type": "started", "pid": self.pid})
+        if lost:
+            reason = f"Could not change dir to {command.cwd}: {os.strerror(lost)}. Going to /tmp instead\n"
+            self._output("stderr", reason.encode())
+        if self.background:
+            self.write(b"", eof=True)
+        else:
+            self._credit(self._window)
+
+    def _start(self, reactor: Reactor, environ: dict[str, str], cwd: str | None, local_flags: int) -> Process:
         own = not local_flags & PASS_THROUGH
-        self._process = Process(
+        return Process(
             reactor,
-            command.cmdline,
+            self.command.cmdline,
             ended=self._ended,
             exited=self._exited,
             stopped=lambda _: self._tell({"type": "stopped"}),
             environ=environ,
-            cwd="/tmp" if lost else cwd,
+            cwd=cwd,
             on_stdin=self._credit if own else None,
             on_stdout=self._reader("stdout", STDOUT) if own else None,
             on_stderr=self._reader("stderr", STDERR) if own else None,
             group=not local_flags & SAME_GROUP,
             discard=own,
         )
-        self.pid = self._process.pid
-        request.respond({"type": "started", "pid": self.pid})
-        if lost:
-            reason = f"Could not change dir to {cwd}: {os.strerror(lost)}. Going to /tmp instead\n"
-            self._output("stderr", reason.encode())
-        if self.background:
-            self.write(b"", eof=True)
-        else:
-            self._credit(self._window)
 
     def _reader(self, stream: str, flag: int) -> Callable[[bytes], None] | None:
         if not self.background and not self.flags & flag:

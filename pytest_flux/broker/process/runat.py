@@ -123,12 +123,12 @@ class Runat:
             return
         argv = phase.commands[0]
         index = phase.count - len(phase.commands)
-        started = self._reactor.clock.monotonic()
+        started = self._reactor.monotonic()
 
         def ended(status: int) -> None:
             phase.process = None
             code, how = self._outcome(phase, status)
-            self._log(name, index, argv, code, how, self._reactor.clock.monotonic() - started)
+            self._log(name, index, argv, code, how, self._reactor.monotonic() - started)
             self._restore_foreground()
             self._settle(name, phase, code)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import chain
 from typing import Any, NamedTuple
 
 from pytest_flux.protocol.config_tables import check_verify
@@ -11,8 +12,8 @@ from pytest_flux.protocol.hostlist import decode_host_ranges
 from pytest_flux.protocol.idset import decode_ranges
 from pytest_flux.protocol.json_unpack import unpack
 from pytest_flux.protocol.json_value import decode_json
-from pytest_flux.protocol.limits import MAX_CORES, MAX_NODES
-from pytest_flux.protocol.resource_set import Node, ResourceSet, resources_from_config
+from pytest_flux.protocol.limits import MAX_CORES, MAX_NODES, MAX_RESOURCE_BITS, Budget, check_limit
+from pytest_flux.protocol.resource_set import Node, ResourceSet, is_property, resources_from_config
 
 _KINDS: dict[str, type] = {
     "path": str,
@@ -29,16 +30,22 @@ _KINDS: dict[str, type] = {
 }
 JOURNAL_MAX = 100_000
 """How many resource events are kept by default."""
+_HISTORY = "90d"
+"""For how long resource events are kept in the KVS by default."""
 
 
 class ResourceConfig(NamedTuple):
-    """The configuration of resources. If ``resources`` is None, brokers discover their own."""
+    """The configuration of resources. If ``resources`` is None, brokers discover their own.
+
+    Events are kept in the KVS for ``history`` seconds.
+    """
 
     resources: ResourceSet | None
     exclude: str
     verify: bool
     rediscover: bool
     journal_max: int
+    history: float
     fake: bool
 
 
@@ -58,7 +65,7 @@ def check_config(config: dict[str, Any]) -> None:
             raise ProtocolError("resource.scheduling requires resource.path or [resource.config]")
         _load(table["scheduling"], "error loading resource.scheduling: ")
     try:
-        parse_duration(table.get("history", "90d"))
+        parse_duration(table.get("history", _HISTORY))
     except ProtocolError:
         raise ProtocolError("invalid history time") from None
     if "verify" in table:
@@ -76,6 +83,7 @@ def decode_config(config: dict[str, Any]) -> ResourceConfig:
         not table.get("noverify", False) and fake is None,
         table.get("rediscover", False),
         table.get("journal-max", JOURNAL_MAX),
+        parse_duration(table.get("history", _HISTORY)),
         fake is not None,
     )
 
@@ -127,25 +135,61 @@ def _load(path: str, prefix: str | None = None) -> object:
         raise ProtocolError(f"{prefix}{error}") from None
 
 
+_FAKE_KINDS = frozenset(("nnodes", "cores-per-node", "gpus-per-node", "host-prefix", "properties"))
+_FAKE_FOREIGN = ("hwloc-xml-path", "amend-r")
+
+
 def _fake_resources(table: object) -> ResourceSet | None:
+    """Read ``[fake-resources]``: one kind of nodes, or, which is ours, ``kinds``, a list of such tables."""
     if table is None:
         return None
-    if not isinstance(table, dict) or "nnodes" not in table:
-        raise ProtocolError("[fake-resources] table requires the 'nnodes' key")
-    for key in ("hwloc-xml-path", "amend-r"):
+    if not isinstance(table, dict):
+        raise ProtocolError("[fake-resources] must be a table")
+    for key in _FAKE_FOREIGN:
         if key in table:
             raise ProtocolError(f"[fake-resources] {key}: embedded brokers cannot do this; install flux-core")
-    nnodes, cores, gpus = (
-        _count(table, key, default, least, most)
+    kinds = table.get("kinds", [table])
+    if not isinstance(kinds, list) or not kinds or ("kinds" in table and len(table) > 1):
+        raise ProtocolError("[fake-resources] kinds must be a list of tables, beside which nothing else may stand")
+    nodes: dict[int, Node] = {}
+    properties: dict[str, list[range]] = {}
+    bits = Budget("bits of fake resources", MAX_RESOURCE_BITS)
+    for kind in kinds:
+        ranks, names = _add_fake_nodes(kind, nodes, bits)
+        for name in names:
+            properties.setdefault(name, []).append(ranks)
+    if len({node.hostname for node in nodes.values()}) < len(nodes):
+        raise ProtocolError("[fake-resources] kinds: two nodes have the same name: give each kind a host-prefix")
+    return ResourceSet(nodes, {name: frozenset(chain(*ranks)) for name, ranks in properties.items()})
+
+
+def _add_fake_nodes(kind: object, nodes: dict[int, Node], bits: Budget) -> tuple[range, list[str]]:
+    """Add nodes of one kind. Returns their ranks and the names of their properties."""
+    if not isinstance(kind, dict) or "nnodes" not in kind:
+        raise ProtocolError("[fake-resources] table requires the 'nnodes' key")
+    unknown = sorted(kind.keys() - _FAKE_KINDS)
+    if unknown:
+        known = ", ".join(sorted(_FAKE_KINDS))
+        raise ProtocolError(f"[fake-resources] unknown key '{unknown[0]}': known are {known}")
+    count, cores, gpus = (
+        _count(kind, key, default, least, most)
         for key, default, least, most in (
             ("nnodes", 0, 1, MAX_NODES),
             ("cores-per-node", 64, 1, MAX_CORES),
             ("gpus-per-node", 0, 0, MAX_CORES),
         )
     )
-    prefix = str(table.get("host-prefix", "fake"))
+    names = kind.get("properties", [])
+    if not isinstance(names, list) or not all(is_property(name) for name in names):
+        raise ProtocolError(f"[fake-resources] properties must be a list of names: {names!r}"[:200])
+    first = len(nodes)
+    check_limit("[fake-resources] nodes", first + count, MAX_NODES)
+    bits.spend(count * (cores + gpus))
+    prefix = str(kind.get("host-prefix", "fake"))
     core_mask, gpu_mask = (1 << cores) - 1, (1 << gpus) - 1
-    return ResourceSet({rank: Node(f"{prefix}{rank}", core_mask, gpu_mask) for rank in range(nnodes)})
+    for number in range(count):
+        nodes[first + number] = Node(f"{prefix}{number}", core_mask, gpu_mask)
+    return range(first, first + count), names
 
 
 def _count(table: dict[str, Any], key: str, default: int, least: int, most: int) -> int:

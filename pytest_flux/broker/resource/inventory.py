@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -10,9 +11,9 @@ from pytest_flux.broker.boot.recovery import is_recovery
 from pytest_flux.broker.resource.config import JOURNAL_MAX, decode_config
 from pytest_flux.broker.resource.discovery import core_count, gpu_count
 from pytest_flux.broker.resource.drain import MODES, Drains, decode_targets
-from pytest_flux.broker.resource.journal import Journal
+from pytest_flux.broker.resource.journal import EVENTLOG, Journal
 from pytest_flux.protocol.errors import FluxError, ProtocolError
-from pytest_flux.protocol.hostlist import encode_hostlist
+from pytest_flux.protocol.hostlist import decode_hostlist, encode_hostlist
 from pytest_flux.protocol.idset import decode_idset, encode_idset
 from pytest_flux.protocol.resource_set import Node, ResourceSet, ids_of, text_of
 from pytest_flux.protocol.severity import LOG_ERR, LOG_INFO
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from pytest_flux.broker.kvs import Kvs
     from pytest_flux.broker.log import BrokerLog
     from pytest_flux.broker.services.groups import GroupsService
+    from pytest_flux.protocol.eventlog import Event
     from pytest_flux.reactor.clock import Clock
 
 KEY = "resource.R"
@@ -30,9 +32,13 @@ _CHECKPOINT = "checkpoint.resource"
 
 
 class Inventory:
-    """With ``force_up`` every rank counts as online. With ``is_strict`` a bad configuration is a FluxError EINVAL.
+    """With ``force_up`` every rank counts as online.
+
+    With ``is_strict`` a bad configuration or log is a FluxError EINVAL.
 
     ``on_change`` is called whenever the usable resources change. ``allocated`` returns what jobs hold.
+
+    ``keeps_history`` says that no event is dropped from the log of earlier runs, however old it is.
 
     ``is_muted`` asks the scheduler to take no notice of further changes.
     """
@@ -50,6 +56,7 @@ class Inventory:
         *,
         is_strict: bool = False,
         force_up: bool = False,
+        keeps_history: bool = False,
     ) -> None:
         self._size = size
         self._attributes = attributes
@@ -71,31 +78,43 @@ class Inventory:
         self.journal = Journal(kvs, clock)
         self._config = decode_config({})
         self._watching = False
+        self._is_strict = is_strict
         try:
             self._config = decode_config(config)
         except ProtocolError as error:
-            log.write(LOG_ERR, str(error), "resource")
-            if is_strict:
-                raise FluxError(errno.EINVAL, str(error)) from None
+            self._complain(str(error))
         self._force_up = force_up or self._config.fake
-        self.journal.limit = self._config.journal_max
-        self._recall()
+        self.journal.set_limit(self._config.journal_max)
         self._is_recovery = is_recovery(attributes)
-        self._begin()
+        past: list[Event] = []
+        try:
+            past = self.journal.recall()
+        except ProtocolError as error:
+            self._complain(f"{EVENTLOG}: {error}")
+        self._begin(past, keeps_all=keeps_history or self._is_recovery)
         self._verify()
+
+    def _complain(self, text: str) -> None:
+        self._log.write(LOG_ERR, text, "resource")
+        if self._is_strict:
+            raise FluxError(errno.EINVAL, text)
 
     # -- beginning
 
-    def _begin(self) -> None:
+    def _begin(self, past: list[Event], *, keeps_all: bool) -> None:
         everybody = encode_idset(range(self._size))
         nodelist = self._attributes.get("hostlist") or ""
-        self.journal.post("restart", {"ranks": everybody, "online": "", "nodelist": nodelist}, commit=False)
+        online = everybody if self._force_up else ""
+        self.journal.post("restart", {"ranks": everybody, "online": online, "nodelist": nodelist}, commit=False)
         if not self._is_recovery:
             # In recovery mode all ranks stay offline, however many brokers run.
             self._groups.watch("broker.online", self._online_changed)
             self._groups.watch("broker.torpid", self._torpid_changed)
         resources, method = self._find()
+        if not keeps_all:
+            self.journal.truncate(self._forget_before())
         self.define(resources, method)
+        self._recall(past)
         self._watching = True
         if self._config.exclude:
             try:
@@ -159,35 +178,61 @@ class Inventory:
         self.journal.post("resource-define", {"method": method}, resources=encoded, commit=not self._is_recovery)
         self._changed()
 
-    def _recall(self) -> None:
-        """Drain the ranks that were drained before the instance was restarted."""
-        since = 0.0
+    def _forget_before(self) -> float:
+        """The time before which events are not needed: drains up to the checkpoint are in it."""
+        kept = self._clock.time() - self._config.history
+        return min(kept, self._checkpoint()[0]) if self._config.history else self._checkpoint()[0]
+
+    def _checkpoint(self) -> tuple[float, dict[str, Any]]:
+        """Return the time of the checkpoint of an earlier run, and the drained ranks in it."""
         try:
             checkpoint = self._kvs.lookup_json(_CHECKPOINT)
-            since = float(checkpoint["timestamp"])
-            for ranks, entry in checkpoint["drain_state"].items():
-                self.drains.drain(decode_idset(ranks), float(entry["timestamp"]), entry["reason"] or None, 0)
-        except (FluxError, ProtocolError, ValueError, KeyError, TypeError, AttributeError):
-            pass
-        for event in self.journal.recall():
+            return float(checkpoint["timestamp"]), dict(checkpoint["drain_state"])
+        except (FluxError, ProtocolError, ValueError, KeyError, TypeError):
+            return 0.0, {}
+
+    def _recall(self, past: list[Event]) -> None:
+        """Drain the ranks that were drained before the instance was restarted."""
+        since, state = self._checkpoint()
+        with contextlib.suppress(ProtocolError, ValueError, KeyError, TypeError):
+            for ranks, entry in state.items():
+                drained = self._ranks_now(ranks, entry.get("nodelist"))
+                self.drains.drain(drained, float(entry["timestamp"]), entry["reason"] or None, 0)
+        for event in past:
             context = event.get("context", {})
             if event["timestamp"] < since or event["name"] not in ("drain", "undrain"):
                 continue
             try:
-                ranks = set(decode_idset(context["idset"]))
+                of_event = self._ranks_now(context["idset"], context.get("nodelist"))
             except (ProtocolError, KeyError, TypeError, AttributeError) as error:
-                self._log.write(LOG_ERR, f"{event['name']}: {error!r}", "resource")
+                self._complain(f"{event['name']}: {error!r}")
                 continue
             if event["name"] == "drain":
                 overwrite = context.get("overwrite", 1)
-                self.drains.drain(ranks, event["timestamp"], context.get("reason"), overwrite)
+                self.drains.drain(of_event, event["timestamp"], context.get("reason"), overwrite)
             else:
-                self.drains.undrain(ranks)
+                self.drains.undrain(of_event)
+
+    def _ranks_now(self, ranks: str, nodelist: str | None) -> set[int]:
+        """Find the ranks of an earlier run by their hosts, which may have other ranks now, or none."""
+        then = list(decode_idset(ranks))
+        hosts = decode_hostlist(nodelist) if nodelist else [self._host(rank) for rank in then]
+        found = set()
+        for rank, host in zip(then, hosts, strict=False):
+            if self._host(rank) == host:
+                found.add(rank)
+            else:
+                found.update([other for other in range(self._size) if self._host(other) == host][:1])
+        return found
 
     def destroy(self) -> None:
-        """Keep the drained ranks for a restart, as the instance ends."""
+        """Save, and follow nothing any longer, as the instance ends."""
         self._groups.unwatch(self._online_changed)
         self._groups.unwatch(self._torpid_changed)
+        self.save()
+
+    def save(self) -> None:
+        """Keep the drained ranks for a restart."""
         if self._is_recovery:
             return
         state = {
@@ -198,7 +243,7 @@ class Inventory:
 
     def configure(self, config: dict[str, Any]) -> None:
         """Take over what may change while the instance runs: only ``journal-max``, as in flux-core."""
-        self.journal.limit = config.get("resource", {}).get("journal-max", JOURNAL_MAX)
+        self.journal.set_limit(config.get("resource", {}).get("journal-max", JOURNAL_MAX))
 
     # -- brokers that are online
 
@@ -251,11 +296,12 @@ class Inventory:
         """Return the ranks that an idset or hostlist names. Raises FluxError EINVAL, in flux-core's words."""
         return decode_targets(text, self.resources, self._size)
 
+    def _host(self, rank: int) -> str:
+        node = self.resources.nodes.get(rank)
+        return self._attributes.host_of(rank) if node is None else node.hostname
+
     def _hosts(self, ranks: list[int]) -> str:
-        nodes = self.resources.nodes
-        return encode_hostlist(
-            nodes[rank].hostname if rank in nodes else self._attributes.host_of(rank) for rank in ranks
-        )
+        return encode_hostlist(map(self._host, ranks))
 
     def drain(self, targets: str, reason: str | None, mode: str | None) -> None:
         """Drain ranks. Raises FluxError if targets, mode or the state of a rank forbid it."""

@@ -18,23 +18,53 @@ _BATCH = 100
 
 
 class Journal:
-    """``limit`` bounds the number of events that are kept (``resource.journal-max``)."""
+    """See the module."""
 
     def __init__(self, kvs: Kvs, clock: Clock) -> None:
         self._kvs = kvs
         self._clock = clock
-        self.limit = 100000
+        self._limit = 100000
         self._events: deque[tuple[Event, dict[str, Any] | None]] = deque()
         self._followers: list[Request] = []
 
     def recall(self) -> list[Event]:
-        """Read the events of an earlier run of the instance."""
-        try:
-            events = decode_eventlog(self._kvs.lookup(EVENTLOG).decode())
-        except (FluxError, ProtocolError, UnicodeDecodeError):
-            events = []
-        self._events.extend((event, None) for event in events)
+        """Read the events of an earlier run of the instance. Raises ProtocolError if they are malformed."""
+        events = self._stored()
+        # Which resources there were is of no use to anybody.
+        self._events.extend((event, None) for event in events if event["name"] != "resource-define")
+        self._bound()
         return events
+
+    def set_limit(self, limit: int) -> None:
+        """Keep no more than ``limit`` events for clients (``resource.journal-max``)."""
+        self._limit = max(limit, 1)
+        self._bound()
+
+    def _bound(self) -> None:
+        """Drop the oldest events if there are too many. An event "truncate", at their time, stands for them."""
+        if len(self._events) <= self._limit:
+            return
+        timestamp = 0.0
+        while len(self._events) >= self._limit:
+            timestamp = self._events.popleft()[0]["timestamp"]
+        self._events.appendleft((make_event("truncate", {}, timestamp=timestamp), None))
+
+    def _stored(self) -> list[Event]:
+        try:
+            text = self._kvs.lookup(EVENTLOG).decode("utf-8", "surrogateescape")
+        except FluxError:
+            return []
+        return decode_eventlog(text)
+
+    def truncate(self, since: float) -> None:
+        """Drop what is older than ``since`` from the KVS, unless that is malformed."""
+        try:
+            events = self._stored()
+        except ProtocolError:
+            return
+        kept = [event for event in events if event["timestamp"] >= since]
+        if len(kept) < len(events):
+            self._kvs.put(EVENTLOG, "".join(map(encode_event, kept)))
 
     def post(
         self,
@@ -48,8 +78,7 @@ class Journal:
         """Add an event; ``resource-define`` comes with its ``resources``, an R as JSON, which is small."""
         event = make_event(name, context, timestamp=self._clock.time() if timestamp is None else timestamp)
         self._events.append((event, resources))
-        while len(self._events) > max(self.limit, 1):
-            self._events.popleft()
+        self._bound()
         if commit:
             self._kvs.append(EVENTLOG, encode_event(event))
         for follower in self._followers:

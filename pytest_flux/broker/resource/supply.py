@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from pytest_flux.broker.resource.inventory import Inventory
@@ -13,11 +14,15 @@ if TYPE_CHECKING:
 
 
 class Supply:
-    """Gives ``alloc`` a pool, and changes it with the inventory from now on."""
+    """Gives ``alloc`` a pool, and changes it with the inventory from now on.
 
-    def __init__(self, inventory: Inventory, alloc: Alloc) -> None:
+    ``expires`` is called with the old and the new end of the resources.
+    """
+
+    def __init__(self, inventory: Inventory, alloc: Alloc, expires: Callable[[float, float], None]) -> None:
         self._inventory = inventory
         self._alloc = alloc
+        self._expires = expires
         self._defined = inventory.resources
         self._pool = self._new_pool()
         inventory.is_muted = False
@@ -52,5 +57,8 @@ class Supply:
         pool.shrink([rank for rank in pool.resources if rank not in usable])
         pool.mark_down(down)
         pool.mark_up([rank for rank in pool.resources if rank not in down])
-        pool.resources.expiration = self._inventory.resources.expiration
+        before, now = pool.resources.expiration, self._inventory.resources.expiration
+        pool.resources.expiration = now
+        if before != now:
+            self._expires(before, now)
         self._alloc.plan()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 
+from pytest_flux.broker.defaults import BUILTIN
 from pytest_flux.broker.service import ALL, LATER, Answer, Request, Service, _Later, method
 from pytest_flux.broker.state.states import NUMBER
 from pytest_flux.protocol.errors import FluxError, ProtocolError
@@ -51,6 +52,15 @@ class BrokerService(Service):
             else:
                 os.environ[name] = value
         return None
+
+    @method("conf-builtin", roles=ALL)
+    def conf_builtin(self, request: Request) -> Answer:
+        """``{keys}`` → ``{values}``: paths that are built in. Keys that are not strings are ignored."""
+        keys = [key for key in request.field("keys", list) if isinstance(key, str)]
+        for key in keys:
+            if key not in BUILTIN:
+                raise FluxError(errno.EINVAL, f"{key}: invalid key")
+        return {"values": {key: BUILTIN[key] for key in keys}}
 
 
 class RunatService(Service):

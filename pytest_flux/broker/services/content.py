@@ -225,19 +225,19 @@ class ContentSqliteService(Service):
         super().__init__(router, log)
         self._store = store
 
-    @method("stats-get")
+    @method("stats-get", roles=ALL)
     def stats_get(self, request: Request) -> Answer:
         """→ counts, sizes, configuration and checkpoints. Times are not taken: zeros."""
         backing = self._store.backing
         size, free = backing.sizes()
-        untimed = {"count": 0, "min": 0.0, "max": 0.0, "mean": 0.0, "stddev": 0.0}
+        untimed = {"min": 0.0, "max": 0.0, "mean": 0.0, "stddev": 0.0}
         return {
             "object_count": backing.count(),
             "current_epoch": backing.epoch,
             "dbfile_size": size,
             "dbfile_free": free,
-            "load_time": untimed,
-            "store_time": untimed,
+            "load_time": {"count": backing.loaded, **untimed},
+            "store_time": {"count": backing.stored, **untimed},
             "config": {"journal_mode": backing.journal_mode, "synchronous": backing.synchronous},
             "checkpoints": backing.numbered_checkpoints(),
         }

@@ -25,7 +25,8 @@ if TYPE_CHECKING:
     from pytest_flux.broker.log import BrokerLog
     from pytest_flux.broker.router import Router
     from pytest_flux.protocol.message import Message
-    from pytest_flux.reactor.reactor import Reactor, Timer
+    from pytest_flux.reactor.reactor import Reactor
+    from pytest_flux.reactor.timers import Timer
 
     Fire = Callable[[], None]
 
@@ -134,7 +135,7 @@ class _Interval:
 
     def _wait(self, seconds: float) -> None:
         self._due = self._reactor.clock.time() + seconds
-        self._timer = self._reactor.call_later(seconds, self._expired)
+        self._timer = self._reactor.clock.call_later(seconds, self._expired)
 
     def _expired(self) -> None:
         self._wait(self._seconds)
@@ -183,7 +184,7 @@ class _Event:
             return
         left = self._fired + self._min_interval - self._reactor.clock.monotonic()
         if self._fired and left > 0:
-            self._timer = self._reactor.call_later(left, self._run)
+            self._timer = self._reactor.clock.call_later(left, self._run)
         else:
             self._run()
 
@@ -215,7 +216,9 @@ class _Date:
     def start(self) -> None:
         self._due = self._dates.next(self._reactor.clock.time())
         if self._due is not None:
-            self._timer = self._reactor.call_later(max(self._due - self._reactor.clock.time(), 0), self._expired)
+            self._timer = self._reactor.clock.call_later(
+                max(self._due - self._reactor.clock.time(), 0), self._expired
+            )
 
     def stop(self) -> None:
         if self._timer is not None:
@@ -384,7 +387,7 @@ class _Entry:
         if response["type"] == "started":
             task.pid, task.times["running"] = response["pid"], now
             if self._timeout > 0:
-                task.timer = self._service.reactor.call_later(self._timeout, lambda: self._time_out(task))
+                task.timer = self._service.reactor.clock.call_later(self._timeout, lambda: self._time_out(task))
         elif response["type"] == "output":
             io = decode_io(response["io"])
             for line in io.data.decode("utf-8", "replace").splitlines():

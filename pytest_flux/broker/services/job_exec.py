@@ -6,6 +6,7 @@ import errno
 import os
 import signal
 from collections.abc import Mapping
+from math import ceil
 from typing import TYPE_CHECKING, Any
 
 from pytest_flux.broker.exec.ending import find_signal, kill_config
@@ -101,10 +102,15 @@ class JobExecService(Service):
             "kill-timeout": config.timeout,
             "term-signal": signal.Signals(config.term_signal).name,
             "kill-signal": signal.Signals(config.kill_signal).name,
+            "max-kill-count": config.max_count,
+            "max-kill-timeout": config.max_timeout,
+            "effective-max-kill-timeout": config.effective_max_timeout,
+            "jobs": self._exec.stats(),
             "config": {
                 "default_cwd": os.getcwd(),
                 "default_job_shell": told.get("job-shell", "flux-shell"),
                 "exec_service": told.get("service", "rexec"),
+                "sdexec_stop_timer_sec": told.get("sdexec-stop-timer-sec", ceil(config.effective_max_timeout)),
                 **{name: told[key] for name, key in _OPTIONAL if key in told},
             },
         }

@@ -6,13 +6,20 @@ import errno
 import json
 from typing import TYPE_CHECKING, Any
 
-from pytest_flux.broker.jobs.follow import INITIAL_SENTINEL, WAIT_FOR_CREATION, Follower, GuestFollower
+from pytest_flux.broker.jobs.follow import (
+    INITIAL_SENTINEL,
+    UPDATES,
+    WAIT_FOR_CREATION,
+    Follower,
+    GuestFollower,
+    UpdateFollower,
+    apply_update,
+)
 from pytest_flux.broker.jobs.job import Job, authorize
 from pytest_flux.broker.service import ALL, LATER, Answer, Request, Service, _Later, method
-from pytest_flux.protocol.errors import FluxError
+from pytest_flux.protocol.errors import FluxError, ProtocolError
+from pytest_flux.protocol.eventlog import decode_eventlog
 from pytest_flux.protocol.fluid import kvs_key
-from pytest_flux.protocol.job_state import INACTIVE
-from pytest_flux.protocol.jobspec import set_path
 
 if TYPE_CHECKING:
     from pytest_flux.broker.jobs.manager import JobManager
@@ -23,7 +30,6 @@ if TYPE_CHECKING:
     from pytest_flux.protocol.message import Message
 
 _JSON_DECODE, _CURRENT = 1, 2
-_UPDATES = {"R": "resource-update", "jobspec": "jobspec-update"}
 
 
 class JobInfoService(Service):
@@ -37,6 +43,7 @@ class JobInfoService(Service):
         self._batch = manager.batch
         self._kvs = kvs
         self._followers: dict[int, list[Follower]] = {}
+        self._update_followers: dict[Request, UpdateFollower] = {}
         manager.events.listen(self._event)
 
     def receive(self, message: Message) -> None:
@@ -50,9 +57,24 @@ class JobInfoService(Service):
     def _job(self, request: Request, text: str | None = None) -> Job:
         job = self._table.find(request.field("id", int))
         if job is None:
+            # Somebody may have written it who is not the job manager.
+            self._events_of(request.field("id", int))
             raise FluxError(errno.ENOENT, text)
         authorize(request, job, "access is restricted to job/instance owner")
         return job
+
+    def _events_of(self, job_id: int) -> list[Event]:
+        """Read the log of a job, which is empty if there is none. FluxError EINVAL if it cannot be read."""
+        try:
+            text = self._kvs.lookup(kvs_key(job_id, "eventlog")).decode("utf-8", "surrogateescape")
+        except FluxError:
+            return []
+        try:
+            events = decode_eventlog(text)
+            int(events[0]["context"]["userid"])
+        except (ProtocolError, LookupError, TypeError, ValueError):
+            raise FluxError(errno.EINVAL, "error parsing eventlog") from None
+        return events
 
     # -- looking up
 
@@ -78,14 +100,15 @@ class JobInfoService(Service):
             raise FluxError(error.errnum, f"{key}: {reason}") from None
         if not text:
             raise FluxError(errno.EPROTO, f"{key}: value is unexpectedly empty")
-        if key not in _UPDATES or not flags:
+        if key not in UPDATES or not flags:
             return text
         try:
             value: dict[str, Any] = json.loads(text)
         except ValueError as error:
             raise FluxError(errno.EINVAL, f"{key}: {error}") from None
         if flags & _CURRENT:
-            _apply_updates(job, key, value)
+            for event in self._events_of(job.id):
+                apply_update(key, value, event)
         return value if flags & _JSON_DECODE else json.dumps(value, ensure_ascii=False)
 
     @method("update-lookup", roles=ALL)
@@ -146,14 +169,18 @@ class JobInfoService(Service):
             raise FluxError(errno.EPROTO, "update-watch request rejected with invalid flag")
         if not request.message.is_streaming:
             raise FluxError(errno.EPROTO, "update-watch request rejected without streaming RPC flag")
-        if key not in _UPDATES:
+        if key not in UPDATES:
             raise FluxError(errno.EINVAL, "update-watch unsupported key specified")
         job = self._job(request)
-        request.respond({key: self._value(job, key, _JSON_DECODE | _CURRENT)})
-        if job.state == INACTIVE:
-            request.finish()
-            return LATER
-        return self.hold(request)
+        follower = UpdateFollower(self._kvs, request, job, self._value(job, key, _JSON_DECODE), self._update_over)
+        self._update_followers[request] = follower
+        self.hold(request)
+        follower.begin()
+        return LATER
+
+    def _update_over(self, request: Request) -> None:
+        self._update_followers.pop(request, None)
+        self.release(request)
 
     @method("update-watch-cancel", roles=ALL)
     def update_watch_cancel(self, request: Request) -> Answer:
@@ -162,6 +189,9 @@ class JobInfoService(Service):
 
     def abandoned(self, request: Request) -> None:
         """A client no longer follows."""
+        updates = self._update_followers.pop(request, None)
+        if updates is not None:
+            updates.stop()
         for followers in list(self._followers.values()):
             for follower in [each for each in followers if each.request is request]:
                 follower.stop()
@@ -171,18 +201,6 @@ class JobInfoService(Service):
         name = event["name"]
         for follower in list(self._followers.get(job.id, ())):
             follower.changed(name)
-        if self.held and (name in ("resource-update", "jobspec-update", "clean")):
-            for request in self.held_for("job-info.update-watch"):
-                if request.field("id", int) == job.id:
-                    self._tell_update(request, job, name)
-
-    def _tell_update(self, request: Request, job: Job, name: str) -> None:
-        key = request.field("key", str)
-        if name == "clean":
-            self.release(request)
-            request.finish()
-        elif name == _UPDATES[key]:
-            request.respond({key: getattr(job, key)})
 
     @method("stats-get")
     def stats_get(self, request: Request) -> Answer:
@@ -191,19 +209,8 @@ class JobInfoService(Service):
         guests = sum(isinstance(follower, GuestFollower) for follower in followers)
         return {
             "lookups": 0,
-            "watchers": len(followers) - guests,
+            "watchers": len(followers),
             "guest_watchers": guests,
             "update_lookups": 0,
-            "update_watchers": sum(1 for _ in self.held_for("job-info.update-watch")),
+            "update_watchers": len(self._update_followers),
         }
-
-
-def _apply_updates(job: Job, key: str, value: dict[str, Any]) -> None:
-    for event in job.eventlog:
-        if event["name"] != _UPDATES[key]:
-            continue
-        for path, update in event.get("context", {}).items():
-            if key == "jobspec":
-                set_path(value, path, update)
-            elif path == "expiration":
-                set_path(value, "execution.expiration", update)

@@ -38,6 +38,7 @@ class JobListService(Service):
         self._reactor = manager.reactor
         self._waiting: dict[int, list[Request]] = {}
         self._is_armed = False
+        self._is_paused = False
         # Tools ask for the caller's own jobs by default. A user who inspects the state of an ended instance, on a
         # laptop for example, is rarely a user of that instance.
         self._everybody = manager.owner if manager.is_recovery else USERID_UNKNOWN
@@ -99,7 +100,7 @@ class JobListService(Service):
         job = self._table.find(job_id)
         if job is None:
             raise FluxError(errno.ENOENT)
-        if _is_awaited(job, state):
+        if not self._is_paused and _is_awaited(job, state):
             return {"job": describe(job, chosen)}
         self._waiting.setdefault(job_id, []).append(request)
         return self.hold(request)
@@ -115,9 +116,11 @@ class JobListService(Service):
     def _event(self, job: Job, event: Event, _: bool) -> None:
         if self.held:
             self._arm_stats()
-        waiting = self._waiting.get(job.id)
-        if waiting is None:
-            return
+        if not self._is_paused:
+            self._answer_waiting(job)
+
+    def _answer_waiting(self, job: Job) -> None:
+        waiting = self._waiting.get(job.id, [])
         for request in list(waiting):
             if _is_awaited(job, request.field("state", int, 0)):
                 self.release(request)
@@ -126,7 +129,22 @@ class JobListService(Service):
                 # The client may now look in the KVS for what belongs to that state.
                 self._batch.afterwards(partial(_respond, request, answer))
         if not waiting:
-            del self._waiting[job.id]
+            self._waiting.pop(job.id, None)
+
+    @method("job-state-pause")
+    def pause(self, request: Request) -> Answer:
+        """→ empty. As if jobs changed no more: who asks for one job waits until ``job-state-unpause``."""
+        self._is_paused = True
+        return None
+
+    @method("job-state-unpause")
+    def unpause(self, request: Request) -> Answer:
+        """→ empty."""
+        self._is_paused = False
+        for job in [self._table.find(job_id) for job_id in self._waiting]:
+            if job is not None:
+                self._answer_waiting(job)
+        return None
 
     @method("list-attrs", roles=ALL)
     def list_attrs(self, request: Request) -> Answer:
@@ -147,7 +165,7 @@ class JobListService(Service):
     def _arm_stats(self) -> None:
         if not self._is_armed:
             self._is_armed = True
-            self._reactor.call_later(_STATS_DELAY, self._send_stats)
+            self._reactor.batch(_STATS_DELAY, self._send_stats)
 
     def _send_stats(self) -> None:
         self._is_armed = False

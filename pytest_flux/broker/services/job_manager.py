@@ -45,6 +45,26 @@ class JobManagerService(Service):
         self._table = manager.table
         self._events = manager.events
 
+    # -- flux-core's other parts, which are built in here
+
+    @method("submit")
+    def submit(self, request: Request) -> Answer:
+        """``{jobs}``: refused. Jobs come from ``job-ingest``, which numbers them."""
+        request.field("jobs", list)
+        raise FluxError(errno.ENOSYS, "an embedded broker takes jobs through job-ingest.submit")
+
+    @method("exec-hello")
+    def exec_hello(self, request: Request) -> Answer:
+        """``{service}``: refused. The executor is built in."""
+        request.field("service", str)
+        raise FluxError(errno.ENOSYS, "an embedded broker runs jobs itself")
+
+    @method("sched-ready")
+    def sched_ready(self, request: Request) -> Answer:
+        """``{mode}``: refused. The scheduler is built in."""
+        request.field("mode", str)
+        raise FluxError(errno.ENOSYS, "an embedded broker schedules jobs itself")
+
     # -- exceptions and signals
 
     @method("raise", roles=ALL)

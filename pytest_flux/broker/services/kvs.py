@@ -6,7 +6,7 @@ Rank 0 has the store; the other ranks relay.
 from __future__ import annotations
 
 import errno
-from itertools import count
+import itertools
 from typing import TYPE_CHECKING, Any
 
 from pytest_flux.broker.flow import WIDE, Flow
@@ -46,7 +46,7 @@ class KvsService(Service):
     def __init__(self, router: Router, log: BrokerLog, kvs: Kvs) -> None:
         super().__init__(router, log)
         self._kvs = kvs
-        self._names = count()
+        self._names = itertools.count()
         self._waiters: dict[Request, tuple[str, Waiter]] = {}
 
     # -- reading
@@ -282,21 +282,20 @@ class KvsWatchService(Service):
 
     @method("stats-get", roles=ALL)
     def stats_get(self, request: Request) -> Answer:
-        """→ namespaces and the numbers of their watchers."""
+        """→ namespaces and the numbers of their watchers, those of other services included."""
         known = {each.name: each for each in self._kvs.namespaces()}
-        namespaces: dict[str, dict[str, object]] = {}
+        counts = {name: len(each.watchers) for name, each in known.items() if each.watchers}
         for name, _ in self._watches.values():
-            if name not in namespaces:
-                owner, sequence, ref = -1, -1, "(null)"
-                if name in known:
-                    owner, sequence, ref = known[name].owner, known[name].sequence, known[name].ref
-                namespaces[name] = {"owner": owner, "rootseq": sequence, "rootref": ref, "watchers": 0}
-            namespaces[name]["watchers"] = sum(name == other for other, _ in self._watches.values())
-        return {
-            "watchers": len(self._watches),
-            "namespace-count": len(namespaces),
-            "namespaces": namespaces,
-        }
+            if name not in known:
+                # It waits for the creation of that namespace.
+                counts[name] = counts.get(name, 0) + 1
+        namespaces = {}
+        for name, count in counts.items():
+            owner, sequence, ref = -1, -1, "(null)"
+            if name in known:
+                owner, sequence, ref = known[name].owner, known[name].sequence, known[name].ref
+            namespaces[name] = {"owner": owner, "rootseq": sequence, "rootref": ref, "watchers": count}
+        return {"watchers": sum(counts.values()), "namespace-count": len(namespaces), "namespaces": namespaces}
 
 
 class RelayService(Service):

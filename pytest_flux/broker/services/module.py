@@ -14,6 +14,7 @@ from pytest_flux.protocol.severity import LOG_DEBUG, LOG_ERR
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from typing import Any
 
     from pytest_flux.broker.log import BrokerLog
     from pytest_flux.broker.parts import Parts
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     from pytest_flux.reactor.clock import Clock
 
 _RUNNING = 1
+_REFUSE_ONE, _DEMOTE_ONE = 1, 4
+"""Debug flags of connector-local, as in flux-core's local.c."""
 _WAY_OUT = "an embedded broker has its modules built in: install flux-core for others"
 
 
@@ -131,3 +134,20 @@ class ConnectorService(Service):
     """`connector-local`: who may connect. The connections are in :mod:`pytest_flux.broker.local`."""
 
     name = "connector-local"
+
+    def configure(self, config: dict[str, Any]) -> None:
+        """Tell who may connect from now on."""
+        access = config.get("access", {})
+        for key in ("allow-guest-user", "allow-root-owner"):
+            self.log(LOG_DEBUG, f"{key}={str(access.get(key) is True).lower()}")
+
+    def refuses(self, uid: int) -> bool:
+        """Whether a debug flag asks to refuse this connection; only this one."""
+        refused = self.take_debug_flag(_REFUSE_ONE)
+        if refused:
+            self.log(LOG_ERR, f"connect by uid={uid} denied by debug flag")
+        return refused
+
+    def demotes(self) -> bool:
+        """Whether a debug flag asks to take an owner who connects for a guest; only this one."""
+        return self.take_debug_flag(_DEMOTE_ONE)

@@ -69,6 +69,11 @@ class RexecService(Service):
         if request.field("signature", str, None) is not None:
             raise FluxError(errno.EPERM, "signature verification not available")
 
+    @property
+    def is_busy(self) -> bool:
+        """Whether a process runs."""
+        return any(not process.is_complete for process in self._processes)
+
     def environ(self, command: Command) -> dict[str, str]:
         """What a command runs with: its own environment, or ours; FLUX_URI is always this broker's."""
         environ = dict(command.env) or self._program_environ()

@@ -6,6 +6,7 @@ import errno
 from typing import TYPE_CHECKING
 
 from pytest_flux.broker.service import ALL, Answer, Request, Service, method
+from pytest_flux.protocol.config_tables import QUEUE_POLICIES
 from pytest_flux.protocol.errors import FluxError, ProtocolError
 from pytest_flux.protocol.resource_pool import Infeasible
 
@@ -20,8 +21,13 @@ if TYPE_CHECKING:
 def check_depth(arguments: Arguments) -> None:
     """Check the arguments of the module sched-simple. FluxError EINVAL.
 
-    They say how many jobs the job manager lets the scheduler see at a time, which has no meaning where both are one.
+    In flux-core, ``mode`` says how many jobs the job manager lets the scheduler see at a time, which has no meaning
+    where both are one. ``queue-depth`` bounds a pass of the scheduler. ``queue-policy`` is ours.
     """
+    policy = arguments.get("queue-policy", QUEUE_POLICIES[0])
+    if policy not in QUEUE_POLICIES:
+        expected = ", ".join(QUEUE_POLICIES)
+        raise FluxError(errno.EINVAL, f"queue-policy={policy!r} is invalid: must be one of {expected}")
     mode = arguments.get("mode", "unlimited")
     depth = arguments.get("queue-depth", "unlimited")
     if mode != "unlimited":

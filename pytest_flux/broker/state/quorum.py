@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from pytest_flux.broker.router import Router
     from pytest_flux.broker.services.groups import GroupsService
     from pytest_flux.reactor.reactor import Reactor
+    from pytest_flux.reactor.timers import Timer
 
 
 _GROUP = "broker.online"
@@ -53,6 +54,7 @@ class Quorum:
         self._post = post
         self._online: set[int] = set()
         self._warned = False
+        self._timer: Timer | None = None
         self._told = -_QUIET
         self.size = self._configured()
 
@@ -98,18 +100,19 @@ class Quorum:
 
     def _warn(self) -> None:
         if self._state() != "quorum":
+            if self._timer is not None:
+                self._timer.cancel()
             return
         missing = set(range(self._router.size)) - self._online
         self._log(
             LOG_ERR, f"quorum delayed: waiting for {hosts(self._attributes, missing)} (rank {encode_idset(missing)})"
         )
         self._warned = True
-        self._arm()
 
     def _arm(self) -> None:
         period = self._attributes.duration("broker.quorum-warn")
         if period > 0:
-            self._reactor.call_later(period, self._warn)
+            self._timer = self._reactor.clock.call_every(period, self._warn)
 
     def _log(self, severity: int, text: str) -> None:
         self._broker_log.write(severity, text)

@@ -33,7 +33,7 @@ from pytest_flux.protocol.errors import ProtocolError
 from pytest_flux.protocol.idset import encode_idset
 from pytest_flux.protocol.message import Message
 from pytest_flux.protocol.severity import LOG_DEBUG, LOG_ERR, LOG_INFO
-from pytest_flux.reactor.reactor import Timer
+from pytest_flux.reactor.timers import Timer
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

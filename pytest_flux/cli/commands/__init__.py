@@ -15,6 +15,7 @@ their command.
 
 from __future__ import annotations
 
+from pytest_flux.options import Option
 from pytest_flux.record import NamedTuple
 
 TYPE_CHECKING = False
@@ -22,6 +23,14 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from pytest_flux.cli.command import Command
+
+OPTIONS = (
+    Option("verbose", "v", usage="Show the environment of the command, and how it is found"),
+    Option("version", "V", usage="Show versions of commands and broker"),
+    Option("parent", "p", usage="Act on the instance that this one runs in; may be repeated"),
+    Option("root", "r", usage="Act on the outermost instance"),
+)
+"""The options of `flux` itself, before the command."""
 
 INSTANCE = "look at the instance"
 CONTROL = "change things, run things"
@@ -49,12 +58,14 @@ TABLE = (
     Entry("uptime", "instance.uptime", "tell how long the instance has been running", INSTANCE),
     Entry("overlay", "instance.overlay", "show the tree of brokers and its health", INSTANCE),
     Entry("dmesg", "instance.log", "print or clear the broker's log", INSTANCE),
+    Entry("clock", "instance.clock", "(pytest-flux) show or move the time of the instance", INSTANCE),
     Entry("ping", "instance.ping", "measure the way to a broker or service", INSTANCE),
     Entry("module", "instance.module", "list the broker's modules", INSTANCE),
     Entry("config", "instance.config", "print the broker's configuration", INSTANCE),
     Entry("setattr", "instance.attr", "set a broker attribute", CONTROL),
     Entry("run", "submit.submit", "run a job, with its output here", CONTROL),
     Entry("submit", "submit.submit", "submit a job", CONTROL),
+    Entry("replay", "jobs.replay", "(pytest-flux) run the jobs of a trace in an instance whose time jumps", CONTROL),
     Entry("bulksubmit", "submit.submit", "submit a job for each of a list of inputs", CONTROL),
     Entry("jobs", "jobs.jobs", "list jobs", INSTANCE),
     Entry("resource", "resource.resource", "show resources; drain and undrain nodes", INSTANCE),

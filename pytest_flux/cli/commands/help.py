@@ -5,8 +5,8 @@ from __future__ import annotations
 import sys
 
 from pytest_flux.cli.command import Command, CommandError, Context
-from pytest_flux.cli.commands import TABLE, find_entry
-from pytest_flux.options import Option, OptionParser
+from pytest_flux.cli.commands import OPTIONS, TABLE, Entry, find_entry
+from pytest_flux.options import OptionParser
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -14,13 +14,6 @@ if TYPE_CHECKING:
 
 # `flux` suggests commands up to this distance from what was typed.
 _SIMILAR_AT_MOST = 3
-
-OPTIONS = (
-    Option("verbose", "v", usage="Show the environment of the command, and how it is found"),
-    Option("version", "V", usage="Show versions of commands and broker"),
-    Option("parent", "p", usage="Act on the instance that this one runs in; may be repeated"),
-    Option("root", "r", usage="Act on the outermost instance"),
-)
 
 
 class FluxParser(OptionParser):
@@ -48,12 +41,32 @@ def print_help(options: Options, context: Context) -> int:
     entry = find_entry(topic)
     if entry is None:
         raise CommandError(f"no help for `{topic}'; the commands are listed by 'flux help'")
+    if sys.stdout.isatty() and _show_page(entry):
+        return 0
     command = entry.load()
     if command.takes_all:
         assert command.run is not None
         return command.run(command.parse(["--help"]), context)
     print("\n".join(shown.parser().help() for shown in (command, *command.subcommands)), end="")
     return 0
+
+
+def _show_page(entry: Entry) -> bool:
+    """Show the manual page of a command, as flux-core does. False if that does not work, as without man(1)."""
+    import shutil
+    import subprocess
+    import tempfile
+
+    from pytest_flux.cli.manual import command_page
+    from pytest_flux.cli.topics import topic_of
+
+    if shutil.which("man") is None:
+        return False
+    with tempfile.TemporaryDirectory(prefix="flux-help-") as directory:
+        path = f"{directory}/flux-{entry.name}.1"
+        with open(path, "w", encoding="utf-8") as file:
+            file.write(command_page(topic_of(entry)))
+        return subprocess.run(["man", path], check=False, stderr=subprocess.DEVNULL).returncode == 0
 
 
 def edit_distance(one: str, other: str) -> int:

@@ -8,11 +8,12 @@ import signal
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
 
-from pytest_flux.instance.flux_instance import FluxInstance
+from pytest_flux.instance.flux_instance import FluxInstance, start
 from pytest_flux.protocol.fluid import f58, f58plain
 from tests.broker.exec.conftest import DEADLINE, Runner
 
@@ -188,6 +189,30 @@ def test_a_task_that_ignores_its_end(flux_instance: FluxInstance) -> None:
     ended = runner.ended(jobid)
     assert ended.status == (128 + 9) << 8
     assert ended.exceptions[0]["type"] == "cancel"
+
+
+_UNHEARD = {"kill-timeout": "0.02s", "term-signal": "SIGURG", "kill-signal": "SIGURG"}
+
+
+@pytest.mark.parametrize(
+    ("limit", "text"),
+    [
+        ({"max-kill-count": 2}, "max kill count"),
+        ({"max-kill-timeout": "0.05s"}, "max-kill-timeout"),
+    ],
+)
+def test_nodes_of_jobs_that_cannot_be_killed_are_drained(limit: dict[str, Any], text: str) -> None:
+    with start(size=1, broker="embedded", conf={"exec": {**_UNHEARD, **limit}}) as instance:
+        runner = Runner(instance)
+        jobid = runner.submit("sleep", "1000")
+        runner.jobs.wait_event(jobid, "start", timeout=DEADLINE)
+        known = instance.rpc("job-exec.stats-get")["jobs"]
+        assert [job["active_ranks"] for job in known.values()] == ["0"]
+        runner.jobs.cancel(jobid)
+        assert runner.ended(jobid).exceptions[0]["type"] == "cancel"
+        drained = instance.rpc("resource.status")["drain"]
+        assert "unkillable user processes for job" in drained["0"]["reason"]
+        assert f"exceeded {text}. Draining" in instance.run(["flux", "dmesg"]).stdout
 
 
 def test_what_a_task_leaves_behind_ends_with_it(runner: Runner) -> None:

@@ -12,6 +12,7 @@ import pytest
 from pytest_flux.broker.kvs.transaction import APPEND, Op
 from pytest_flux.protocol import treeobj
 from pytest_flux.protocol.errors import FluxError
+from pytest_flux.protocol.eventlog import encode_event, make_event
 from pytest_flux.protocol.fluid import kvs_key
 from pytest_flux.protocol.job_state import RUN
 from tests.broker.jobs.played import Call, PlayedInstance, jobspec, played_instance
@@ -164,6 +165,32 @@ def test_a_guest_log_that_never_is(tmp_path: Path) -> None:
         call.all()
         assert call.error is not None
         assert call.error.errnum == errno.ENOENT
+
+
+def _append(flux: PlayedInstance, job_id: int, name: str, context: dict[str, Any]) -> None:
+    line = encode_event(make_event(name, context, timestamp=1.0))
+    op = {"key": f"{kvs_key(job_id)}.eventlog", "flags": APPEND, "dirent": treeobj.val(line.encode()).json()}
+    flux.rpc("kvs.commit", {"namespace": "primary", "flags": 0, "ops": [op]})
+
+
+def test_updates_that_others_write_into_the_log(tmp_path: Path) -> None:
+    with played_instance(tmp_path) as flux:
+        job_id = flux.submit(jobspec("sleep"))
+        flux.wait_state(job_id, RUN)
+        request = {"id": job_id, "key": "R", "flags": 0}
+        call = flux.call("job-info.update-watch", request, streaming=True)
+        flux.run_until(lambda: bool(call.answers))
+        _append(flux, job_id, "resource-update", {"expiration": 100.0})
+        assert flux.rpc("job-info.update-lookup", request)["R"]["execution"]["expiration"] == 100.0
+        flux.executor.end(job_id, 0)
+        assert [answer["R"]["execution"]["expiration"] for answer in call.all()] == [0.0, 100.0]
+
+
+def test_a_log_that_is_none(tmp_path: Path) -> None:
+    with played_instance(tmp_path) as flux:
+        _append(flux, 7, "submit", {})
+        with pytest.raises(FluxError, match="error parsing eventlog"):
+            flux.rpc("job-info.lookup", {"id": 7, "keys": ["eventlog"], "flags": 0})
 
 
 def test_following_updates(tmp_path: Path) -> None:

@@ -79,7 +79,7 @@ def test_the_end_of_an_allocation() -> None:
 
 def test_a_backfilled_job_ends_before_the_head_begins() -> None:
     decisions = _Decisions()
-    running, head = decisions.add(cores=4, duration=100), decisions.add(nodes=2, duration=10)
+    running, head = decisions.add(cores=4, duration=100), decisions.add(nodes=2, cores=4, duration=10)
     exact, late = decisions.add(duration=100), decisions.add(duration=101)
     assert decisions.schedule() == [running.id, exact.id]
     assert decisions.allocated[exact.id]["backfill"] == f58(head.id)
@@ -148,7 +148,7 @@ def test_backfill(tmp_path: Path) -> None:
     with played_instance(tmp_path, ranks=2) as flux:
         running = flux.submit(jobspec("sleep", cores=4, duration=100))
         flux.wait_state(running, RUN)
-        head = flux.submit(jobspec("sleep", nodes=2, duration=10))
+        head = flux.submit(jobspec("sleep", nodes=2, cores=4, duration=10))
         long, unlimited = flux.submit(jobspec("sleep", duration=200)), flux.submit(jobspec("sleep"))
         short = flux.submit(jobspec("sleep", duration=50))
         flux.wait_state(short, RUN)

@@ -19,6 +19,7 @@ from pytest_flux.broker.resource.inventory import verify
 from pytest_flux.client.jobspec import from_command
 from pytest_flux.instance.flux_instance import FluxInstance, Starter
 from pytest_flux.protocol.errors import FluxError, ProtocolError
+from pytest_flux.protocol.eventlog import encode_event, make_event
 from pytest_flux.protocol.resource_set import Node, ResourceSet
 
 DEADLINE = 60.0
@@ -92,16 +93,21 @@ def test_a_drained_rank_gets_no_jobs(instance: FluxInstance) -> None:
     assert "exception" not in log
 
 
+def _journal(instance: FluxInstance) -> list[dict[str, Any]]:
+    events: list[dict[str, Any]] = []
+    for answer in instance.client.rpc("resource.journal", {}, nodeid=0, streaming=True):
+        if not answer["events"]:
+            break
+        events += answer["events"]
+    return events
+
+
 def test_the_log_of_draining(instance: FluxInstance) -> None:
     host = instance.getattr("hostname")
     instance.rpc("resource.drain", {"targets": "0-1", "reason": "one"})
     instance.rpc("resource.drain", {"targets": "1", "reason": "two", "mode": "overwrite"})
     instance.rpc("resource.undrain", {"targets": "0"})
-    events = []
-    for answer in instance.client.rpc("resource.journal", {}, nodeid=0, streaming=True):
-        if not answer["events"]:
-            break
-        events += answer["events"]
+    events = _journal(instance)
     last = [(event["name"], event["context"]) for event in events[-3:]]
     both = f"{host},{host}"
     assert last == [
@@ -112,6 +118,10 @@ def test_the_log_of_draining(instance: FluxInstance) -> None:
     names = [event["name"] for event in events]
     assert names[0] == "restart"
     assert "resource-define" in names
+    before = instance.rpc("config.get")
+    instance.rpc("config.load", {**before, "resource": {"journal-max": 3}})
+    assert [event["name"] for event in _journal(instance)] == ["truncate", "drain", "undrain"]
+    instance.rpc("config.load", before)
 
 
 @pytest.mark.parametrize(
@@ -188,6 +198,21 @@ def test_fake_resources(start: Starter) -> None:
     assert jobs.get(jobid, ["ranks"])["ranks"] == "[0-999]"
 
 
+def test_a_large_fake_cluster_of_two_kinds(start: Starter) -> None:
+    kinds = [
+        {"nnodes": 90_000, "cores-per-node": 128, "host-prefix": "cpu"},
+        {"nnodes": 10_000, "gpus-per-node": 8, "host-prefix": "gpu", "properties": ["gpu", "fast"]},
+    ]
+    instance = start(size=1, broker="embedded", clock="manual", conf={"fake-resources": {"kinds": kinds}})
+    everything = _sets(instance)["all"]
+    assert everything.summary() == "rank[0-89999]/core[0-127] rank[90000-99999]/core[0-63],gpu[0-7]"
+    assert everything.nodelist == "cpu[0-89999],gpu[0-9999]"
+    job = instance.submit_mock("1h", nodes=2, num_tasks=2, gpus_per_task=8, requires="fast")
+    wide = instance.submit_mock("1h", nodes=20_000, num_tasks=20_000, exclusive=True)
+    instance.clock.advance("1h")
+    assert (job.info()["nodelist"], wide.info()["nodelist"]) == ("gpu[0-1]", "cpu[0-19999]")
+
+
 def test_other_resources_while_it_runs(start: Starter, tmp_path: Path) -> None:
     instance = start(size=1, broker="embedded")
     path = _write(tmp_path / "R", ResourceSet({0: Node("a", 0xFF, 0), 1: Node("b", 1, 0)}))
@@ -205,9 +230,47 @@ def test_what_is_drained_stays_so(start: Starter, tmp_path: Path) -> None:
     first.rpc("resource.drain", {"targets": "0-1", "reason": "old"})
     first.rpc("resource.undrain", {"targets": "0"})
     first.stop()
-    second = start(size=2, broker="embedded", attrs=attrs)
+    second = start(size=2, broker="embedded", attrs=attrs, conf={"resource": {"history": "0"}})
     assert {ranks: entry["reason"] for ranks, entry in second.rpc("resource.status")["drain"].items()} == {"1": "old"}
     assert second.rpc("resource.get")["method"] == "kvs"
+    # The checkpoint has it: without history, the log begins anew.
+    assert '"drain"' not in second.kvs.get_text("resource.eventlog")
+
+
+def test_jobs_without_a_time_limit_follow_that_of_the_instance(instance: FluxInstance) -> None:
+    jobs = instance.client.jobs
+    free, limited = (
+        jobs.submit(from_command(["sleep", "1000"])),
+        jobs.submit(from_command(["sleep", "1000"], duration=500)),
+    )
+    for job_id in (free, limited):
+        jobs.wait_event(job_id, "start", timeout=DEADLINE)
+    for expiration in (4e9, 0.0):
+        instance.rpc("resource.expiration-update", {"expiration": expiration})
+        job = instance.rpc("job-manager.getattr", {"id": free, "attrs": ["R"]})
+        assert job["R"]["execution"]["expiration"] == expiration
+    job = instance.rpc("job-manager.getattr", {"id": limited, "attrs": ["R"]})
+    assert 0 < job["R"]["execution"]["expiration"] < 4e9
+    for job_id in (free, limited):
+        jobs.cancel(job_id)
+        jobs.result(job_id, timeout=DEADLINE)
+
+
+def test_drained_nodes_are_found_by_their_names(start: Starter) -> None:
+    instance = start(size=2, broker="embedded")
+    there = instance.getattr("hostname")
+    instance.rpc("resource.status")
+    instance.rpc("module.remove", {"name": "resource"})
+    for ranks, host in (("1", there), ("0", "gone"), ("7", there)):
+        context = {"idset": ranks, "nodelist": host, "reason": "old", "overwrite": 0}
+        instance.kvs.append("resource.eventlog", encode_event(make_event("drain", context, timestamp=4e9)))
+    instance.rpc("module.load", {"path": "resource", "args": []})
+    assert set(instance.rpc("resource.status")["drain"]) == {"0-1"}
+    instance.rpc("module.remove", {"name": "resource"})
+    for line in ("{}\n", encode_event(make_event("undrain", {}, timestamp=4e9))):
+        instance.kvs.put("resource.eventlog", line)
+        with pytest.raises(FluxError):
+            instance.rpc("module.load", {"path": "resource", "args": []})
 
 
 @pytest.mark.parametrize(
@@ -222,6 +285,12 @@ def test_what_is_drained_stays_so(start: Starter, tmp_path: Path) -> None:
         ({"resource": []}, "Expected object, got array"),
         ({"fake-resources": {}}, "requires the 'nnodes' key"),
         ({"fake-resources": {"nnodes": 0}}, "nnodes must be a number"),
+        ({"fake-resources": {"nnodes": 1, "cores": 3}}, "unknown key 'cores': known are cores-per-node"),
+        ({"fake-resources": {"kinds": []}}, "must be a list of tables"),
+        ({"fake-resources": {"kinds": [{"nnodes": 1}], "nnodes": 1}}, "nothing else may stand"),
+        ({"fake-resources": {"kinds": [{"nnodes": 1}, {"nnodes": 1}]}}, "give each kind a host-prefix"),
+        ({"fake-resources": {"nnodes": 1, "properties": ["a!"]}}, "properties must be a list of names"),
+        ({"fake-resources": {"nnodes": 1 << 18}}, "nnodes must be a number from 1 to 131072"),
         ({"fake-resources": {"nnodes": 1, "amend-r": "x"}}, "embedded brokers cannot"),
     ],
 )

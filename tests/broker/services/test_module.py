@@ -113,6 +113,13 @@ def test_content_without_a_backing_store(instance: FluxInstance) -> None:
         assert refused[0] == errno.EINVAL
     _load(instance, "content-sqlite", "journal_mode=DELETE", "synchronous=FULL")
     assert instance.rpc("content-sqlite.stats-get")["config"] == {"journal_mode": "DELETE", "synchronous": "FULL"}
+    assert "journal_mode=DELETE synchronous=FULL" in instance.run(["flux", "dmesg"]).stdout
+    _remove(instance, "content-sqlite")
+    before = instance.rpc("config.get")
+    instance.rpc("config.load", {**before, "content-sqlite": {"synchronous": "EXTRA", "max_checkpoints": 2}})
+    _load(instance, "content-sqlite", "journal_mode=PERSIST")
+    assert instance.rpc("content-sqlite.stats-get")["config"] == {"journal_mode": "PERSIST", "synchronous": "EXTRA"}
+    instance.rpc("config.load", before)
 
 
 def test_modules_that_cannot_be_loaded_here(instance: FluxInstance) -> None:

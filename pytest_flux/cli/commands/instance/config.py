@@ -6,7 +6,6 @@ import errno
 import os
 import sys
 
-from pytest_flux import python_path
 from pytest_flux.cli.command import Command, CommandError, Context, explaining
 from pytest_flux.options import Option
 from pytest_flux.protocol.duration import parse_duration
@@ -274,19 +273,6 @@ def _read_stdin() -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
-_PACKAGE = os.path.dirname(os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
-_LIBEXEC = os.path.join(_PACKAGE, "libexec")
-
-_BUILTIN = {
-    "rc1_path": "",
-    "rc3_path": "",
-    "exec_path": _LIBEXEC,
-    "connector_path": _LIBEXEC,
-    "module_path": _LIBEXEC,
-    "libexecdir": _LIBEXEC,
-    "python_path": python_path.stand_in(),
-    "rundir": "/run/flux",
-}
 _BUILTIN_LACKING = frozenset(
     (
         "shell_path shell_pluginpath shell_initrc jobtap_pluginpath upmi_pluginpath pmi_library_path no_docs_path "
@@ -300,12 +286,14 @@ def builtin(options: Options, context: Context) -> int:
     """Print a value that is built in."""
     if len(options.arguments) != 1:
         raise context.command.usage_error()
+    from pytest_flux.broker.defaults import BUILTIN
+
     name = options.arguments[0]
     if name in _BUILTIN_LACKING:
         raise CommandError(f"{name} is a part of flux-core that embedded instances do not have")
-    if name not in _BUILTIN:
+    if name not in BUILTIN:
         raise CommandError(f"{name} is invalid")
-    print(_BUILTIN[name])
+    print(BUILTIN[name])
     return 0
 
 

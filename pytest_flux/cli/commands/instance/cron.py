@@ -7,6 +7,7 @@ import sys
 import time
 
 from pytest_flux.cli.command import Command, CommandError, Context, reason
+from pytest_flux.client.clock import present_time
 from pytest_flux.options import Option
 from pytest_flux.protocol.errors import FluxError
 
@@ -140,7 +141,7 @@ def _parse_date(text: str) -> int:
 
 def _tell_date(context: Context, entry: Entry) -> None:
     due = entry["typedata"]["next_wakeup"]
-    _tell(context, f"cron-{entry['id']} created: scheduled in {due - time.time():.3f}s at {time.ctime(due)}")
+    _tell(context, f"cron-{entry['id']} created: scheduled in {due - present_time():.3f}s at {time.ctime(due)}")
 
 
 def tab(options: Options, context: Context) -> int:
@@ -194,7 +195,7 @@ def _last_run(entry: Entry) -> tuple[str, str]:
 
 def _ago(when: float) -> str:
     """Tell how long ago a moment was, in the words of flux-core."""
-    seconds = time.time() - when
+    seconds = present_time() - when
     minutes, hours, days = seconds / 60, seconds / 3600, seconds / 86400
     for limit, text in (
         (0.0, "in the future"),

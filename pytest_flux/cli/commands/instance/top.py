@@ -10,13 +10,13 @@ import math
 import os
 import select
 import sys
-import time
 
 from pytest_flux.cli.command import Command, CommandError, Context
 from pytest_flux.cli.commands.instance.attr import find_attribute
 from pytest_flux.cli.commands.jobs.query import count_pending, count_running
 from pytest_flux.cli.moment import brief_duration
 from pytest_flux.client import Flux
+from pytest_flux.client.clock import instance_time
 from pytest_flux.client.job_record import JobRecord
 from pytest_flux.client.resources import Resources
 from pytest_flux.client.uri import resolve
@@ -58,11 +58,12 @@ class View:
         self.size = self.flux.size
         self.depth = int(find_attribute(self.flux, "instance-level") or 0)
         self.version = self.flux.getattr("version")
-        self.started = float(find_attribute(self.flux, "broker.starttime") or time.time())
+        self.started = float(find_attribute(self.flux, "broker.starttime") or 0.0)
         table = self.flux.rpc("config.get").get().get("queues", {})
         self.queues: list[str] = list(table)
         if queue is not None and queue not in self.queues:
             raise CommandError(f"queue {queue} not configured")
+        self.now = 0.0
         self.stats: dict[str, Any] = {}
         self.usages: list[Usage] = []
         self.jobs: list[JobRecord] = []
@@ -70,13 +71,14 @@ class View:
 
     def refresh(self) -> None:
         """Ask the instance."""
+        self.now = instance_time(self.flux)
         stats = self.flux.jobs.stats()
         if self.queue is not None:
             stats = next((each for each in stats.get("queues", ()) if each["name"] == self.queue), stats)
         self.stats = stats
         constraint = {"and": [{"states": [RUNNING]}, *([{"queue": [self.queue]}] if self.queue else [])]}
         found = self.flux.jobs.list(_ATTRIBUTES, constraint=constraint, max_entries=0)
-        self.jobs = [JobRecord(values) for values in found if "t_run" in values]
+        self.jobs = [JobRecord(values, self.now) for values in found if "t_run" in values]
         try:
             resources = Resources(self.flux).list()
         except FluxError:
@@ -125,7 +127,7 @@ class Screen:
     def _summary(self, view: View) -> None:
         import curses
 
-        left = view.expiration - time.time()
+        left = view.expiration - view.now
         self._put(0, 2, f58(0)[:1], self._paint(_YELLOW))
         self._put(0, max(6 + (73 - len(view.title)) // 2, 6), view.title, self._paint(_BLUE, curses.A_BOLD))
         self._put(0, 70, f"{brief_duration(left):>8}⌚" if left > 0 else f"{'∞':>9}")
@@ -145,7 +147,7 @@ class Screen:
         self._put(5, 1, f"size: {view.size}", curses.A_DIM)
         if view.depth:
             self._put(5, 11, f"depth: {view.depth}", curses.A_DIM)
-        self._put(5, 31, f"uptime: {brief_duration(time.time() - view.started)}", curses.A_DIM)
+        self._put(5, 31, f"uptime: {brief_duration(view.now - view.started)}", curses.A_DIM)
         self._put(5, 79 - len(view.version), view.version, curses.A_DIM)
 
     def _bar(self, line: int, usage: Usage) -> None:
@@ -181,7 +183,7 @@ def columns_of(view: View, job: JobRecord) -> list[str]:
         f"{job.field('status_abbrev'):>2.2}",
         f"{job.values['ntasks']:>6}",
         f"{job.values['nnodes']:>6}",
-        f"{brief_duration(time.time() - job.values['t_run']):>7.7}",
+        f"{brief_duration(view.now - job.values['t_run']):>7.7}",
         str(job.values["name"]),
     ]
 

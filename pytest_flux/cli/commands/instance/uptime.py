@@ -6,6 +6,7 @@ import errno
 import time
 
 from pytest_flux.cli.command import Command, CommandError, Context, explaining, naming, reason
+from pytest_flux.client.clock import instance_time
 from pytest_flux.protocol.errors import FluxError
 from pytest_flux.protocol.idset import decode_idset
 
@@ -27,7 +28,7 @@ def uptime(options: Options, context: Context) -> int:
         size = int(_attribute(flux, "size"))
         depth = _attribute(flux, "instance-level")
         state = _ask(flux, "state-machine.get", None, "Error fetching broker state", any_rank=True)
-        now = time.time()
+        now = instance_time(flux)
         duration = float(state["duration"])
         extra = notes = ""
         if state["state"] == "run":

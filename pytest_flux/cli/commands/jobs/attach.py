@@ -30,7 +30,8 @@ if TYPE_CHECKING:
     from pytest_flux.client import Flux, Rpc
     from pytest_flux.options import Options
     from pytest_flux.protocol.eventlog import Event
-    from pytest_flux.reactor.reactor import Reactor, Timer
+    from pytest_flux.reactor.reactor import Reactor
+    from pytest_flux.reactor.timers import Timer
 
 
 class AttachOptions:

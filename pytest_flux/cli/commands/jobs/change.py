@@ -6,11 +6,11 @@ import json
 import math
 import os
 import sys
-import time
 
 from pytest_flux.cli.arguments import ArgumentCommand, connect, job_ids, json_or_text, warn
 from pytest_flux.cli.command import CommandError, Context
 from pytest_flux.cli.commands.jobs.common import collect, user_argument
+from pytest_flux.client.clock import instance_time
 from pytest_flux.options import Option
 from pytest_flux.protocol.duration import format_duration, parse_duration
 from pytest_flux.protocol.errors import ProtocolError
@@ -132,16 +132,16 @@ def update(options: Options, context: Context) -> int:
     if jobid is None or len(words) < 2:
         missing = "KEY=VALUE" if words else "JOBID, KEY=VALUE"
         raise context.command.parser().usage_error(f"the following arguments are required: {missing}")
-    begun = time.time()
     updates = dict(_update(jobid, word) for word in words[1:])
     if options.has("dry-run"):
         print(json.dumps(updates))
         return 0
     with connect() as flux:
+        begun = instance_time(flux)
         flux.jobs.update(jobid, updates)
         if options.has("wait"):
             for event in flux.jobs.watch(jobid):
-                new = event["name"] == "jobspec-update" and event["timestamp"] > begun
+                new = event["name"] == "jobspec-update" and event["timestamp"] >= begun
                 if new and updates.items() <= event["context"].items():
                     break
     if options.has("verbose"):

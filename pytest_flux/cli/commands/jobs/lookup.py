@@ -6,10 +6,10 @@ import errno
 import json
 import os
 import sys
-import time
 
 from pytest_flux.cli.command import Command, CommandError, Context, explaining, reason
 from pytest_flux.cli.commands.jobs.common import ANY_USER, parse_id, parse_states, user_option
+from pytest_flux.client.clock import instance_time
 from pytest_flux.client.job_follow import EXEC
 from pytest_flux.options import Option
 from pytest_flux.protocol.errors import FluxError
@@ -196,7 +196,8 @@ def timeleft(options: Options, context: Context) -> int:
     name = options.arguments[0] if options.arguments else os.environ.get("FLUX_JOB_ID")
     with context.open() as flux:
         expiration = _instance_expiration(flux) if name is None else _job_expiration(flux, name)
-    left = float("inf") if expiration == 0 else max(expiration - time.time(), 0.0)
+        now = instance_time(flux)
+    left = float("inf") if expiration == 0 else max(expiration - now, 0.0)
     if options.has("human"):
         from pytest_flux.protocol.duration import format_duration
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import errno
 import os
-import time
 
 from pytest_flux.cli.arguments import integer, queue_names, warn
 from pytest_flux.cli.command import CommandError
 from pytest_flux.cli.commands.jobs.common import ANY_USER, user_argument
+from pytest_flux.client.clock import instance_time, present_time
 from pytest_flux.client.job_record import JobRecord, attributes_for
 from pytest_flux.options import Option
 from pytest_flux.protocol.errors import FluxError
@@ -151,14 +151,15 @@ def parse_since(text: str) -> float:
     """Parse the argument of ``--since``. Raises CommandError, ValueError."""
     from pytest_flux.cli.moment import language_hint, parse_moment
 
+    present = present_time()
     try:
-        since = parse_moment(text)
+        since = parse_moment(text, present)
     except ValueError:
         try:
             since = float(text)
         except ValueError:
             raise ValueError(f"could not convert string to float: '{text}'{language_hint()}") from None
-    if since > time.time():
+    if since > present:
         raise CommandError(f"--since={text} appears to be in the future")
     return since
 
@@ -180,12 +181,13 @@ def fetch(flux: Flux, query: Query, ids: list[int], names: Sequence[str] = ()) -
         found = flux.jobs.list(
             query.attributes, constraint=query.constraint(), max_entries=entries, since=query.since
         )
-        return [JobRecord(values) for values in found], []
-    records, errors = [], []
+        now = instance_time(flux)
+        return [JobRecord(values, now) for values in found], []
+    records, errors, now = [], [], instance_time(flux)
     calls = [flux.rpc("job-list.list-id", {"id": jobid, "attrs": query.attributes}) for jobid in ids]
     for name, call in zip(names, calls, strict=True):
         try:
-            records.append(JobRecord(call.get()["job"]))
+            records.append(JobRecord(call.get()["job"], now))
         except FluxError as error:
             unknown = error.errnum == errno.ENOENT
             errors.append(f"JobID {name} unknown" if unknown else f"rpc: {error.strerror}")

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from typing import Any
 
     from pytest_flux.client import Flux, Rpc
-    from pytest_flux.reactor.reactor import Reactor, Timer
+    from pytest_flux.reactor.reactor import Reactor
+    from pytest_flux.reactor.timers import Timer
 
 _STDIN = 0
 _CHUNK = 4096

@@ -25,6 +25,8 @@ _PER_RESOURCE = ("tasks-per-node", "tasks-per-core", "gpus-per-node", "cores")
 
 def make_jobspec(request: Request) -> Jobspec:
     """Make the jobspec of `flux run`, `submit` and `bulksubmit`. Raises ValueError."""
+    if request.has("mock") and not request.command:
+        request.command = list(make.MOCK_COMMAND)
     if not request.command:
         raise ValueError("job command and arguments are missing")
     numbers = {name: request.number(name) for name in ("nodes", *_PER_TASK, *_PER_RESOURCE)}
@@ -39,7 +41,24 @@ def make_jobspec(request: Request) -> Jobspec:
     build = _per_resource if any(numbers[name] is not None for name in _PER_RESOURCE) else _per_task
     jobspec = build(request, numbers)
     apply_options(jobspec, request)
+    if request.has("mock"):
+        make.set_mock(jobspec, **_mock(request.get("mock") or ""))
     return jobspec
+
+
+def _mock(text: str) -> dict[str, Any]:
+    """The arguments of set_mock that ``--mock`` gives. Raises ValueError."""
+    duration, *words = text.split(",")
+    how: dict[str, Any] = {"duration": parse_duration(duration)}
+    for word in words:
+        name, _, value = word.partition("=")
+        if name == "exception":
+            how[name] = value
+        elif name == "status" and value.isdecimal():
+            how[name] = int(value)
+        else:
+            raise ValueError(f"--mock={text}: {word!r}: status=N or exception=init|run is expected")
+    return how
 
 
 def _per_task(request: Request, numbers: dict[str, int | None]) -> Jobspec:

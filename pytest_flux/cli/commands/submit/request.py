@@ -58,6 +58,11 @@ TASKS = (
     Option("tasks-per-node", argument="N", usage="So many tasks on each node"),
     Option("tasks-per-core", argument="N", usage="So many tasks on each core"),
     Option("gpus-per-node", argument="N", usage="So many GPUs on each node"),
+    Option(
+        "mock",
+        argument="FSD[,status=N][,exception=init|run]",
+        usage="(pytest-flux) Run nothing: the job only takes time, and ends with an exit code or exception",
+    ),
     Option("verbose", "v", usage="Say more on stderr; may be repeated"),
 )
 BULK = (
@@ -89,8 +94,9 @@ NEST = (
 
 def _begin_time(text: str) -> str:
     from pytest_flux.cli.moment import parse_moment
+    from pytest_flux.client.clock import present_time
 
-    return f"begin-time:{parse_moment(text)}"
+    return f"begin-time:{parse_moment(text, present_time())}"
 
 
 def _same(text: str) -> str:
