@@ -19,7 +19,9 @@ would stay until the garbage collector runs.
 
 from __future__ import annotations
 
+import sys
 import threading
+import traceback
 import weakref
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -120,7 +122,11 @@ class Handle:
 
 
 class Callback:
-    """An ``extern "Python"`` function: what the wheel's Python files define for C to call."""
+    """An ``extern "Python"`` function: what the wheel's Python files define for C to call.
+
+    C cannot pass on an exception, so that cffi prints and drops those that the Python files let out. Here this holds
+    for errors; what ends a program leaves the call.
+    """
 
     ctype = ctype("void *")
 
@@ -132,7 +138,12 @@ class Callback:
         """Call what was defined."""
         if self.call is None:
             raise RuntimeError(f"nobody has defined {self.name}")
-        return self.call(*arguments)
+        try:
+            return self.call(*arguments)
+        except Exception:  # noqa: BLE001 - see above
+            print(f"Exception ignored from cffi callback {self.call!r}:", file=sys.stderr)
+            traceback.print_exc()
+            return None
 
 
 class Argument:
@@ -306,6 +317,9 @@ def chars(value: str) -> bytes:
 
 def unsigned(value: int, bits: int) -> int:
     """The same number. Raises OverflowError, as cffi does, if an unsigned type has no room for it."""
-    if not 0 <= value < 1 << bits:
-        raise OverflowError(f"integer {value} does not fit 'uint{bits}_t'")
+    if value < 0:
+        raise OverflowError("can't convert negative number to unsigned")
+    if value >= 1 << bits:
+        words = "int too big to convert" if bits == 64 else f"integer {value} does not fit '{bits}-bit unsigned int'"
+        raise OverflowError(words)
     return value

@@ -42,7 +42,9 @@ def _context(handle: Handle) -> _Context:
 @function("flux_t *, int, char *, ... -> int")
 def flux_log(h: Any, level: int, fmt: Any, *_: Any) -> int:
     """Log a text, one entry for each of its lines: flux_log(3). The text is not a format."""
-    message = text(fmt) or ""
+    message = text(NULL if fmt is None else fmt)
+    if message is None:
+        raise TypeError("initializer for ctype 'char *' must be a cdata pointer, not NoneType")
     if h is NULL or h is None:
         print(f"{severity_name(level & 7)}: {message}", file=sys.stderr)
         return 0

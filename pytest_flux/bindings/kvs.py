@@ -411,7 +411,7 @@ def flux_kvs_txn_put_treeobj(txn: Transaction, flags: int, key: Any, treeobj: An
     try:
         return txn.add(key, flags, decode_treeobj(json.loads(text(treeobj) or "")))
     except ValueError:
-        return int(fail(errno.EINVAL))
+        return int(fail(errno.EPROTO))
 
 
 @function("flux_kvs_txn_t *, int, char * -> int")

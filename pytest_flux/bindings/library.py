@@ -35,7 +35,8 @@ class Library:
                 function = _missing(name, signature)
                 setattr(self, name, function)
                 return function
-        raise AttributeError(name)
+        module = f"_flux.{self._header.removesuffix('_preproc.h')}"
+        raise AttributeError(f"cffi library '{module}' has no function, constant or global variable named '{name}'")
 
     def _read_header(self) -> str:
         if self._declarations is None:

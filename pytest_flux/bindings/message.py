@@ -64,7 +64,7 @@ def request(topic: Any, payload: bytes | None) -> Message:
 @function("int -> flux_msg_t *")
 def flux_msg_create(type: int) -> Any:
     """Make a message: flux_msg_create(3)."""
-    if type not in _TYPES and type != 0:
+    if type not in _TYPES:
         return fail(errno.EINVAL, NULL)
     return Message(type, aux1=NODEID_ANY if type == REQUEST else 0)
 
@@ -97,7 +97,7 @@ def flux_msg_copy(msg: Message, payload: bool) -> Message:
 @function("int -> char *")
 def flux_msg_typestr(type: int) -> bytes:
     """The name of a type: flux_msg_create(3)."""
-    return chars(_TYPES.get(type, "unknown"))
+    return chars(next((name for bit, name in _TYPES.items() if type & bit), "unknown"))
 
 
 # -- parts

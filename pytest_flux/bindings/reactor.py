@@ -22,6 +22,7 @@ import itertools
 import select
 import signal
 import time
+from operator import index
 from typing import Any
 
 from pytest_flux.bindings.constants import FLUX_POLLERR, FLUX_POLLIN, FLUX_POLLOUT
@@ -155,10 +156,10 @@ class Reactor:
         now = time.monotonic()
         due: list[TimerWatcher] = []
         while self.timers and self.timers[0][0] <= now:
-            _, token, watcher = heapq.heappop(self.timers)
+            deadline, token, watcher = heapq.heappop(self.timers)
             if watcher.token == token:
                 due.append(watcher)
-                watcher.expire(now)
+                watcher.expire(deadline, now)
         for watcher in due:
             watcher.fire(0)
 
@@ -293,10 +294,10 @@ class TimerWatcher(Watcher):
         self.token = next(_order)
         heapq.heappush(self.reactor.timers, (deadline, self.token, self))
 
-    def expire(self, now: float) -> None:
-        """Arm it again, or stop it."""
+    def expire(self, deadline: float, now: float) -> None:
+        """Arm it again, at the time that is next after ``deadline``, or stop it."""
         if self.repeat > 0:
-            self._arm(now + self.repeat)
+            self._arm(max(deadline + self.repeat, now))
         else:
             self.stop()
 
@@ -564,7 +565,7 @@ def flux_idle_watcher_create(r: Reactor, cb: Any, arg: Any) -> Watcher:
 @function("flux_reactor_t *, int, flux_watcher_f *, void * -> flux_watcher_t *")
 def flux_signal_watcher_create(r: Reactor, signum: int, cb: Any, arg: Any) -> Watcher:
     """Watch a signal: flux_signal_watcher_create(3)."""
-    return SignalWatcher(r, signum, cb, arg)
+    return SignalWatcher(r, index(signum), cb, arg)
 
 
 @function("flux_watcher_t * -> int")

@@ -282,3 +282,9 @@ def followed_attached(rpc: Rpc) -> tuple[str, int]:
         output += answer.get("io", {}).get("data", "")
         status = answer.get("status", status)
     return output, status
+
+
+@pytest.mark.parametrize("method", ["exec", "kill", "wait", "attach", "list"])
+def test_signed_requests_are_refused(flux: Flux, method: str) -> None:
+    payload = {"cmd": describe_command(["true"], env={}), "flags": BOTH, "pid": 1, "signum": 0, "signature": "x"}
+    assert ask(flux, f"rexec.{method}", payload)[0] == errno.EPERM

@@ -68,6 +68,7 @@ class Queues:
         for name, table in tables.items():
             named[name].requires = table.get("requires")
         self._named = named
+        self.settings = _settings(tables, config.get("policy") or {})
         self._stops_on_restart = bool((config.get("job-manager") or {}).get("stop-queues-on-restart"))
 
     @property
@@ -143,3 +144,28 @@ class Queues:
             if queue.is_started and self._stops_on_restart:
                 queue.is_started = queue.is_started_sticky = False
                 queue.stop_reason = "Automatically stopped due to restart"
+
+
+def _settings(tables: dict[str, Any], policy: dict[str, Any]) -> dict[str, Any]:
+    """``{queues: [{name, requires?, policy?}], policy?, default_queue?}``: what holds for each queue in the end."""
+    queues = []
+    for name, table in tables.items():
+        effective = _overlaid(policy, table.get("policy") or {})
+        queue = {"name": name, "requires": table.get("requires"), "policy": effective or None}
+        queues.append({key: value for key, value in queue.items() if value is not None})
+    settings: dict[str, Any] = {"queues": queues}
+    if policy:
+        settings["policy"] = policy
+    default = policy.get("jobspec", {}).get("defaults", {}).get("system", {}).get("queue")
+    if default is not None:
+        settings["default_queue"] = default
+    return settings
+
+
+def _overlaid(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    """``base`` with what ``over`` says otherwise, table by table."""
+    result = dict(base)
+    for name, value in over.items():
+        below = result.get(name)
+        result[name] = _overlaid(below, value) if isinstance(value, dict) and isinstance(below, dict) else value
+    return result

@@ -248,7 +248,11 @@ class Inventory:
     # -- brokers that are online
 
     def _online_changed(self, members: str) -> None:
-        self._compare(self.online, set(decode_idset(members)) | self._forced(), "online", "offline")
+        now = set(decode_idset(members)) | self._forced()
+        if not self.online and 0 in now:
+            # In flux-core the other brokers wait for that of rank 0, which so is online alone at first.
+            self._compare(self.online, {0}, "online", "offline")
+        self._compare(self.online, now, "online", "offline")
 
     def _torpid_changed(self, members: str) -> None:
         self._compare(self.torpid, set(decode_idset(members)), "torpid", "lively")

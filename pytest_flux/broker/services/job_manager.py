@@ -226,8 +226,13 @@ class JobManagerService(Service):
 
     @method("queue-list", roles=ALL)
     def queue_list(self, request: Request) -> Answer:
-        """→ ``{queues: [name]}``; empty if there is only the anonymous queue."""
-        return {"queues": self._manager.queues.names}
+        """→ ``{queues: [name], conf}``; without names if there is only the anonymous queue.
+
+        flux-core 0.88.0 has no ``conf`` yet, but PyPI's `flux-python` 0.88.0 was made after it: ``flux.queue`` asks
+        for it, and fails where it is missing.
+        """
+        queues = self._manager.queues
+        return {"queues": queues.names, "conf": queues.settings}
 
     @method("queue-status", roles=ALL)
     def queue_status(self, request: Request) -> Answer:

@@ -63,6 +63,12 @@ class RexecService(Service):
         else:
             super().receive(message)
 
+    @staticmethod
+    def _refuse_signature(request: Request) -> None:
+        """Refuse a signed request (RFC 42), as flux-core's servers do that have no security context."""
+        if request.field("signature", str, None) is not None:
+            raise FluxError(errno.EPERM, "signature verification not available")
+
     @property
     def is_busy(self) -> bool:
         """Whether a process runs."""
@@ -79,6 +85,7 @@ class RexecService(Service):
     @method("exec")
     def exec(self, request: Request) -> Answer | _Later:
         """``{cmd, flags, local_flags?}`` → ``{type: started|output|add-credit|stopped|finished, ...}`` (RFC 42)."""
+        self._refuse_signature(request)
         value, flags = request.field("cmd", dict), request.field("flags", int)
         local_flags = request.field("local_flags", int, 0)
         background = not request.message.is_streaming
@@ -144,6 +151,7 @@ class RexecService(Service):
     @method("kill")
     def kill(self, request: Request) -> Answer:
         """``{pid, label?, signum}`` → empty; ESRCH if there is no such process."""
+        self._refuse_signature(request)
         pid, signum = request.field("pid", int), request.field("signum", int)
         label = request.field("label", str, None)
         if not self._runat.kill(pid if label is None else label, signum):
@@ -153,6 +161,7 @@ class RexecService(Service):
     @method("wait")
     def wait(self, request: Request) -> Answer | _Later:
         """``{pid, label?}`` → ``{status, output?}`` of a waitable background process, once."""
+        self._refuse_signature(request)
         process = self._process(request)
         if not process.waitable:
             raise FluxError(errno.EINVAL, "process is not waitable")
@@ -167,6 +176,7 @@ class RexecService(Service):
     @method("attach")
     def attach(self, request: Request) -> Answer | _Later:
         """``{pid, label?, flags}`` → ``{type: attached, pid, cmd}``, then as exec, of a background process."""
+        self._refuse_signature(request)
         flags = request.field("flags", int)
         if not request.message.is_streaming:
             raise FluxError(errno.EPROTO, "attach request is missing STREAMING flag")
@@ -186,6 +196,7 @@ class RexecService(Service):
     @method("list")
     def list_processes(self, request: Request) -> Answer:
         """→ ``{rank, procs: [{pid, cmd, label, state}]}``; this includes the programs of the broker's own phases."""
+        self._refuse_signature(request)
         procs = [
             {"pid": pid, "cmd": argv[0], "label": label, "state": "R"} for label, argv, pid in self._runat.running()
         ]

@@ -24,11 +24,27 @@ def _start(flux: PlayedInstance, name: str | None = None) -> None:
     flux.rpc("job-manager.queue-start", {"start": True, "all": True, **({"name": name} if name else {})})
 
 
+def test_the_policy_of_a_queue_lies_over_that_of_all(tmp_path: Path) -> None:
+    policy = {"limits": {"duration": "1h"}, "jobspec": {"defaults": {"system": {"queue": "batch"}}}}
+    batch = {"requires": ["fast"], "policy": {"limits": {"duration": "1m"}}}
+    with played_instance(tmp_path) as flux:
+        assert flux.rpc("job-manager.queue-list")["conf"] == {"queues": []}
+        _load(flux, queues={"batch": batch, "debug": {}}, policy=policy)
+        assert flux.rpc("job-manager.queue-list")["conf"] == {
+            "queues": [
+                {"name": "batch", "requires": ["fast"], "policy": {**policy, "limits": {"duration": "1m"}}},
+                {"name": "debug", "policy": policy},
+            ],
+            "policy": policy,
+            "default_queue": "batch",
+        }
+
+
 def test_a_queue_is_added_and_removed(tmp_path: Path) -> None:
     with played_instance(tmp_path) as flux:
-        assert flux.rpc("job-manager.queue-list") == {"queues": []}
+        assert flux.rpc("job-manager.queue-list")["queues"] == []
         _load(flux, queues={"batch": {}})
-        assert flux.rpc("job-manager.queue-list") == {"queues": ["batch"]}
+        assert flux.rpc("job-manager.queue-list")["queues"] == ["batch"]
         assert _status(flux, "batch") == {"enable": True, "start": False}
         with pytest.raises(FluxError, match="a named queue is required"):
             _status(flux)
@@ -99,7 +115,7 @@ def test_a_refused_configuration_changes_nothing(tmp_path: Path) -> None:
         for topic in ("config.load", "job-manager.config-reload"):
             with pytest.raises(FluxError, match=r"1 object item\(s\) left unpacked: x"):
                 flux.rpc(topic, {"queues": {"a": {}, "b": {"x": 1}}})
-        assert flux.rpc("job-manager.queue-list") == {"queues": []}
+        assert flux.rpc("job-manager.queue-list")["queues"] == []
         assert flux.rpc("config.get") == {}
 
 

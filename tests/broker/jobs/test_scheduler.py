@@ -221,7 +221,7 @@ def test_a_node_that_is_down(tmp_path: Path) -> None:
 def test_the_anonymous_queue(tmp_path: Path) -> None:
     """Stop and start, disable and enable."""
     with played_instance(tmp_path) as flux:
-        assert flux.rpc("job-manager.queue-list") == {"queues": []}
+        assert flux.rpc("job-manager.queue-list")["queues"] == []
         stop = {"start": False, "reason": "lunch", "all": False}
         flux.rpc("job-manager.queue-start", stop)
         assert flux.rpc("job-manager.queue-status") == {"enable": True, "start": False, "stop_reason": "lunch"}
@@ -248,7 +248,7 @@ def test_named_queues(tmp_path: Path) -> None:
     """Each stopped at first; a job names one, and may be moved."""
     config = {"queues": {"a": {}, "b": {"requires": ["node1"]}}}
     with played_instance(tmp_path, config) as flux:
-        assert flux.rpc("job-manager.queue-list") == {"queues": ["a", "b"]}
+        assert flux.rpc("job-manager.queue-list")["queues"] == ["a", "b"]
         with pytest.raises(FluxError, match="no queue specified"):
             flux.submit(jobspec())
         with pytest.raises(FluxError, match="Use --all"):

@@ -96,7 +96,7 @@ def test_hosts_of_an_instance(instance: FluxInstance, capsys: Capture, monkeypat
 def test_a_configuration_is_loaded(instance: FluxInstance, capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FLUX_URI", instance.uri)
     assert _run(["config", "load"], '{"queues": {"batch": {}}}', monkeypatch) == 0
-    assert instance.rpc("job-manager.queue-list") == {"queues": ["batch"]}
+    assert instance.rpc("job-manager.queue-list")["queues"] == ["batch"]
     assert _run(["config", "load"], '{"queues": 1}', monkeypatch) == 1
     text = "load: error updating job-manager: error parsing [queues] config table: not a table"
     assert capsys.readouterr().err == f"flux-config: {text}\n"

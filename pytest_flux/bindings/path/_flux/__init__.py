@@ -7,7 +7,7 @@ Where the Python files of `flux` have a C module beside them that can be loaded,
 serves instead: the directory is on PYTHONPATH of everything that an embedded instance runs, the programs of a real
 Flux included.
 
-Modules that we do not stand in for (`_rhwloc_map`, which needs hwloc and no Flux) come from the next `_flux` on
+Modules that we do not stand in for (`_rhwloc_treepool`, which needs hwloc and no Flux) come from the next `_flux` on
 sys.path, if that has them.
 """
 
