@@ -45,7 +45,10 @@ def find_system_flux() -> SystemFlux:
     return SystemFlux(path, "" if path else reason)
 
 
-LEFT_OUT = ("asyncio", "hypothesispytest", "metadata", "pytest_cov", "randomly", "rerunfailures", "timeout")
+LEFT_OUT = (
+    *("anyio", "asyncio", "html", "html_fixtures", "hypothesispytest", "metadata", "platformdirs", "pytest_cov"),
+    *("randomly", "rerunfailures", "timeout"),
+)
 """Plugins that inner sessions of pytest do without, unless they ask for one with `-p`: half of a start is theirs."""
 
 

@@ -19,8 +19,8 @@ from pytest_flux.protocol.message import decode_message
 from pytest_flux.protocol.pmi_server import PmiServer
 from tests.fuzz.generator import hostile_frames, hostile_pmi
 
-COUNTS = [20_000, pytest.param(1_000_000, marks=pytest.mark.slow)]
-SOCKET_COUNTS = [500, pytest.param(20_000, marks=pytest.mark.slow)]
+COUNTS = [20_000, pytest.param(1_000_000, marks=[pytest.mark.slow, pytest.mark.soak])]
+SOCKET_COUNTS = [500, pytest.param(20_000, marks=[pytest.mark.slow, pytest.mark.soak])]
 GROWTH = 32 * 1024 * 1024
 
 

@@ -17,7 +17,7 @@ from pytest_flux.instance.settings import Settings
 from pytest_flux.protocol.errors import FluxError
 from tests.fuzz.work import Generator
 
-COUNTS = [4000, pytest.param(100_000, marks=pytest.mark.slow)]
+COUNTS = [4000, pytest.param(100_000, marks=[pytest.mark.slow, pytest.mark.soak])]
 AT_ONCE = 200
 PATIENCE = 60.0
 GROWTH = 64 * 1024 * 1024

@@ -26,7 +26,8 @@ TRANSITIONS = [
 
 
 def test_life_of_one_broker_in_the_log(engine: Engine) -> None:
-    log = engine.run("-s1", "-o,-v,-v", "true").log
+    # What modules log at the level debug is their own affair.
+    log = [line for line in engine.run("-s1", "-o,-v,-v", "true").log if not line.startswith("<7>")]
     host = os.uname().nodename
     assert log == [
         f"<6>broker.info[{host}]: boot: rank=0 size=1",

@@ -64,8 +64,9 @@ PROCESSES = {
 }
 ALL = tuple(dict.fromkeys((*SIGNALS, *OWN, *PROCESSES, "kill worker", "kill front")))
 SCOPES = ("function", "module", "session", "shared")
-# The others are slow: what they add to these is that nothing depends on scope or workers.
+# The others are slow: what they add to these is that nothing depends on scope or workers. Of them, most are soaks.
 QUICK = {("function", "none"): set(ALL), ("shared", "xdist"): {"kill worker"}}
+SLOW = (("session", "none"), ("shared", "xdist"))
 SYSTEM = ("interrupt", "kill", "exit", "timeout by thread", "kill supervisor")
 
 
@@ -142,7 +143,12 @@ def cases() -> Iterator[ParameterSet]:
     for way, scope, workers in itertools.product(ALL, SCOPES, ("none", "xdist")):
         if way == "kill worker" and workers == "none":
             continue
-        marks = [] if way in QUICK.get((scope, workers), ()) else [pytest.mark.slow]
+        if way in QUICK.get((scope, workers), ()):
+            marks = []
+        elif (scope, workers) in SLOW:
+            marks = [pytest.mark.slow]
+        else:
+            marks = [pytest.mark.slow, pytest.mark.soak]
         yield pytest.param(way, scope, workers, id=f"{way}-{scope}-{workers}", marks=marks)
 
 

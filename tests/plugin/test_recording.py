@@ -119,9 +119,10 @@ def test_path_is_checked(run: Run, pytester: pytest.Pytester) -> None:
 
 
 @pytest.mark.slow
-def test_link_in_pytest_html(run: Run, pytester: pytest.Pytester) -> None:
+def test_link_in_pytest_html(run: Run, pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("pytest_html", reason="pytest-html is not installed")
-    options = ("--flux-report=a/page.html", "--html=b/other.html", "-p", "pytest_metadata.plugin")
+    monkeypatch.delenv("PYTEST_ADDOPTS")
+    options = ("--flux-report=a/page.html", "--html=b/other.html")
     run("def test(flux_instance): assert False", *options)
     text = (pytester.path / "b/other.html").read_text(encoding="utf-8")
     assert "../a/page.html#test=test_it.py%3A%3Atest" in text

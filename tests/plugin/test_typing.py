@@ -73,6 +73,7 @@ def files(tmp_path: Path) -> Path:
     return tmp_path
 
 
+@pytest.mark.slow
 def test_mypy(files: Path) -> None:
     api = pytest.importorskip("mypy.api", reason="mypy is not installed")
     options = ["--strict", f"--cache-dir={files}/cache", "--no-error-summary", "--config-file="]

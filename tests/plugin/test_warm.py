@@ -47,7 +47,7 @@ def test_cores(flux_instance, number):
 """
 
 
-@pytest.mark.parametrize("seed", [1, 2])
+@pytest.mark.parametrize("seed", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_fifty_tests_of_four_shapes(run: Run, pytester: pytest.Pytester, seed: int) -> None:
     arguments = ["-n4", "--flux-shared", "--flux-scope=session", "-p", "pytest_randomly", f"--randomly-seed={seed}"]
     result = run(SUITE, *arguments)
@@ -67,6 +67,7 @@ def test_groups_are_shapes(run: Run) -> None:
     result.stdout.fnmatch_lines(["*test_two[[]0[]]@size=2,broker=embedded*"])
 
 
+@pytest.mark.slow
 def test_limit_of_shared_instances(run: Run, pytester: pytest.Pytester) -> None:
     """Those that nobody uses make room; beyond the limit there are only those in use."""
     result = run(SUITE, "--flux-shared", "-n2", "--flux-max-instances=1")
