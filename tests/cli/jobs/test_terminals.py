@@ -67,7 +67,7 @@ def test_a_shell_in_an_instance(flux: Commands) -> None:
     screen = Screen(flux, "alloc", "-N2")
     screen.until("prompt$ ")
     screen.after("flux getattr size\r", "2\r\n")
-    screen.after("stty size\r", "31 99\r\n")
+    screen.after("stty size\r", "31 99\r\nprompt$ ")
     screen.after("sleep 60\r", "sleep 60\r\n")
     screen.after("\x03", "prompt$ ")
     screen.after("flux run -N2 echo inside\r", "inside\r\ninside\r\n")
