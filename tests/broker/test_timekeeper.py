@@ -135,6 +135,7 @@ def test_two_runs_are_equal_to_the_byte() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.soak
 def test_a_hundred_runs_are_equal_to_the_byte() -> None:
     digests = set()
     for _ in range(100):

@@ -231,7 +231,9 @@ WAYS = {"interrupt": signal.SIGINT, "terminate": signal.SIGTERM, "kill": signal.
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize(
+    "way", ["kill", *(pytest.param(way, marks=pytest.mark.soak) for way in WAYS if way != "kill")]
+)
 def test_nothing_is_left(tmp_path: Path, inside: pytest_flux.FluxInstance, way: str) -> None:
     token = f"PYTEST_FLUX_END_{uuid.uuid4().hex}"
     # Paths of sockets must be short.

@@ -47,7 +47,7 @@ def test_cores(flux_instance, number):
 """
 
 
-@pytest.mark.parametrize("seed", [1, pytest.param(2, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("seed", [1, pytest.param(2, marks=[pytest.mark.slow, pytest.mark.soak])])
 def test_fifty_tests_of_four_shapes(run: Run, pytester: pytest.Pytester, seed: int) -> None:
     arguments = ["-n4", "--flux-shared", "--flux-scope=session", "-p", "pytest_randomly", f"--randomly-seed={seed}"]
     result = run(SUITE, *arguments)

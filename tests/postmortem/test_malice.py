@@ -104,7 +104,8 @@ LARGE = (repeated, inflated, countless)
 
 
 @pytest.mark.parametrize(
-    "make", [pytest.param(make, marks=pytest.mark.slow) if make in LARGE else make for make in MADE]
+    "make",
+    [pytest.param(make, marks=[pytest.mark.slow, pytest.mark.soak]) if make in LARGE else make for make in MADE],
 )
 def test_what_is_made_to_do_harm(make: Callable[[Maker], None], tmp_path: Path) -> None:
     make(Maker(tmp_path))
@@ -186,6 +187,7 @@ def test_holes(name: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.soak
 @pytest.mark.parametrize("opener", [gzip.open, lzma.open])
 def test_an_archive_that_never_ends(opener: Callable[..., Any], tmp_path: Path) -> None:
     path = tmp_path / "bomb.tar"
