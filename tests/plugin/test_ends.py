@@ -66,7 +66,7 @@ ALL = tuple(dict.fromkeys((*SIGNALS, *OWN, *PROCESSES, "kill worker", "kill fron
 SCOPES = ("function", "module", "session", "shared")
 # The others are slow: what they add to these is that nothing depends on scope or workers. Of them, most are soaks.
 QUICK = {("function", "none"): set(ALL), ("shared", "xdist"): {"kill worker"}}
-SLOW = (("session", "none"), ("shared", "xdist"))
+SLOW = (("shared", "xdist"),)
 SYSTEM = ("interrupt", "kill", "exit", "timeout by thread", "kill supervisor")
 
 
