@@ -111,10 +111,11 @@ class Inventory:
             self._groups.watch("broker.online", self._online_changed)
             self._groups.watch("broker.torpid", self._torpid_changed)
         resources, method = self._find()
+        since, drained = self._checkpoint()
         if not keeps_all:
-            self.journal.truncate(self._forget_before())
+            self.journal.truncate(past, self._forget_before(since))
         self.define(resources, method)
-        self._recall(past)
+        self._recall(past, since, drained)
         self._watching = True
         if self._config.exclude:
             try:
@@ -178,10 +179,9 @@ class Inventory:
         self.journal.post("resource-define", {"method": method}, resources=encoded, commit=not self._is_recovery)
         self._changed()
 
-    def _forget_before(self) -> float:
-        """The time before which events are not needed: drains up to the checkpoint are in it."""
-        kept = self._clock.time() - self._config.history
-        return min(kept, self._checkpoint()[0]) if self._config.history else self._checkpoint()[0]
+    def _forget_before(self, since: float) -> float:
+        """The time before which events are not needed: drains up to ``since``, the checkpoint's time, are in it."""
+        return min(self._clock.time() - self._config.history, since) if self._config.history else since
 
     def _checkpoint(self) -> tuple[float, dict[str, Any]]:
         """Return the time of the checkpoint of an earlier run, and the drained ranks in it."""
@@ -191,9 +191,8 @@ class Inventory:
         except (FluxError, ProtocolError, ValueError, KeyError, TypeError):
             return 0.0, {}
 
-    def _recall(self, past: list[Event]) -> None:
-        """Drain the ranks that were drained before the instance was restarted."""
-        since, state = self._checkpoint()
+    def _recall(self, past: list[Event], since: float, state: dict[str, Any]) -> None:
+        """Drain the ranks that were drained before the instance was restarted, by the checkpoint and later events."""
         with contextlib.suppress(ProtocolError, ValueError, KeyError, TypeError):
             for ranks, entry in state.items():
                 drained = self._ranks_now(ranks, entry.get("nodelist"))
@@ -218,11 +217,16 @@ class Inventory:
         then = list(decode_idset(ranks))
         hosts = decode_hostlist(nodelist) if nodelist else [self._host(rank) for rank in then]
         found = set()
+        moved = []
         for rank, host in zip(then, hosts, strict=False):
             if self._host(rank) == host:
                 found.add(rank)
             else:
-                found.update([other for other in range(self._size) if self._host(other) == host][:1])
+                moved.append(host)
+        if moved:
+            # Of several ranks on a host, the first.
+            rank_of = {self._host(rank): rank for rank in reversed(range(self._size))}
+            found.update(rank_of[host] for host in moved if host in rank_of)
         return found
 
     def destroy(self) -> None:

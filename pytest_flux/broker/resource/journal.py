@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
-from pytest_flux.protocol.errors import FluxError, ProtocolError
+from pytest_flux.protocol.errors import FluxError
 from pytest_flux.protocol.eventlog import Event, decode_eventlog, encode_event, make_event
 
 if TYPE_CHECKING:
@@ -29,7 +29,11 @@ class Journal:
 
     def recall(self) -> list[Event]:
         """Read the events of an earlier run of the instance. Raises ProtocolError if they are malformed."""
-        events = self._stored()
+        try:
+            text = self._kvs.lookup(EVENTLOG).decode("utf-8", "surrogateescape")
+        except FluxError:
+            return []
+        events = decode_eventlog(text)
         # Which resources there were is of no use to anybody.
         self._events.extend((event, None) for event in events if event["name"] != "resource-define")
         self._bound()
@@ -49,19 +53,8 @@ class Journal:
             timestamp = self._events.popleft()[0]["timestamp"]
         self._events.appendleft((make_event("truncate", {}, timestamp=timestamp), None))
 
-    def _stored(self) -> list[Event]:
-        try:
-            text = self._kvs.lookup(EVENTLOG).decode("utf-8", "surrogateescape")
-        except FluxError:
-            return []
-        return decode_eventlog(text)
-
-    def truncate(self, since: float) -> None:
-        """Drop what is older than ``since`` from the KVS, unless that is malformed."""
-        try:
-            events = self._stored()
-        except ProtocolError:
-            return
+    def truncate(self, events: list[Event], since: float) -> None:
+        """Drop what is older than ``since`` from the KVS, which has these events."""
         kept = [event for event in events if event["timestamp"] >= since]
         if len(kept) < len(events):
             self._kvs.put(EVENTLOG, "".join(map(encode_event, kept)))
