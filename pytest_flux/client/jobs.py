@@ -209,11 +209,15 @@ class Jobs:
         constraint: Mapping[str, Any] | None = None,
         max_entries: int = 0,
         since: float = 0.0,
+        timeout: float | None = None,
     ) -> list[dict[str, Any]]:
-        """The attributes of all jobs that fulfil a constraint (RFC 31), from `job-list`; 0 entries means all."""
+        """The attributes of all jobs that fulfil a constraint (RFC 31), from `job-list`; 0 entries means all.
+
+        Raises TimeoutError if there is no answer within ``timeout`` seconds.
+        """
         request: dict[str, Any] = {"max_entries": max_entries, "attrs": list(attrs), "since": since}
         request["constraint"] = dict(constraint) if constraint is not None else {"and": []}
-        rpc = self.flux.rpc("job-list.list", request, streaming=True)
+        rpc = self.flux.rpc("job-list.list", request, streaming=True, timeout=timeout)
         return [job for answer in rpc for job in answer["jobs"]]
 
     def last(self, slice_text: str = "[:1]") -> tuple[int, ...]:

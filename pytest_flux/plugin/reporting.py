@@ -146,9 +146,7 @@ def _jobs(instance: FluxInstance, name: str, since: float) -> Iterator[tuple[str
     from pytest_flux.protocol.fluid import f58
     from pytest_flux.protocol.job_state import ACTIVE
 
-    request = {"max_entries": 0, "attrs": ["all"], "since": 0.0, "constraint": {"and": []}}
-    answers = instance.client.rpc("job-list.list", request, streaming=True, timeout=_JOB_PATIENCE)
-    listed = [job for answer in answers for job in answer["jobs"]]
+    listed = instance.client.jobs.list(timeout=_JOB_PATIENCE)
     failed = [job for job in listed if job.get("success") is False and job.get("t_submit", 0.0) >= since]
     active = [job for job in listed if job["state"] & ACTIVE]
     for word, jobs in (("job", failed), ("active job", active)):

@@ -114,14 +114,9 @@ class Collector:
 
     def jobs(self) -> dict[str, Any]:
         """The jobs that the instance lists now, and the stories of some of them."""
-        listed = self._ask("job-list", self._list_jobs, [])
+        listed = self._ask("job-list", lambda: self._flux.jobs.list(timeout=self._left()), [])
         rows = [row for job in listed if (row := _row(job)) is not None]
         return {"jobs": rows, "stories": self._stories(listed)}
-
-    def _list_jobs(self) -> list[dict[str, Any]]:
-        request = {"max_entries": 0, "attrs": ["all"], "since": 0.0, "constraint": {"and": []}}
-        rpc = self._flux.rpc("job-list.list", request, streaming=True, timeout=self._left())
-        return [job for answer in rpc for job in answer["jobs"]]
 
     def _stories(self, listed: Iterable[dict[str, Any]]) -> dict[str, str]:
         """The stories of jobs that have failed or are active, by id: of the first ones, as long as time is left."""
