@@ -31,6 +31,9 @@ _INACTIVE = 64
 _SHORT = 10.0
 """The bounded slowdown takes shorter jobs for this long, in seconds (Feitelson and Rudolph)."""
 
+_DERIVED = ("wait", "turnaround", "bounded_slowdown")
+"""What the table has of each job besides the fields of ReplayedJob."""
+
 Path = str | os.PathLike[str]
 
 
@@ -90,9 +93,7 @@ class Replay:
             "jobs": len(self.jobs),
             "refused": len(self.refused),
             "makespan": self.makespan,
-            "wait": sum(job.wait for job in self.jobs) / count,
-            "turnaround": sum(job.turnaround for job in self.jobs) / count,
-            "bounded_slowdown": sum(job.bounded_slowdown for job in self.jobs) / count,
+            **{name: sum(getattr(job, name) for job in self.jobs) / count for name in _DERIVED},
             "utilisation": busy / (self.makespan * self.processors) if self.makespan else 0.0,
         }
 
@@ -111,19 +112,11 @@ class Replay:
 
     def table(self) -> list[dict[str, Any]]:
         """One dictionary for each job: the fields of ReplayedJob, and wait, turnaround and bounded_slowdown."""
-        return [
-            {
-                **job._asdict(),
-                "wait": job.wait,
-                "turnaround": job.turnaround,
-                "bounded_slowdown": job.bounded_slowdown,
-            }
-            for job in self.jobs
-        ]
+        return [{**job._asdict(), **{name: getattr(job, name) for name in _DERIVED}} for job in self.jobs]
 
     def write_csv(self, file: TextIO) -> None:
         """Write the table as comma-separated values."""
-        columns = [*ReplayedJob._fields, "wait", "turnaround", "bounded_slowdown"]
+        columns = [*ReplayedJob._fields, *_DERIVED]
         writer = csv.DictWriter(file, columns, lineterminator="\n")
         writer.writeheader()
         writer.writerows(self.table())

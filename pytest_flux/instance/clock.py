@@ -79,12 +79,11 @@ class InstanceClock:
         flux = self._connect()
         rpc = flux.rpc(f"clock.{method}", payload or {}, nodeid=0)
         try:
-            answer: dict[str, Any] = rpc.get(self._timeout) if method != "mode" else rpc.get(self._timeout) or {}
+            return rpc.get(self._timeout)
         except FluxError as error:
             raise ClockError(error.text or str(error)) from None
         except TimeoutError:
             raise TimeoutError(f"clock.{method}: {self._describe_wait(flux)}") from None
-        return answer
 
     def _describe_wait(self, flux: Flux) -> str:
         """Why time has not moved."""

@@ -26,9 +26,6 @@ _NO_CLOCK = (
 def _ask(flux: Flux, method: str, payload: dict[str, Any] | None = None) -> dict[str, Any]:
     rpc = flux.rpc(f"clock.{method}", payload or {}, nodeid=0)
     try:
-        if method == "mode":
-            rpc.get()
-            return {}
         return rpc.get()
     except FluxError as error:
         if error.errnum == errno.ENOSYS:
